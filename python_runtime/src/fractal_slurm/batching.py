@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How many tasks go into one SLURM job, and how many of them run at the same time.
+
+The heuristics agree with fractal-server's, whose users' files are tuned to them. Every step is
+arithmetic on a few integers, so that the time taken does not depend on the number of tasks.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from .errors import BatchingError
+
+
+class Branch(str, Enum):
+    """Which rule decided the batching."""
+
+    GIVEN = "given values"
+    TARGET = "target resources"
+    MAXIMUM = "maximum resources"
+    QUEUE = "in-job queues"
+
+
+class Batching(NamedTuple):
+    """The outcome of :func:`heuristics`.
+
+    Attributes:
+        tasks_per_job: Tasks that one SLURM job runs in all.
+        parallel_tasks_per_job: Tasks that one SLURM job runs at the same time.
+        branch: The rule that decided.
+        reason: The same in a sentence, with its numbers.
+        num_jobs: Number of SLURM jobs.
+    """
+
+    tasks_per_job: int
+    parallel_tasks_per_job: int
+    branch: Branch
+    reason: str
+    num_jobs: int
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _parallel_within(cpus_per_task: int, mem_per_task: int, cpus: int, mem: int) -> int:
+    """Tasks that fit side by side into so many CPUs and MB; at least one."""
+    return max(1, min(cpus // cpus_per_task, mem // mem_per_task))
+
+
+def heuristics(
+    *,
+    tot_tasks: int,
+    cpus_per_task: int,
+    mem_per_task: int,
+    target_cpus_per_job: int,
+    max_cpus_per_job: int,
+    target_mem_per_job: int,
+    max_mem_per_job: int,
+    target_num_jobs: int,
+    max_num_jobs: int,
+    tasks_per_job: int | None = None,
+    parallel_tasks_per_job: int | None = None,
+) -> Batching:
+    """Choose the batching, by the first of four rules that holds.
+
+    1. Both ``tasks_per_job`` and ``parallel_tasks_per_job`` are given: they are checked and kept.
+    2. As many tasks side by side as the target resources allow, if that needs at most ``target_num_jobs`` jobs.
+    3. As many as the maximum resources allow, if that needs at most ``max_num_jobs`` jobs.
+    4. The same number side by side, and the rest in a queue inside of ``max_num_jobs`` jobs.
+
+    Args:
+        tot_tasks: Number of tasks, at least 1.
+        cpus_per_task: CPUs of one task.
+        mem_per_task: Memory of one task, in MB.
+        target_cpus_per_job: CPUs that a job should have at most.
+        max_cpus_per_job: CPUs that a job must not exceed.
+        target_mem_per_job: Memory that a job should have at most, in MB.
+        max_mem_per_job: Memory that a job must not exceed, in MB.
+        target_num_jobs: Number of jobs that should not be exceeded.
+        max_num_jobs: Number of jobs that must not be exceeded.
+        tasks_per_job: Given by the user, together with ``parallel_tasks_per_job``, or neither.
+        parallel_tasks_per_job: See ``tasks_per_job``.
+
+    Returns:
+        The batching, beginning with ``(tasks_per_job, parallel_tasks_per_job)``.
+
+    Raises:
+        BatchingError: A task alone exceeds the maximum of a job; only one of the two values is given;
+            given values exceed a maximum; a number is no positive integer. All faults at once.
+    """
+    numbers = {
+        "tot_tasks": tot_tasks,
+        "cpus_per_task": cpus_per_task,
+        "mem_per_task": mem_per_task,
+        "target_cpus_per_job": target_cpus_per_job,
+        "max_cpus_per_job": max_cpus_per_job,
+        "target_mem_per_job": target_mem_per_job,
+        "max_mem_per_job": max_mem_per_job,
+        "target_num_jobs": target_num_jobs,
+        "max_num_jobs": max_num_jobs,
+        "tasks_per_job": tasks_per_job,
+        "parallel_tasks_per_job": parallel_tasks_per_job,
+    }
+    optional = ("tasks_per_job", "parallel_tasks_per_job")
+    faults = [
+        f"{name} is {value!r}: it must be an integer of at least 1"
+        for name, value in numbers.items()
+        if not (value is None and name in optional)
+        and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+    ]
+    if faults:
+        raise BatchingError(faults)
+    for what in ("cpus_per_job", "mem_per_job", "num_jobs"):
+        target, most = numbers[f"target_{what}"], numbers[f"max_{what}"]
+        if target > most:  # type: ignore[operator]
+            faults.append(f"target_{what} ({target}) is over max_{what} ({most})")
+    if cpus_per_task > max_cpus_per_job:
+        faults.append(f"cpus_per_task ({cpus_per_task}) is over max_cpus_per_job ({max_cpus_per_job})")
+    if mem_per_task > max_mem_per_job:
+        faults.append(f"the memory of a task ({mem_per_task} MB) is over max_mem_per_job ({max_mem_per_job} MB)")
+    if (tasks_per_job is None) != (parallel_tasks_per_job is None):
+        faults.append("tasks_per_job and parallel_tasks_per_job must be given together or not at all")
+    if faults:
+        raise BatchingError(faults)
+
+    if tasks_per_job is not None and parallel_tasks_per_job is not None:
+        return _check_given(
+            tot_tasks=tot_tasks,
+            tasks_per_job=tasks_per_job,
+            parallel=parallel_tasks_per_job,
+            cpus=(cpus_per_task, max_cpus_per_job),
+            mem=(mem_per_task, max_mem_per_job),
+            max_num_jobs=max_num_jobs,
+        )
+
+    parallel = _parallel_within(cpus_per_task, mem_per_task, target_cpus_per_job, target_mem_per_job)
+    num_jobs = _ceil_div(tot_tasks, parallel)
+    if num_jobs <= target_num_jobs:
+        reason = (
+            f"{parallel} tasks fit into the target resources of a job ({target_cpus_per_job} CPUs, "
+            f"{target_mem_per_job} MB), and {num_jobs} jobs are within target_num_jobs ({target_num_jobs})"
+        )
+        return Batching(parallel, parallel, Branch.TARGET, reason, num_jobs)
+
+    parallel = _parallel_within(cpus_per_task, mem_per_task, max_cpus_per_job, max_mem_per_job)
+    num_jobs = _ceil_div(tot_tasks, parallel)
+    fits = f"{parallel} tasks fit into the maximum resources of a job ({max_cpus_per_job} CPUs, {max_mem_per_job} MB)"
+    if num_jobs <= max_num_jobs:
+        reason = (
+            f"the target resources need more than target_num_jobs ({target_num_jobs}); {fits}, "
+            f"and {num_jobs} jobs are within max_num_jobs ({max_num_jobs})"
+        )
+        return Batching(parallel, parallel, Branch.MAXIMUM, reason, num_jobs)
+
+    tasks_per_job = _ceil_div(tot_tasks, max_num_jobs)
+    reason = (
+        f"{fits}, which would need {num_jobs} jobs, over max_num_jobs ({max_num_jobs}): "
+        f"so {tasks_per_job} tasks queue inside of each job"
+    )
+    return Batching(tasks_per_job, parallel, Branch.QUEUE, reason, _ceil_div(tot_tasks, tasks_per_job))
+
+
+def _check_given(
+    *,
+    tot_tasks: int,
+    tasks_per_job: int,
+    parallel: int,
+    cpus: tuple[int, int],
+    mem: tuple[int, int],
+    max_num_jobs: int,
+) -> Batching:
+    faults = []
+    reason = f"tasks_per_job ({tasks_per_job}) and parallel_tasks_per_job ({parallel}) were given"
+    if parallel > tasks_per_job:
+        reason += f"; no more than {tasks_per_job} can run at the same time"
+        parallel = tasks_per_job
+    if parallel * cpus[0] > cpus[1]:
+        faults.append(f"parallel_tasks_per_job ({parallel}) x {cpus[0]} CPUs is over max_cpus_per_job ({cpus[1]})")
+    if parallel * mem[0] > mem[1]:
+        faults.append(f"parallel_tasks_per_job ({parallel}) x {mem[0]} MB is over max_mem_per_job ({mem[1]} MB)")
+    num_jobs = _ceil_div(tot_tasks, tasks_per_job)
+    if num_jobs > max_num_jobs:
+        faults.append(f"tasks_per_job ({tasks_per_job}) makes {num_jobs} jobs, over max_num_jobs ({max_num_jobs})")
+    if faults:
+        raise BatchingError(faults)
+    return Batching(tasks_per_job, parallel, Branch.GIVEN, reason, num_jobs)

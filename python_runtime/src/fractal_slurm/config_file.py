@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FRACTAL_SLURM_CONFIG_FILE: the models of Fractal's config file, their validation and their JSON Schema.
+
+The file belongs to Fractal: it stays loadable by fractal-server, and nothing of ours goes into it.
+Input is read lax (``"2"`` is a fine number of CPUs), since templates often hand numbers over as strings;
+what is written is the model's own dump.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from .errors import ConfigFileError, FractalSlurmError
+from .memory import parse_memory
+from .walltime import parse_walltime
+
+DEFAULT_CONFIG_FILE = Path("/etc/fractal/slurm_config.json")
+ENVIRONMENT_VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What may stand in the value of an #SBATCH option. sbatch splits those lines at blanks, honours
+# quotes and backslashes, and takes the rest of a line from a "#" on for a comment.
+_OPTION_VALUE = re.compile(r"[^\s\"'\\#\x00-\x1f\x7f-\x9f-][^\s\"'\\#\x00-\x1f\x7f-\x9f]*")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# Options that the engine sets and relies on, and so can't come from extra_lines: long name -> what to do instead.
+RESERVED_OPTIONS = {
+    "job-name": "the engine names its jobs",
+    "comment": "the engine marks its jobs with it",
+    "array": "the engine makes the jobs",
+    "output": "the engine keeps the logs",
+    "error": "the engine keeps the logs",
+    "open-mode": "the engine keeps the logs",
+    "input": "the engine feeds the jobs",
+    "chdir": "the engine chooses the folder",
+    "clusters": "the engine watches one cluster",
+    "export": "the engine chooses the environment; write an export line instead",
+    "export-file": "the engine chooses the environment; write an export line instead",
+    "get-user-env": "the engine chooses the environment",
+    "propagate": "the engine chooses the limits",
+    "wrap": "the engine writes the script",
+    "wait": "the engine waits by itself",
+    "parsable": "the engine reads the job's id",
+    "test-only": "nothing would be submitted",
+    "uid": "the engine submits as the user",
+    "gid": "the engine submits as the user",
+    "ntasks": "set batching_config, tasks_per_job and parallel_tasks_per_job instead",
+    "cpus-per-task": 'set "cpus_per_task" instead',
+    "mem": 'set "mem" instead',
+    "mem-per-cpu": 'set "mem" and "use_mem_per_cpu" instead',
+    "time": 'set "time" instead',
+    "partition": 'set "partition" instead',
+    "account": 'set "account" instead',
+}
+_SHORT_OPTIONS = {
+    "J": "job-name",
+    "a": "array",
+    "o": "output",
+    "e": "error",
+    "i": "input",
+    "D": "chdir",
+    "M": "clusters",
+    "W": "wait",
+    "n": "ntasks",
+    "c": "cpus-per-task",
+    "t": "time",
+    "p": "partition",
+    "A": "account",
+}
+_SBATCH_LINE = re.compile(r"#SBATCH\b(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def check_text(value: str, what: str) -> str:
+    """Refuse control characters (line breaks among them): no string with one may reach a script.
+
+    Raises:
+        FractalSlurmError: ``value`` has one.
+    """
+    found = _CONTROL.search(value)
+    if found:
+        raise FractalSlurmError(f"{what} {value!r} has the control character {found[0]!r}: remove it")
+    return value
+
+
+def check_option_value(value: str, what: str) -> str:
+    """Accept a string that can stand behind ``--option=`` on an #SBATCH line as it is.
+
+    Raises:
+        FractalSlurmError: It is empty, begins with a dash, or has blanks, quotes, a backslash or a ``#``.
+    """
+    check_text(value, what)
+    if not _OPTION_VALUE.fullmatch(value):
+        raise FractalSlurmError(
+            f"{what} {value!r} is not allowed: it must not be empty, not begin with a dash, "
+            "and have no blanks, quotes, backslashes or #"
+        )
+    return value
+
+
+def _reserved(word: str) -> str | None:
+    """The long name of the reserved option that a word of an #SBATCH line sets, if it does."""
+    if word.startswith("--"):
+        name = word[2:].partition("=")[0]
+        # getopt_long(3), which sbatch uses, accepts every unambiguous beginning of a name.
+        return next((full for full in RESERVED_OPTIONS if name and full.startswith(name) and _names(name, full)), None)
+    if word.startswith("-") and len(word) > 1:
+        return _SHORT_OPTIONS.get(word[1])
+    return None
+
+
+def _names(given: str, full: str) -> bool:
+    # "--mem" is an option of its own, beside "--mem-bind"; a short beginning such as "--e" is refused by sbatch.
+    return given == full or (len(given) >= 4 and full.startswith(given))
+
+
+def check_extra_line(line: str) -> str:
+    """Accept one of ``extra_lines``, as long as it does not change what the engine relies on.
+
+    Raises:
+        FractalSlurmError: A control character, a directive of another batch system (sbatch honours
+            ``#PBS`` and ``#BSUB``), a heterogeneous job, or one of :data:`RESERVED_OPTIONS`.
+    """
+    check_text(line.replace("\t", " "), "extra_lines")
+    stripped = line.strip()
+    if re.match(r"#(PBS|BSUB)\b", stripped, re.IGNORECASE):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: sbatch honours #PBS and #BSUB; use #SBATCH")
+    match = _SBATCH_LINE.match(stripped)
+    if match is None:
+        return line
+    words = match[1].split()
+    if any(word in ("hetjob", "packjob") for word in words):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: heterogeneous jobs are not supported")
+    for word in words:
+        if word.startswith("#"):
+            break
+        name = _reserved(word)
+        if name is not None:
+            raise FractalSlurmError(f"extra_lines {line!r} is not allowed: --{name}: {RESERVED_OPTIONS[name]}")
+    return line
+
+
+def check_export_name(name: str) -> str:
+    """Accept the name of an environment variable.
+
+    Raises:
+        FractalSlurmError: It is none.
+    """
+    if not _VARIABLE_NAME.fullmatch(name):
+        raise FractalSlurmError(
+            f"{name!r} is no name of an environment variable: letters, digits and _ are allowed, no digit first"
+        )
+    return name
+
+
+def check_export_path(value: str) -> str:
+    """Accept a path below a user's cache_dir, as ``user_local_exports`` holds them.
+
+    Raises:
+        FractalSlurmError: It is empty or absolute, has ``..`` in it, or a control character.
+    """
+    check_text(value, "the path")
+    if not value.strip():
+        raise FractalSlurmError("the path is empty: give one that is relative to the user's cache_dir")
+    path = PurePosixPath(value)
+    if path.is_absolute():
+        raise FractalSlurmError(f"the path {value!r} is absolute: it must be relative to the user's cache_dir")
+    if ".." in path.parts:
+        raise FractalSlurmError(f"the path {value!r} has '..' in it: it must stay below the user's cache_dir")
+    return value
+
+
+def _as_memory(value: object) -> int:
+    return parse_memory(value)
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise FractalSlurmError(f"found {value!r}; a number is allowed")
+    return value
+
+
+def _number_to_text(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _as_walltime(value: object) -> str:
+    parse_walltime(value)
+    return str(value).strip()
+
+
+def _option(what: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        return check_option_value(value, what) if isinstance(value, str) else value
+
+    return BeforeValidator(check)
+
+
+_MEMORY_SCHEMA = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\s*[0-9]+[MGT]?\s*$"}],
+}
+Memory = Annotated[int, BeforeValidator(_as_memory), WithJsonSchema(_MEMORY_SCHEMA)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
+Walltime = Annotated[str, BeforeValidator(_as_walltime)]
+Line = Annotated[str, BeforeValidator(lambda value: check_extra_line(value) if isinstance(value, str) else value)]
+ExportName = Annotated[str, AfterValidator(check_export_name)]
+ExportPath = Annotated[str, AfterValidator(check_export_path)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlurmConfigSet(_Model):
+    """SLURM options of one task, as ``gpu_slurm_config`` holds them: all optional."""
+
+    partition: Annotated[str, _option("partition")] | None = Field(
+        default=None, description="Partition that jobs are submitted to (sbatch --partition)."
+    )
+    cpus_per_task: Count | None = Field(default=None, description="CPUs of one task.")
+    mem: Memory | None = Field(
+        default=None,
+        description="Memory of one task: MB as a number, or a string with M, G or T (powers of 1000).",
+    )
+    constraint: Annotated[str, _option("constraint")] | None = Field(
+        default=None, description="Features that nodes must have (sbatch --constraint)."
+    )
+    gres: Annotated[str, _option("gres")] | None = Field(
+        default=None, description="Generic resources of a job, on each node (sbatch --gres)."
+    )
+    gpus: Annotated[str, BeforeValidator(_number_to_text), _option("gpus")] | None = Field(
+        default=None, description="GPUs of a job (sbatch --gpus)."
+    )
+    time: Walltime | None = Field(
+        default=None,
+        description='Time of one task, in one of SLURM\'s formats, as a string: "90" (minutes), "01:30:00", "1-12".',
+    )
+    account: Annotated[str, _option("account")] | None = Field(
+        default=None, description="Account to charge (sbatch --account), unless the user's settings name one."
+    )
+    nodes: Annotated[str, BeforeValidator(_number_to_text), Field(pattern=r"^[0-9]+(-[0-9]+)?$")] | None = Field(
+        default=None, description='Number of nodes of a job (sbatch --nodes), e.g. "1" or "1-2".'
+    )
+    nodelist: Annotated[str, _option("nodelist")] | None = Field(
+        default=None, description="Nodes that a job must include (sbatch --nodelist)."
+    )
+    exclude: Annotated[str, _option("exclude")] | None = Field(
+        default=None, description="Nodes that a job must not use (sbatch --exclude)."
+    )
+    extra_lines: list[Line] | None = Field(
+        default=None, description="Lines for every sbatch script: #SBATCH options, exports, module loads."
+    )
+    pre_submission_commands: list[str] | None = Field(
+        default=None, description="Commands that fractal-server runs before sbatch over SSH. Not used here."
+    )
+    shebang_line: str | None = Field(default=None, description="First line of every sbatch script.")
+    use_mem_per_cpu: bool | None = Field(
+        default=None, description="Ask for --mem-per-cpu (mem / cpus_per_task) and not for --mem."
+    )
+
+    @field_validator("shebang_line")
+    @classmethod
+    def _check_shebang(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"#! ?/", check_text(value, "shebang_line")):
+            raise FractalSlurmError(f"shebang_line {value!r} is not allowed: it must begin with #!/, as #!/bin/sh does")
+        return value
+
+    @field_validator("pre_submission_commands")
+    @classmethod
+    def _check_commands(cls, value: list[str] | None) -> list[str] | None:
+        for line in value or ():
+            check_text(line, "pre_submission_commands")
+        return value
+
+
+class DefaultSlurmConfig(SlurmConfigSet):
+    """SLURM options of every task, unless something of higher priority sets them."""
+
+    partition: Annotated[str, _option("partition")] = Field(
+        description="Partition that jobs are submitted to (sbatch --partition)."
+    )
+    cpus_per_task: Count = Field(description="CPUs of one task.")
+    mem: Memory = Field(
+        description="Memory of one task: MB as a number, or a string with M, G or T (powers of 1000)."
+    )
+
+
+class BatchingConfig(_Model):
+    """Limits of the batching heuristics: targets may be exceeded, maxima never."""
+
+    target_cpus_per_job: Count = Field(description="CPUs that a job should have at most.")
+    max_cpus_per_job: Count = Field(description="CPUs that a job must not exceed.")
+    target_mem_per_job: Memory = Field(description="Memory that a job should have at most.")
+    max_mem_per_job: Memory = Field(description="Memory that a job must not exceed.")
+    target_num_jobs: Count = Field(description="Number of jobs, for all tasks of a run, that should not be exceeded.")
+    max_num_jobs: Count = Field(description="Number of jobs, for all tasks of a run, that must not be exceeded.")
+
+    @model_validator(mode="after")
+    def _check_targets(self) -> BatchingConfig:
+        faults = []
+        for what in ("cpus_per_job", "mem_per_job", "num_jobs"):
+            target, most = getattr(self, f"target_{what}"), getattr(self, f"max_{what}")
+            if target > most:
+                faults.append(f"target_{what} ({target}) is over max_{what} ({most}): lower the one or raise the other")
+        if faults:
+            raise FractalSlurmError(faults)
+        return self
+
+
+class SlurmConfigFile(_Model):
+    """FRACTAL_SLURM_CONFIG_FILE, whole."""
+
+    default_slurm_config: DefaultSlurmConfig = Field(description="SLURM options of every task.")
+    gpu_slurm_config: SlurmConfigSet | None = Field(
+        default=None, description="SLURM options that replace the default ones for tasks with needs_gpu."
+    )
+    batching_config: BatchingConfig = Field(description="Limits of the batching heuristics.")
+    user_local_exports: dict[ExportName, ExportPath] | None = Field(
+        default=None,
+        description="Environment variables to export, with paths relative to the cache_dir of the user who runs a task.",
+    )
+
+
+def parse_config(data: object, *, source: str) -> SlurmConfigFile:
+    """Validate the content of a config file.
+
+    Args:
+        data: What a JSON or YAML reader made of the file.
+        source: Where it came from, for the messages.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigFileError: It is not valid; one line for each fault: source, JSON path, what was found, what is allowed.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigFileError(f"{source}: $: found {type(data).__name__}; an object is allowed, with {_known(())}")
+    try:
+        return SlurmConfigFile.model_validate(dict(data))
+    except ValidationError as error:
+        lines = (line for fault in error.errors() for line in _describe(fault))
+        raise ConfigFileError(f"{source}: {line}" for line in lines) from None
+
+
+def load_config_file(path: str | Path) -> SlurmConfigFile:
+    """Read and validate a config file.
+
+    Args:
+        path: The JSON file.
+
+    Raises:
+        ConfigFileError: It can't be read, is no JSON, or is not valid.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigFileError(f"{path}: can't be read: {reason}") from None
+    return parse_config(parse_json(text, source=str(path)), source=str(path))
+
+
+def parse_json(text: str, *, source: str) -> Any:
+    """Read JSON, and refuse a key that stands twice in an object (one of the two would be lost without a word).
+
+    Raises:
+        ConfigFileError: It is no JSON, or a key stands twice.
+    """
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _value in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ConfigFileError(f"{source}: the key {twice!r} stands twice in one object: keep one")
+        return result
+
+    try:
+        return json.loads(text, object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        raise ConfigFileError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigFileError(f"{source}: no config: nested too deeply") from None
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    sections: dict[tuple[int | str, ...], type[BaseModel]] = {
+        (): SlurmConfigFile,
+        ("default_slurm_config",): DefaultSlurmConfig,
+        ("gpu_slurm_config",): SlurmConfigSet,
+        ("batching_config",): BatchingConfig,
+    }
+    model = sections.get(location)
+    return list(model.model_fields) if model else []
+
+
+def json_path(location: Iterable[int | str]) -> str:
+    """Write a location as a JSON path: ``$.default_slurm_config.extra_lines[0]``."""
+    path = "$"
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif _VARIABLE_NAME.fullmatch(part):
+            path += f".{part}"
+        else:
+            path += f"[{json.dumps(part)}]"
+    return path
+
+
+def _describe(fault: Any) -> list[str]:
+    # pydantic marks a fault of a mapping's key by a last part "[key]".
+    location = tuple(part for part in fault["loc"] if part != "[key]")
+    path = json_path(location)
+    kind, found = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        known = _known(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        return [f"{path}: unknown key; {hint}"]
+    if kind == "missing":
+        return [f"{path}: missing; it is required"]
+    if kind == "value_error":
+        error = fault["ctx"]["error"]
+        return [f"{path}: {message}" for message in getattr(error, "messages", [str(error)])]
+    shown = repr(found) if len(repr(found)) <= 80 else f"{repr(found)[:77]}..."
+    return [f"{path}: found {shown}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"]
+
+
+def dump_config(config: SlurmConfigFile) -> dict[str, Any]:
+    """What is to be written to the file: the keys that were set, memory in MB."""
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def config_warnings(config: SlurmConfigFile) -> list[str]:
+    """What is valid, yet has no effect here or surely is not meant; one sentence each, with its JSON path."""
+    warnings = []
+    for section in ("default_slurm_config", "gpu_slurm_config"):
+        options: SlurmConfigSet | None = getattr(config, section)
+        if options is not None and options.pre_submission_commands:
+            warnings.append(
+                f"$.{section}.pre_submission_commands: has no effect here: it belongs to submission over SSH"
+            )
+        if options is not None and options.extra_lines:
+            repeated = {line for line in options.extra_lines if options.extra_lines.count(line) > 1}
+            warnings += [f"$.{section}.extra_lines: {line!r} stands twice; the first is kept" for line in repeated]
+    return warnings
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, with descriptions."""
+    return SlurmConfigFile.model_json_schema()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The errors of this package: one small hierarchy, each with the exit code it ends a command with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FractalSlurmError(ValueError):
+    """Base of every error that this package raises on purpose.
+
+    Args:
+        messages: One sentence, or one for each fault. Each says what is wrong, where, and what is allowed.
+
+    Attributes:
+        messages: The sentences, in the order given.
+        exit_code: What the command line ends with when this error reaches it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, messages: str | Iterable[str]) -> None:
+        self.messages: list[str] = [messages] if isinstance(messages, str) else list(messages)
+        super().__init__("\n".join(self.messages))
+
+
+class ConfigFileError(FractalSlurmError):
+    """FRACTAL_SLURM_CONFIG_FILE can't be read, or is not valid."""
+
+
+class SpecError(FractalSlurmError):
+    """A unit of work (task, meta, parameters) is not valid."""
+
+
+class BatchingError(FractalSlurmError):
+    """Tasks can't be batched into jobs within the limits given."""
+
+
+class SettingsError(FractalSlurmError):
+    """Our own settings (fractal-slurm.toml or FRACTAL_SLURM_<NAME>) are not valid."""
+
+
+class ClusterError(FractalSlurmError):
+    """SLURM refused, or can't be reached."""
+
+    exit_code = 3
+
+
+class ImpersonationError(ClusterError):
+    """sudo does not let the service user run a command as the wanted user."""
+
+
+class RunError(FractalSlurmError):
+    """A run does not exist, is driven by another process, or can't go on."""

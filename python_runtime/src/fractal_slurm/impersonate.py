@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one place that crosses to another user: a few commands, through sudo, as argv lists.
+
+The list of commands is the specification's, and the one that the role ``fractal.slurm.sudoers`` grants.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import ClusterError, FractalSlurmError, ImpersonationError
+
+COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
+SLURM_COMMANDS = ("sbatch", "scancel")
+RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
+CMND_ALIAS = "FRACTAL_CMD"
+
+# useradd(8)'s portable names, plus upper case and dots, which directory services have. No leading dash or digit only.
+_USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
+# A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot.
+_SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
+
+# One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
+MAX_PATHS_PER_CALL = 2_000
+
+
+def check_user_name(name: str) -> str:
+    """Accept the name of a user, as sudo -u takes it.
+
+    Raises:
+        FractalSlurmError: It is none; ``#uid`` and names with blanks or quotes are none.
+    """
+    if not _USER_NAME.fullmatch(name) or name == "root":
+        raise FractalSlurmError(f"{name!r} is not allowed as a user to impersonate: give the name of an ordinary user")
+    return name
+
+
+def check_path(path: str | Path, what: str) -> str:
+    """Accept an absolute path of plain names, which every rule of the sudoers role allows.
+
+    Raises:
+        FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot, or a character
+            other than letters, digits, ``_``, ``.`` and ``-``.
+    """
+    if not _SAFE_PATH.fullmatch(str(path)):
+        raise FractalSlurmError(
+            f"{what} {str(path)!r} is not allowed: it must be absolute, of names that consist of letters, digits, "
+            "_ . - and begin with none of . and -"
+        )
+    return str(path)
+
+
+def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
+    """The argument patterns to which the hardened sudoers rules narrow each command.
+
+    They are regular expressions as sudo 1.9.10 and newer take them (sudoers(5), "Command arguments"):
+    sudo joins the arguments with blanks before it matches.
+
+    Args:
+        base_dirs: The work folders, absolute; paths below them are allowed.
+
+    Returns:
+        Command to patterns. They cover exactly the forms that this module uses.
+    """
+    bases = "|".join(re.escape(check_path(base.rstrip("/"), "the work folder")).replace(r"\-", "-") for base in base_dirs)
+    paths = rf"( ({bases})(/{_SAFE_NAME})+)+"
+    return {
+        "sbatch": ["--parsable"],
+        "scancel": ["^[0-9]{1,10}( [0-9]{1,10})*$"],
+        "cat": [f"^--{paths}$"],
+        "ls": [f"^--{paths}$"],
+        "mkdir": [f"^(-p -m 700 )?--{paths}$"],
+    }
+
+
+@dataclass
+class Impersonator:
+    """Runs the allowed commands as other users, and counts the calls.
+
+    Args:
+        sudo: Absolute path of sudo.
+        slurm_bin_dir: Folder of sbatch and scancel.
+        service_user: The account that this process runs as. Where it is itself the user wanted, sudo is used
+            all the same, so that one rule holds for everybody.
+        calls: Number of sudo calls so far.
+    """
+
+    sudo: str = "/usr/bin/sudo"
+    slurm_bin_dir: str = "/usr/bin"
+    calls: int = field(default=0)
+
+    def argv(self, user: str, command: str, arguments: Sequence[str]) -> list[str]:
+        """The whole command line for one call.
+
+        Raises:
+            FractalSlurmError: ``command`` is not among :data:`COMMANDS`, or ``user`` is no name of a user.
+        """
+        if command not in COMMANDS:
+            raise FractalSlurmError(f"{command!r} can't be run as another user: allowed are {', '.join(COMMANDS)}")
+        folder = self.slurm_bin_dir if command in SLURM_COMMANDS else core_folder(command)
+        return [
+            self.sudo,
+            "--non-interactive",
+            "--set-home",
+            "-u",
+            check_user_name(user),
+            "--",
+            f"{folder}/{command}",
+            *arguments,
+        ]
+
+    def run(
+        self,
+        user: str,
+        command: str,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command as ``user`` and wait for it.
+
+        Args:
+            user: Whom to run it as.
+            command: One of :data:`COMMANDS`.
+            arguments: Its arguments.
+            stdin: What it reads on standard input.
+            timeout: Seconds after which it is ended.
+
+        Returns:
+            Exit code and output, whatever they are: a caller judges them. sudo's own refusal can't be told
+            from a failing command by its exit code (1 both); see :meth:`check_allowed`.
+
+        Raises:
+            ImpersonationError: There is no sudo.
+            subprocess.TimeoutExpired: The command did not end in time.
+        """
+        self.calls += 1
+        try:
+            return subprocess.run(
+                self.argv(user, command, arguments),
+                input=stdin,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                cwd="/",  # the caller's folder may be one that the user can't enter
+                env=clean_environment(),
+                start_new_session=True,  # Ctrl-C at the terminal is ours to handle
+            )
+        except FileNotFoundError:
+            raise ImpersonationError(f"{self.sudo} is not there: install sudo, or set `sudo` in our settings") from None
+
+    def check_allowed(self, user: str) -> None:
+        """Ask sudo whether this account may run all :data:`COMMANDS` as ``user``. Nothing is run as ``user``.
+
+        Raises:
+            ImpersonationError: It may not; the message names user, command and alias.
+        """
+        check_user_name(user)
+        for command in ("sbatch",):
+            argv = self.argv(user, command, ["--parsable"])
+            probe = [self.sudo, "--non-interactive", "-l", *argv[3:]]
+            self.calls += 1
+            try:
+                result = subprocess.run(
+                    probe, capture_output=True, timeout=30, check=False, cwd="/", env=clean_environment()
+                )
+            except FileNotFoundError:
+                raise ImpersonationError(
+                    f"{self.sudo} is not there: install sudo, or set `sudo` in our settings"
+                ) from None
+            except subprocess.TimeoutExpired:
+                raise ImpersonationError("sudo did not answer within 30 seconds") from None
+            if result.returncode != 0:
+                raise ImpersonationError(self.refusal(user, argv[6]))
+
+    def refusal(self, user: str, command: str) -> str:
+        """The sentence for a user that sudo does not allow."""
+        return (
+            f"sudo does not let {current_user()} run {command} as {user}: add {user} (or a group of theirs) to "
+            f"{RUNAS_ALIAS} in the sudoers file of this host, and {command} to {CMND_ALIAS} if it is missing there"
+        )
+
+    def mkdir(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> None:
+        """Make folders of ``user``'s, private to them (mode 0700), with what is missing above them.
+
+        Raises:
+            ClusterError: mkdir failed; with its words.
+            ImpersonationError: sudo refused.
+        """
+        result = self.run(user, "mkdir", ["-p", "-m", "700", "--", *paths], timeout=timeout)
+        if result.returncode != 0:
+            words = result.stderr.decode(errors="replace").strip()
+            if "mkdir:" not in words:
+                raise ImpersonationError(f"{self.refusal(user, core_folder('mkdir') + '/mkdir')} (sudo: {words})")
+            raise ClusterError(f"{user} can't make the folder {paths[0]}: {words}")
+
+    def take_names(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> list[bool]:
+        """Take names, each at once and for good, by making a folder of that name as ``user``.
+
+        Of two who take a name, mkdir(2) lets exactly one succeed, on network file systems too.
+
+        Returns:
+            For each path, whether it was free, and is ours now.
+
+        Raises:
+            ClusterError: A name could neither be taken nor is it taken; with mkdir's words.
+        """
+        result = self.run(user, "mkdir", ["--", *paths], timeout=timeout)
+        if result.returncode == 0:
+            return [True] * len(paths)
+        refused = result.stderr.decode(errors="replace").splitlines()
+        taken = [False] * len(paths)
+        other = []
+        for line in refused:
+            hits = [number for number, path in enumerate(paths) if f"{path}'" in line or f"{path}\u2019" in line]
+            if line.startswith("mkdir:") and hits and line.endswith("File exists"):
+                for number in hits:
+                    taken[number] = True
+            elif line.strip():
+                other.append(line.strip())
+        if other or not any(taken):
+            raise ClusterError(f"{user} can't make {paths[0]}: {'; '.join(other) or 'mkdir gave no reason'}")
+        return [not was for was in taken]
+
+    def list_folders(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, list[str]]:
+        """The names in each of the folders; a folder that is not there has none.
+
+        Raises:
+            ClusterError: ls could not be run.
+        """
+        found: dict[str, list[str]] = {}
+        for first in range(0, len(paths), MAX_PATHS_PER_CALL):
+            some = list(paths[first : first + MAX_PATHS_PER_CALL])
+            result = self.run(user, "ls", ["--", *some], timeout=timeout)
+            # ls(1): 1 and 2 stand for folders that are missing or closed; with one folder it prints no heading.
+            text = result.stdout.decode(errors="replace")
+            if len(some) == 1:
+                found[some[0]] = text.splitlines()
+                continue
+            current: list[str] = []
+            for line in text.splitlines():
+                if line.endswith(":") and line[:-1] in some:
+                    current = found.setdefault(line[:-1], [])
+                elif line:
+                    current.append(line)
+        return found
+
+
+def clean_environment() -> dict[str, str]:
+    """What our commands get: a fixed PATH, the C locale (we read their messages), and nothing of the caller's
+    but what SLURM's own clients need to find the cluster."""
+    keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **keep}
+
+
+def core_folder(command: str) -> str:
+    """Where a core command lies: /usr/bin, or /bin on systems that keep the two apart."""
+    return "/usr/bin" if os.path.exists(f"/usr/bin/{command}") else "/bin"
+
+
+def current_user() -> str:
+    """The name of the account that this process runs as."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Merge the sources of SLURM options into the one config of a task, and tell for each value where it came from.
+
+The order of priority, highest first, is Fractal's: WorkflowTask.meta, task.meta, gpu_slurm_config (for tasks
+with needs_gpu), default_slurm_config.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .batching import Batching, heuristics
+from .config_file import SlurmConfigFile, check_extra_line, check_option_value, check_text
+from .errors import FractalSlurmError, SpecError
+from .memory import parse_memory
+from .walltime import parse_walltime
+
+WORKFLOW_TASK_META = "WorkflowTask.meta"
+TASK_META = "task.meta"
+GPU_SLURM_CONFIG = "gpu_slurm_config"
+DEFAULT_SLURM_CONFIG = "default_slurm_config"
+BATCHING_CONFIG = "batching_config"
+USER_SETTINGS = "the user's settings"
+HEURISTICS = "the batching heuristics"
+BUILT_IN = "built in"
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """The SLURM options of one task, merged; names are Fractal's.
+
+    Attributes:
+        mem_per_task_MB: Memory of one task, in MB.
+        job_name: The task's name with blanks replaced.
+        time: Time of one task, as SLURM writes it.
+        target_mem_per_job: In MB, as is ``max_mem_per_job``.
+    """
+
+    partition: str
+    cpus_per_task: int
+    mem_per_task_MB: int
+    job_name: str
+    target_cpus_per_job: int
+    max_cpus_per_job: int
+    target_mem_per_job: int
+    max_mem_per_job: int
+    target_num_jobs: int
+    max_num_jobs: int
+    tasks_per_job: int
+    parallel_tasks_per_job: int
+    prefix: str = "#SBATCH"
+    shebang_line: str = "#!/bin/sh"
+    use_mem_per_cpu: bool = False
+    constraint: str | None = None
+    gres: str | None = None
+    gpus: str | None = None
+    time: str | None = None
+    account: str | None = None
+    nodes: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    extra_lines: list[str] = field(default_factory=list)
+    user_local_exports: dict[str, str] = field(default_factory=dict)
+    pre_submission_commands: list[str] = field(default_factory=list)
+
+    @property
+    def time_s(self) -> int | None:
+        """Time of one task in seconds, if it is limited."""
+        return None if self.time is None else parse_walltime(self.time)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The outcome of :func:`resolve`.
+
+    Attributes:
+        config: The merged config.
+        sources: Option (by the config's own names) to where its value came from.
+        batching: What the heuristics decided, and why.
+        warnings: What is valid but surely not meant, a sentence each.
+    """
+
+    config: SlurmConfig
+    sources: dict[str, str]
+    batching: Batching
+    warnings: list[str]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise FractalSlurmError(f"found {value!r}; a string is allowed")
+    return check_option_value(value, "the value")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise FractalSlurmError(f"found {value!r}; an integer of at least 1 is allowed")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise FractalSlurmError(f"found {value!r}; true or false are allowed")
+    return value
+
+
+def _time(value: object) -> str:
+    parse_walltime(value)
+    return str(value).strip()
+
+
+def _lines(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise FractalSlurmError(f"found {value!r}; a list of strings is allowed")
+    return [check_extra_line(line) for line in value]
+
+
+# What a meta can set, with the check of each. Optional ones can be unset with null.
+_META_OPTIONS: dict[str, Callable[[object], Any]] = {
+    "partition": _text,
+    "cpus_per_task": _count,
+    "mem": parse_memory,
+    "constraint": _text,
+    "gres": _text,
+    "gpus": _text,
+    "time": _time,
+    "nodes": _text,
+    "nodelist": _text,
+    "exclude": _text,
+    "extra_lines": _lines,
+    "needs_gpu": _flag,
+    "tasks_per_job": _count,
+    "parallel_tasks_per_job": _count,
+}
+_REQUIRED = ("partition", "cpus_per_task", "mem")
+_ONLY_IN_FILE = ("shebang_line", "use_mem_per_cpu", "pre_submission_commands", "user_local_exports")
+_ACCOUNT_REFUSED = (
+    "account is not allowed in a meta: the account comes from the user's settings or from the config file"
+)
+
+
+def _read_meta(meta: object, source: str, warnings: list[str]) -> dict[str, Any]:
+    """The options that a meta sets, checked; keys that are none of ours belong to Fractal and are passed over."""
+    if meta is None:
+        return {}
+    if not isinstance(meta, Mapping):
+        raise SpecError(f"{source}: $: found {meta!r}; an object is allowed")
+    options: dict[str, Any] = {}
+    faults: list[str] = []
+    for key, value in meta.items():
+        if key == "account":
+            faults.append(f"{source}: $.account: {_ACCOUNT_REFUSED}")
+        elif key in _ONLY_IN_FILE:
+            warnings.append(f"{source}: $.{key}: has no effect: it is read from the config file only")
+        elif key not in _META_OPTIONS:
+            near = difflib.get_close_matches(str(key), _META_OPTIONS, n=1, cutoff=0.8)
+            if near:
+                warnings.append(f"{source}: $.{key}: unknown key, passed over; did you mean {near[0]!r}?")
+        elif value is None and key in _REQUIRED:
+            faults.append(f"{source}: $.{key}: found null; it is required: leave it out to keep the config file's")
+        elif value is None:
+            options[key] = None
+        else:
+            try:
+                options[key] = _META_OPTIONS[key](value)
+            except FractalSlurmError as error:
+                faults += [f"{source}: $.{key}: {message}" for message in error.messages]
+    if faults:
+        raise SpecError(faults)
+    return options
+
+
+def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str]:
+    """The file's lines, then the metas'; inside of each of the two the layer of higher priority replaces the other.
+
+    Args:
+        layers: Source and options, of rising priority.
+
+    Returns:
+        The lines, each at its first occurrence, and where they came from.
+    """
+    in_file: tuple[str, list[str]] = ("", [])
+    in_metas = in_file
+    for source, layer in layers:
+        if layer.get("extra_lines") is None:
+            continue
+        if source in (TASK_META, WORKFLOW_TASK_META):
+            in_metas = (source, layer["extra_lines"])
+        else:
+            in_file = (source, layer["extra_lines"])
+    origin = ", ".join(source for source, lines in (in_file, in_metas) if lines)
+    return list(dict.fromkeys([*in_file[1], *in_metas[1]])), origin or BUILT_IN
+
+
+def resolve(
+    config_file: SlurmConfigFile,
+    *,
+    task_name: str,
+    task_meta: Mapping[str, Any] | None = None,
+    workflow_task_meta: Mapping[str, Any] | None = None,
+    tot_tasks: int,
+    account: str | None = None,
+) -> Resolution:
+    """Merge all sources for one task, and choose its batching.
+
+    Args:
+        config_file: The config file.
+        task_name: The task's name; it becomes the job's name.
+        task_meta: task.meta.
+        workflow_task_meta: WorkflowTask.meta, of the highest priority.
+        tot_tasks: Number of tasks to run, at least 1.
+        account: The account from the settings of the user who runs the task, if there is one.
+
+    Returns:
+        The merged config and where each value came from.
+
+    Raises:
+        SpecError: A meta is not valid; every fault of both metas at once.
+        BatchingError: See :func:`fractal_slurm.batching.heuristics`.
+    """
+    warnings: list[str] = []
+    faults: list[str] = []
+    metas: dict[str, dict[str, Any]] = {}
+    for source, meta in ((TASK_META, task_meta), (WORKFLOW_TASK_META, workflow_task_meta)):
+        try:
+            metas[source] = _read_meta(meta, source, warnings)
+        except FractalSlurmError as error:
+            faults += error.messages
+    try:
+        if not task_name.strip():
+            faults.append("task: $.name: is empty: give the task a name")
+        check_text(task_name, "task: $.name:")
+        if account is not None:
+            check_option_value(account, "account")
+    except FractalSlurmError as error:
+        faults += error.messages
+    if faults:
+        raise SpecError(faults)
+
+    layers: list[tuple[str, dict[str, Any]]] = [
+        (DEFAULT_SLURM_CONFIG, config_file.default_slurm_config.model_dump(exclude_unset=True)),
+        (TASK_META, metas[TASK_META]),
+        (WORKFLOW_TASK_META, metas[WORKFLOW_TASK_META]),
+    ]
+    if metas[WORKFLOW_TASK_META].get("needs_gpu", metas[TASK_META].get("needs_gpu")):
+        if config_file.gpu_slurm_config is None:
+            warnings.append("needs_gpu is set, but the config file has no gpu_slurm_config: the default one is used")
+        else:
+            layers.insert(1, (GPU_SLURM_CONFIG, config_file.gpu_slurm_config.model_dump(exclude_unset=True)))
+
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, layer in layers:
+        values |= layer
+        sources |= dict.fromkeys(layer, source)
+    values.pop("needs_gpu", None)
+    values["extra_lines"], sources["extra_lines"] = _merge_extra_lines(layers)
+    if account is not None:
+        values["account"], sources["account"] = account, USER_SETTINGS
+    if config_file.user_local_exports:
+        values["user_local_exports"] = dict(config_file.user_local_exports)
+        sources["user_local_exports"] = "user_local_exports"
+    limits = config_file.batching_config.model_dump()
+    values |= limits
+    sources |= dict.fromkeys(limits, BATCHING_CONFIG)
+    values["mem_per_task_MB"], sources["mem_per_task_MB"] = values.pop("mem"), sources.pop("mem")
+    values["job_name"], sources["job_name"] = task_name.replace(" ", "_"), "task.name"
+
+    batching = heuristics(
+        tot_tasks=tot_tasks,
+        cpus_per_task=values["cpus_per_task"],
+        mem_per_task=values["mem_per_task_MB"],
+        tasks_per_job=values.get("tasks_per_job"),
+        parallel_tasks_per_job=values.get("parallel_tasks_per_job"),
+        **limits,
+    )
+    for key in ("tasks_per_job", "parallel_tasks_per_job"):
+        if values.get(key) != getattr(batching, key):
+            sources[key] = HEURISTICS
+        values[key] = getattr(batching, key)
+    if values.get("gres") is not None and values.get("gpus") is not None and "gpu" in values["gres"]:
+        warnings.append(f"both gres ({values['gres']!r}) and gpus ({values['gpus']!r}) ask for GPUs: SLURM adds them up")
+    config = SlurmConfig(**{key: value for key, value in values.items() if value is not None})
+    for key in config.__dataclass_fields__:
+        sources.setdefault(key, BUILT_IN)
+    return Resolution(config=config, sources=sources, batching=batching, warnings=warnings)
