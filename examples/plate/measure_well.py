@@ -32,7 +32,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 SMALLEST_SPOT = 5  # pixels; less is noise
-PREVIEW_STEP = 4  # a preview keeps every fourth pixel of every fourth line
+PREVIEW_STEP = 2  # a preview keeps every second pixel of every second line
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 PGM_HEADER = re.compile(rb"P5" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")

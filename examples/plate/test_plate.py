@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE))
 
 import make_plate
 import measure_well
+import plate_page
 
 SOME_WELLS = ("A01", "B06", "E05", "H12")
 
@@ -186,3 +187,49 @@ class TestTask:
         assert message in completed.stderr
         assert completed.stderr.count("\n") == 1
         assert not out_json.exists()
+
+
+class TestPage:
+    @staticmethod
+    def well(name: str, **changes: object) -> plate_page.Well:
+        values: dict[str, object] = {
+            "name": name,
+            "condition": "untreated",
+            "user": "anna",
+            "job": "7",
+            "host": "n1",
+            "seconds": 0.1,
+            "spots": 12,
+            "mean_area_px": 60.0,
+            "mean_intensity": 70.0,
+            "preview_png": b"png",
+            "error": None,
+        }
+        return plate_page.Well(**{**values, **changes})  # type: ignore[arg-type]
+
+    def test_shows_every_well_with_its_value_and_who_measured_it(self) -> None:
+        runs = [plate_page.Run("anna", ["7"], 1, 1, 1.0, 4), plate_page.Run("ben", ["8"], 1, 1, 1.0, 4)]
+        page = plate_page.build_page("p", [self.well("A01"), self.well("B12", user="ben", spots=90)], runs)
+        assert "<title>A01, untreated: 12 spots, measured by anna</title>" in page
+        assert "<title>B12, untreated: 90 spots, measured by ben</title>" in page
+        assert "2 of 2 wells" in page
+
+    def test_shows_a_failed_well_with_its_reason(self) -> None:
+        failed = self.well("A01", spots=None, mean_area_px=None, mean_intensity=None, error="exit code 1")
+        page = plate_page.build_page("p", [failed], [plate_page.Run("anna", ["7"], 1, 0, 1.0, 4)])
+        assert "<title>A01, not measured: exit code 1</title>" in page
+        assert "0 of 1 wells" in page
+
+    def test_text_from_tasks_can_not_end_an_element(self) -> None:
+        failed = self.well("A01", spots=None, error="</script><b>x")
+        page = plate_page.build_page("<i>", [failed], [plate_page.Run("anna", ["7"], 1, 0, 1.0, 4)])
+        assert "</script><b>" not in page
+        assert "<i>" not in page
+
+    def test_refers_to_nothing_outside_itself(self) -> None:
+        page = plate_page.build_page("p", [self.well("A01")], [plate_page.Run("anna", ["7"], 1, 1, 1.0, 4)])
+        assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+    @pytest.mark.parametrize(("fraction", "expected"), [(0.0, "#440154"), (1.0, "#fde725"), (2.0, "#fde725")])
+    def test_colours_span_the_map(self, fraction: float, expected: str) -> None:
+        assert plate_page.colour(fraction) == expected
