@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from html import escape
 
 # Eleven samples of the colour map viridis: even steps look even, also in grey and to the colour-blind.
-VIRIDIS = "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725".split()
+VIRIDIS = ("440154", "482475", "414487", "355f8d", "2a788e", "21918c") + (
+    "22a884",
+    "44bf70",
+    "7ad151",
+    "bddf26",
+    "fde725",
+)
 USER_COLOURS = ("#e4572e", "#2e86de", "#8e44ad", "#16a085")
 
 PITCH = 56  # from well to well, in SVG units
@@ -104,8 +110,8 @@ def _plate_svg(wells: Sequence[Well], rings: dict[str, str], most: int) -> str:
     width, plate_height = LEFT + PITCH * columns + 12, TOP + PITCH * rows + 12
     parts = [
         f'<svg viewBox="0 0 {width} {plate_height + 58}" xmlns="http://www.w3.org/2000/svg">',
-        f'<rect x="{LEFT - 8}" y="{TOP - 8}" width="{PITCH * columns + 16}" height="{PITCH * rows + 16}" rx="18"'
-        ' class="plate"/>',
+        f'<rect class="plate" x="{LEFT - 8}" y="{TOP - 8}" rx="18"',
+        f' width="{PITCH * columns + 16}" height="{PITCH * rows + 16}"/>',
     ]
     for column in range(columns):
         parts.append(f'<text x="{LEFT + PITCH * column + PITCH // 2}" y="22" class="axis">{column + 1}</text>')
@@ -149,7 +155,8 @@ STYLE = """
 body { margin: 0; padding: 2rem; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
 main { max-width: 1120px; margin: auto; display: grid; grid-template-columns: minmax(0, 1fr) 250px; gap: 1.25rem }
 header, .wide { grid-column: 1 / -1 }
-h1 { margin: 0; font-size: 1.6rem } h2 { margin: 0 0 .5rem; font-size: 1.15rem } p { margin: .25rem 0; color: var(--soft) }
+h1 { margin: 0; font-size: 1.6rem } h2 { margin: 0 0 .5rem; font-size: 1.15rem }
+p { margin: .25rem 0; color: var(--soft) }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1.1rem }
 svg { width: 100%; height: auto; display: block } .plate { fill: none; stroke: var(--line); stroke-width: 2 }
 .axis { fill: var(--soft); font-size: 15px; text-anchor: middle }
@@ -202,6 +209,7 @@ def build_page(plate: str, wells: Sequence[Well], runs: Sequence[Run]) -> str:
     """
     rings = {run.user: USER_COLOURS[index % len(USER_COLOURS)] for index, run in enumerate(runs)}
     most = max([well.spots for well in wells if well.spots is not None], default=0) or 1
+    jobs = sum(len(run.jobs) for run in runs)
     measured = sum(well.spots is not None for well in wells)
     # In a script element only "<" could end it early; \u003c is the same character to JSON.
     details = json.dumps([_details(well) for well in wells]).replace("<", "\\u003c")
@@ -217,7 +225,7 @@ def build_page(plate: str, wells: Sequence[Well], runs: Sequence[Run]) -> str:
 <main>
 <header>
 <h1>Plate {escape(plate)}</h1>
-<p>{measured} of {len(wells)} wells measured on SLURM by {len(runs)} users, in {sum(len(run.jobs) for run in runs)} jobs.
+<p>{measured} of {len(wells)} wells measured on SLURM by {len(runs)} users, in {jobs} jobs.
 Column 1 is untreated, column 12 the killed control; in between, doses rise from left to right.
 The ring says who measured a well.</p>
 </header>

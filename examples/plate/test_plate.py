@@ -9,6 +9,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def run_task(arguments: str, folder: Path, **environment: str) -> tuple[subproce
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+def layout(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Images of a few wells; what layout.json says of each, by well."""
     folder = tmp_path_factory.mktemp("plate")
     make_plate.make_plate(folder, "test", SOME_WELLS)
@@ -82,17 +83,15 @@ class TestMakePlate:
 
 class TestMeasure:
     @pytest.mark.parametrize("well", SOME_WELLS)
-    def test_finds_every_planted_spot(self, layout: dict[str, dict[str, object]], well: str) -> None:
-        result = measure_well.measure(well, str(layout[well]["image"]), 6.0, None)
+    def test_finds_every_planted_spot(self, layout: dict[str, dict[str, Any]], well: str) -> None:
+        result = measure_well.measure(well, layout[well]["image"], 6.0, None)
         assert result["spots_by_site"] == layout[well]["planted_spots"]
         assert result["preview"] is None
 
     def test_finds_the_background_and_larger_brighter_spots_in_the_killed_control(
-        self, layout: dict[str, dict[str, object]]
+        self, layout: dict[str, dict[str, Any]]
     ) -> None:
-        untreated, killed = (
-            measure_well.measure(well, str(layout[well]["image"]), 6.0, None) for well in ("A01", "H12")
-        )
+        untreated, killed = (measure_well.measure(well, layout[well]["image"], 6.0, None) for well in ("A01", "H12"))
         assert untreated["background"] == killed["background"] == 20
         assert killed["mean_area_px"] > untreated["mean_area_px"]
         assert killed["mean_intensity"] > untreated["mean_intensity"]
@@ -142,20 +141,18 @@ class TestParsePgm:
 
 class TestTask:
     def test_writes_its_result_and_a_preview_into_the_users_own_folder(
-        self, layout: dict[str, dict[str, object]], tmp_path: Path
+        self, layout: dict[str, dict[str, Any]], tmp_path: Path
     ) -> None:
         arguments = json.dumps({"well": "B06", "image": layout["B06"]["image"]})
         completed, out_json = run_task(arguments, tmp_path, PLATE_PREVIEW_DIR=str(tmp_path / "a" / "b"))
         assert (completed.returncode, completed.stderr) == (0, "")
         result = json.loads(out_json.read_text())
-        assert result["spots"] == sum(layout["B06"]["planted_spots"])  # type: ignore[arg-type]
+        assert result["spots"] == sum(layout["B06"]["planted_spots"])
         assert result["measured_by"] == pwd.getpwuid(os.geteuid()).pw_name
         assert result["preview"] == str(tmp_path / "a" / "b" / "B06.png")
         assert Path(result["preview"]).read_bytes().startswith(b"\x89PNG\r\n")
 
-    def test_takes_its_threshold_from_the_environment(
-        self, layout: dict[str, dict[str, object]], tmp_path: Path
-    ) -> None:
+    def test_takes_its_threshold_from_the_environment(self, layout: dict[str, dict[str, Any]], tmp_path: Path) -> None:
         arguments = json.dumps({"well": "B06", "image": layout["B06"]["image"]})
         _completed, out_json = run_task(arguments, tmp_path, PLATE_THRESHOLD_SIGMAS="10")
         assert json.loads(out_json.read_text())["threshold"] > 45
@@ -191,8 +188,8 @@ class TestTask:
 
 class TestPage:
     @staticmethod
-    def well(name: str, **changes: object) -> plate_page.Well:
-        values: dict[str, object] = {
+    def well(name: str, **changes: Any) -> plate_page.Well:
+        values: dict[str, Any] = {
             "name": name,
             "condition": "untreated",
             "user": "anna",
@@ -205,7 +202,7 @@ class TestPage:
             "preview_png": b"png",
             "error": None,
         }
-        return plate_page.Well(**{**values, **changes})  # type: ignore[arg-type]
+        return plate_page.Well(**{**values, **changes})
 
     def test_shows_every_well_with_its_value_and_who_measured_it(self) -> None:
         runs = [plate_page.Run("anna", ["7"], 1, 1, 1.0, 4), plate_page.Run("ben", ["8"], 1, 1, 1.0, 4)]
