@@ -1,0 +1,516 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the module ``fractal.slurm.sudoers`` knows about sudoers files, accounts and binaries.
+
+Runs on the managed hosts: standard library only. Functions take values and return values; whoever reads
+the host does so through :class:`HostAccounts`, :class:`SudoersSet` and :func:`path_faults`.
+A fault is a sentence for the person who must act.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import re
+import stat
+from collections import namedtuple
+
+RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
+CMND_ALIAS = "FRACTAL_CMD"
+
+# Commands of SLURM are looked for in the site's own folders first; cat, ls and mkdir in the system's only.
+SLURM_COMMANDS = ("sbatch", "scancel")
+SYSTEM_DIRS = ("/usr/bin", "/bin")
+
+# Argument patterns (regular expressions) came with this release; sudo-rs has none.
+HARDENED_SUDO_VERSION = (1, 9, 10)
+
+# Portable account names. Left out on purpose: everything that sudoers reads specially (blanks, commas, colons,
+# equals signs, exclamation marks, quotes, backslashes, a leading #, + or %), and a leading digit or dash.
+_ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+# What sudoers takes for the name of an alias. ALL is one of them.
+_ALIAS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_INCLUDE = re.compile(r"^\s*[@#](include|includedir)\s+(.+?)\s*$")
+_MAX_INCLUDES = 128  # sudo's own limit on nesting
+
+User = namedtuple("User", "name uid gid")
+Group = namedtuple("Group", "name gid members")
+
+
+def fault_of_account_name(name, what):
+    """The fault of a user's or group's name, or None where sudoers reads it as just that."""
+    if not _ACCOUNT_NAME.fullmatch(name):
+        return (
+            "%s %r: the name is not allowed: it must begin with a letter or _, go on with letters, digits, _ . - "
+            "and have at most 32 of them (sudoers reads other characters specially)" % (what, name)
+        )
+    if _ALIAS_NAME.fullmatch(name):
+        return "%s %r: the name is not allowed: sudoers reads a name in capitals as an alias" % (what, name)
+    return None
+
+
+def fault_of_file_name(name):
+    """The fault of a file's name in an includedir, or None where sudo reads such a file."""
+    if not _FILE_NAME.fullmatch(name):
+        return (
+            "the file name %r is not allowed: letters, digits, _ and - are (sudo ignores names with a dot or a "
+            "trailing tilde)" % name
+        )
+    return None
+
+
+class HostAccounts:
+    """Users and groups as the host's name service answers for them, each looked up by its key.
+
+    Nothing is enumerated, since directory services often refuse that: who has a group as primary group is read
+    from the local passwd file, and :attr:`listable` says whether that is the whole truth.
+
+    Args:
+        passwd: The local file of users.
+        nsswitch: The name service's configuration.
+        login_defs: Where UID_MIN, the first uid of ordinary users, is set.
+    """
+
+    def __init__(self, passwd="/etc/passwd", nsswitch="/etc/nsswitch.conf", login_defs="/etc/login.defs"):
+        self._passwd = passwd
+        self.uid_min = parse_uid_min(_read(login_defs))
+        self.listable = sources_are_local(_read(nsswitch))
+
+    def user(self, name):
+        """The user of that name, or None."""
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            return None
+        return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+    def group(self, name):
+        """The group of that name with the members that can be seen, or None."""
+        try:
+            entry = grp.getgrnam(name)
+        except KeyError:
+            return None
+        members = set(entry.gr_mem) | primary_members(_read(self._passwd), entry.gr_gid)
+        return Group(entry.gr_name, entry.gr_gid, tuple(sorted(members)))
+
+    def group_ids(self, user):
+        """All group ids of a user, as ``id -G`` has them."""
+        return frozenset(os.getgrouplist(user.name, user.gid))
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def parse_uid_min(login_defs):
+    """UID_MIN from the text of login.defs (1000 where it is not set)."""
+    match = re.search(r"^\s*UID_MIN\s+([0-9]+)", login_defs, re.MULTILINE)
+    return int(match.group(1)) if match else 1000
+
+
+def sources_are_local(nsswitch):
+    """Whether passwd and group come from local files only, by the text of nsswitch.conf."""
+    for database in ("passwd", "group"):
+        match = re.search(r"^\s*%s:([^#\n]*)" % database, nsswitch, re.MULTILINE)
+        words = re.sub(r"\[[^\]]*\]", " ", match.group(1)).split() if match else ["files"]
+        if not set(words) <= {"files", "systemd", "altfiles", "db"}:
+            return False
+    return True
+
+
+def primary_members(passwd, gid):
+    """Names in the text of a passwd file whose primary group is ``gid``."""
+    fields = (line.split(":") for line in passwd.splitlines())
+    return {entry[0] for entry in fields if len(entry) >= 4 and entry[3] == str(gid)}
+
+
+def account_faults(
+    entries, accounts, service_user, privileged_groups=(), accept_system_users=(), accept_unlistable_groups=False
+):
+    """Why a list of users and %groups can't be impersonated.
+
+    Args:
+        entries: Names of users, and of groups with a leading ``%``.
+        accounts: What knows the host's accounts (see :class:`HostAccounts`).
+        service_user: Who impersonates; may be in the list, whatever its uid.
+        privileged_groups: Names of groups whose members are as good as root.
+        accept_system_users: Names of users below UID_MIN that are meant all the same.
+        accept_unlistable_groups: Take groups whose members can't all be listed.
+
+    Returns:
+        One sentence for each fault; empty where all is well.
+    """
+    faults = []
+    if not entries:
+        faults.append(
+            "the list of users to impersonate is empty: name at least one user, or a %group "
+            "(fractal_slurm_sudoers_impersonate_users)"
+        )
+    fault = fault_of_account_name(service_user, "the service user")
+    service = None if fault else accounts.user(service_user)
+    if fault:
+        faults.append(fault)
+    elif service is None:
+        faults.append("the service user %s is unknown on this host: create it first" % service_user)
+    elif service.uid == 0:
+        faults.append("the service user %s has uid 0: it needs no sudo; use an ordinary account" % service_user)
+
+    privileged_ids = {}
+    for name in privileged_groups:
+        group = accounts.group(name)
+        if group is not None:
+            privileged_ids[group.gid] = name
+
+    def why_privileged(user):
+        """What makes a user privileged, or None."""
+        if user.uid == 0:
+            return "uid 0"
+        if user.name == service_user:
+            return None
+        if user.uid < accounts.uid_min and user.name not in accept_system_users:
+            return "the uid %d, below this host's UID_MIN of %d" % (user.uid, accounts.uid_min)
+        groups = sorted({privileged_ids[gid] for gid in accounts.group_ids(user) if gid in privileged_ids})
+        return "membership in the privileged group %s" % ", ".join(groups) if groups else None
+
+    for entry in entries:
+        is_group = entry.startswith("%")
+        name = entry[1:] if is_group else entry
+        what = "group" if is_group else "user"
+        fault = fault_of_account_name(name, what)
+        if fault:
+            faults.append(fault)
+        elif is_group:
+            faults.extend(
+                _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable_groups)
+            )
+        else:
+            user = accounts.user(name)
+            reason = why_privileged(user) if user is not None else None
+            if user is None:
+                faults.append("user %s: unknown on this host: create it, or take it off the list" % name)
+            elif reason:
+                hint = (
+                    " (a system account that is meant can be named in fractal_slurm_sudoers_accept_system_users)"
+                    if "UID_MIN" in reason
+                    else ""
+                )
+                faults.append("user %s: can't be impersonated because of %s%s" % (name, reason, hint))
+    return faults
+
+
+def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable):
+    group = accounts.group(name)
+    if group is None:
+        return ["group %s: unknown on this host: create it, or take it off the list" % name]
+    if group.gid == 0 or name in privileged_groups or group.gid in privileged_ids:
+        return ["group %s: privileged: its members are as good as root and can't be impersonated" % name]
+    faults = []
+    for member in group.members:
+        user = accounts.user(member)
+        reason = why_privileged(user) if user is not None else None
+        if reason:
+            faults.append("group %s: its member %s can't be impersonated because of %s" % (name, member, reason))
+    if not accounts.listable and not accept_unlistable:
+        faults.append(
+            "group %s: its members can't all be listed here, since accounts come from a directory service: make sure "
+            "that none of them is privileged, then set fractal_slurm_sudoers_accept_unlistable_groups" % name
+        )
+    return faults
+
+
+def path_faults(path, what):
+    """Why a file can't be trusted: someone but root can change it, or a folder on the way to it.
+
+    Follows symlinks step by step, so that a folder that holds a link counts too.
+
+    Args:
+        path: Absolute path.
+        what: How messages call it.
+
+    Returns:
+        One sentence for each file or folder at fault.
+    """
+    faults = []
+    seen = set()
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if len(seen) > 256:
+            return faults + ["%s %s: too many symlinks on the way" % (what, path)]
+        try:
+            info = os.lstat(current)
+        except OSError as error:
+            faults.append("%s %s: %s: %s" % (what, path, current, os.strerror(error.errno or errno.EIO)))
+            continue
+        if current != "/":
+            todo.append(os.path.dirname(current))
+        if stat.S_ISLNK(info.st_mode):
+            # normpath would take a/link/.. for a: resolve the folder first.
+            folder = os.path.realpath(os.path.dirname(current))
+            todo.append(os.path.normpath(os.path.join(folder, os.readlink(current))))
+            mode_matters = False
+        else:
+            mode_matters = True
+        if info.st_uid != 0:
+            faults.append("%s %s: %s belongs to uid %d: it must belong to root" % (what, path, current, info.st_uid))
+        elif mode_matters and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            faults.append(
+                "%s %s: %s can be written by others than root (mode %04o): run chmod go-w %s, or use another place"
+                % (what, path, current, stat.S_IMODE(info.st_mode), current)
+            )
+    return faults
+
+
+def find_commands(names, bin_dirs):
+    """Where the commands lie on this host.
+
+    Args:
+        names: Names of commands.
+        bin_dirs: The site's own SLURM folders, absolute, first come first.
+
+    Returns:
+        Two values: command to absolute path, and the faults (missing, or not safe from others than root).
+    """
+    found = {}
+    faults = []
+    for folder in bin_dirs:
+        if not re.fullmatch(r"(/[A-Za-z0-9_.+-]+)+", folder):
+            faults.append("the folder %r of SLURM commands must be absolute, without characters sudoers reads specially" % folder)
+    if faults:
+        return found, faults
+    for name in names:
+        folders = list(bin_dirs) + list(SYSTEM_DIRS) + ["/usr/local/bin"] if name in SLURM_COMMANDS else SYSTEM_DIRS
+        path = next((p for p in (os.path.join(f, name) for f in folders) if _is_executable(p)), None)
+        if path is None:
+            faults.append("%s is not there: looked in %s" % (name, ", ".join(folders)))
+            continue
+        found[name] = path
+        faults.extend(path_faults(path, "the command"))
+    return found, list(dict.fromkeys(faults))
+
+
+def _is_executable(path):
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def render(service_user, entries, commands, arguments=None, privileged_groups=()):
+    """The text of our sudoers file.
+
+    Args:
+        service_user: Who impersonates.
+        entries: Users, and groups with a leading ``%``.
+        commands: Command to absolute path.
+        arguments: Command to the argument patterns that it is narrowed to (hardened mode), or None.
+        privileged_groups: Names of groups whose members are never impersonated, whoever joins them later.
+    """
+    closing = ["!root", "!#0"] + ["!%" + name for name in privileged_groups]
+    grants = []
+    for name, path in commands.items():
+        if arguments is None:
+            grants.append(path)
+        else:
+            grants.extend("%s %s" % (path, pattern) for pattern in arguments[name])
+    separator = ", \\\n    "
+    return "\n".join(
+        [
+            "# Managed by Ansible (role fractal.slurm.sudoers): what is changed by hand here is lost.",
+            "# %s may run these commands as these users, without a password; never as a privileged one." % service_user,
+            "Runas_Alias %s = %s" % (RUNAS_ALIAS, separator.join(list(entries) + closing)),
+            "Cmnd_Alias %s = %s" % (CMND_ALIAS, separator.join(grants)),
+            "%s ALL=(%s) NOPASSWD: %s" % (service_user, RUNAS_ALIAS, CMND_ALIAS),
+            "",
+        ]
+    )
+
+
+def logical_lines(text):
+    """Statements of a sudoers file: (number of the first line, text), continued lines joined, comments left out."""
+    number = 0
+    pending = ""
+    start = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if not pending:
+            start = number
+        if line.endswith("\\"):
+            pending += line[:-1] + " "
+            continue
+        yield start, _without_comment(pending + line)
+        pending = ""
+    if pending:
+        yield start, _without_comment(pending)
+
+
+def _without_comment(line):
+    # "#1000" is a uid, not a comment.
+    return re.sub(r'(^|[^\\"])#(?![0-9]).*$', r"\1", line).strip()
+
+
+def alias_clashes(files, own_file):
+    """Definitions of our alias names in other files of the set.
+
+    Two definitions are dangerous: sudo keeps the first it reads, which could be one that grants more.
+
+    Args:
+        files: Path to text.
+        own_file: Path of our own file, which defines them.
+    """
+    faults = []
+    for path, text in files.items():
+        if path == own_file:
+            continue
+        for number, line in logical_lines(text):
+            if not re.match(r"\w+_Alias\b", line):
+                continue
+            for name in (RUNAS_ALIAS, CMND_ALIAS):
+                if re.search(r"(^\w+_Alias\s+|:\s*)%s\s*=" % name, line):
+                    faults.append(
+                        "%s:%d: defines the alias %s, which is ours: another definition could widen what is "
+                        "granted; remove it there" % (path, number, name)
+                    )
+    return faults
+
+
+def set_warnings(files):
+    """Settings in the set that matter to us, as sentences: I/O logging, and a terminal that is asked for."""
+    warnings = []
+    for path, text in files.items():
+        for number, line in logical_lines(text):
+            if not re.match(r"Defaults\b", line):
+                continue
+            if re.search(r"(?<![!\w])(log_input|log_stdin)\b", line):
+                warnings.append(
+                    "%s:%d: sudo records standard input here: every submitted script, with its tasks' parameters, "
+                    "lands in sudo's I/O log" % (path, number)
+                )
+            if re.search(r"(?<![!\w])requiretty\b", line):
+                warnings.append(
+                    "%s:%d: requiretty: sudo refuses a service that has no terminal; except the service user with "
+                    "Defaults:USER !requiretty" % (path, number)
+                )
+    return warnings
+
+
+def parse_sudo_version(text):
+    """The version of sudo from the output of ``sudo -V``.
+
+    Returns:
+        A tuple of numbers; None for sudo-rs and anything else that is not the original sudo.
+    """
+    match = re.search(r"^Sudo version ([0-9]+)\.([0-9]+)\.([0-9]+)", text, re.MULTILINE)
+    return tuple(int(part) for part in match.groups()) if match else None
+
+
+class SudoersSet:
+    """The complete set of sudoers files of a host, with a change of ours to it.
+
+    Args:
+        main: The main file, usually /etc/sudoers.
+        hostname: The host's name, for ``%h`` in include paths; what follows its first dot is left out, as sudo does.
+        overrides: Path to text of files that are taken to be other than they are; None for a missing one.
+
+    Attributes:
+        files: Path to text of all files that sudo would read, in the order of their first reading.
+        folders: The included folders.
+    """
+
+    def __init__(self, main, hostname, overrides=None):
+        self.main = main
+        self._hostname = hostname.split(".")[0]
+        self._overrides = dict(overrides or {})
+        self.files = {}
+        self.folders = []
+        self._includes = {}
+        self._load(main, 0)
+
+    def _load(self, path, depth):
+        """Read a file and those that it includes; a missing one is left out, and named by visudo."""
+        if path in self.files or depth > _MAX_INCLUDES:
+            return
+        if path in self._overrides:
+            text = self._overrides[path]
+        else:
+            text = _read_sudoers(path)
+        if text is None:
+            return
+        self.files[path] = text
+        self._includes[path] = {}
+        continued = False
+        for number, line in enumerate(text.splitlines()):
+            match = None if continued else _INCLUDE.match(line)
+            continued = line.endswith("\\")
+            if match is None:
+                continue
+            target = self._resolve(match.group(2), path)
+            self._includes[path][number] = target
+            if match.group(1) == "include":
+                self._load(target, depth + 1)
+            elif target not in self.folders:
+                self.folders.append(target)
+                for name in self._names(target):
+                    self._load(os.path.join(target, name), depth + 1)
+
+    def _resolve(self, raw, path):
+        if len(raw) > 1 and raw[0] == raw[-1] == '"':
+            raw = raw[1:-1]
+        raw = re.sub(r"\\(.)", r"\1", raw).replace("%h", self._hostname)
+        return os.path.normpath(os.path.join(os.path.dirname(path), raw))
+
+    def _names(self, folder):
+        """What sudo reads in an included folder, in its order."""
+        try:
+            names = set(os.listdir(folder))
+        except OSError:
+            names = set()
+        for path, text in self._overrides.items():
+            if os.path.dirname(path) == folder:
+                names = names | {os.path.basename(path)} if text is not None else names - {os.path.basename(path)}
+        return sorted(name for name in names if "." not in name and not name.endswith("~"))
+
+    def write_copy(self, folder):
+        """Write the whole set to an empty folder, its includes pointing at the copies.
+
+        Returns:
+            Two values: the path of the main file's copy, and copy to original for all files.
+        """
+        copies = {}
+        for number, original in enumerate(self.folders):
+            copies[original] = os.path.join(folder, "folder%d" % number)
+            os.mkdir(copies[original], 0o700)
+        for number, path in enumerate(self.files):
+            parent = copies.get(os.path.dirname(path))
+            copies[path] = os.path.join(parent, os.path.basename(path)) if parent else os.path.join(folder, "file%d" % number)
+        for path, text in self.files.items():
+            lines = text.splitlines()
+            for number, target in self._includes[path].items():
+                kind = "includedir" if target in self.folders else "include"
+                # "#include" is what every version of sudo reads, and sudo-rs. A missing file stays missing.
+                lines[number] = "#%s %s" % (kind, copies.get(target, target))
+            handle = os.open(copies[path], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                stream.write("\n".join(lines) + "\n")
+        return copies[self.main], {copy: path for path, copy in copies.items()}
+
+
+def _read_sudoers(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def name_originals(message, originals):
+    """Put the files' real names into what visudo said about their copies."""
+    for copy in sorted(originals, key=len, reverse=True):
+        message = message.replace(copy, originals[copy])
+    return message

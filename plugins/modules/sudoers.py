@@ -1,0 +1,389 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Let a service user run a few commands as other users, by a sudoers file of its own."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: sudoers
+short_description: Let a service user run SLURM commands as other users
+version_added: "0.1.0"
+author:
+  - The fractal.slurm authors (@fractal-analytics-platform)
+description:
+  - Keeps one file in C(/etc/sudoers.d) that lets the account of fractal-server run C(sbatch), C(scancel), C(cat),
+    C(ls) and C(mkdir) as the given users, without a password and never as a privileged user.
+  - Before anything is changed, the accounts, the commands and the complete set of sudoers files with the new file in
+    place are checked, and all faults are reported at once.
+  - The file is replaced in one step, so that there is a valid one at any moment.
+notes:
+  - C(sbatch) is arbitrary code as the user that it runs as, whatever else is restricted.
+  - Rules that sudo gets from LDAP or SSSD are not seen by this module.
+extends_documentation_fragment:
+  - fractal.slurm.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  state:
+    description: Whether the file is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  service_user:
+    description:
+      - The account that runs fractal-server.
+      - Needed with O(state=present).
+    type: str
+  impersonate_users:
+    description:
+      - Whom the service user may act as. Names of users, and of groups with a leading C(%).
+      - Root, accounts below UID_MIN, privileged groups and their members are refused.
+    type: list
+    elements: str
+    default: []
+  mode:
+    description:
+      - With V(standard), the commands may be given any arguments.
+      - With V(hardened), they are narrowed to the forms that the runtime uses, and to paths below O(work_dirs).
+        It needs sudo 1.9.10 or newer, and is refused elsewhere.
+    type: str
+    choices: [standard, hardened]
+    default: standard
+  work_dirs:
+    description: Folders that the users' work lies below. Needed with O(mode=hardened).
+    type: list
+    elements: str
+    default: []
+  bin_dirs:
+    description:
+      - Folders in which C(sbatch) and C(scancel) are looked for before C(/usr/bin), C(/bin) and C(/usr/local/bin).
+      - Commands that someone but root can change, or that lie below a folder which someone but root can write, are
+        refused.
+    type: list
+    elements: str
+    default: []
+  privileged_groups:
+    description: Groups whose members are as good as root. They are never impersonated, whoever joins them later.
+    type: list
+    elements: str
+    default: [root, sudo, wheel, admin, docker, lxd, incus, disk, shadow]
+  accept_system_users:
+    description: Accounts below UID_MIN that may be impersonated all the same.
+    type: list
+    elements: str
+    default: []
+  accept_unlistable_groups:
+    description:
+      - Accept groups whose members can't all be listed, which is so where accounts come from a directory service.
+    type: bool
+    default: false
+  directory:
+    description: The folder of the file, which the main file must include.
+    type: path
+    default: /etc/sudoers.d
+  file:
+    description: The file's name. Sudo ignores names with a dot or a trailing tilde, so those are refused.
+    type: str
+    default: fractal-slurm
+  main_file:
+    description: The main sudoers file.
+    type: path
+    default: /etc/sudoers
+  commands:
+    description: The commands to grant. Set by the action plugin, from the list that the runtime uses.
+    type: list
+    elements: str
+    default: [sbatch, scancel, cat, ls, mkdir]
+  arguments:
+    description: The forms that each command is narrowed to. Set by the action plugin with O(mode=hardened).
+    type: dict
+"""
+
+EXAMPLES = r"""
+- name: Let fractal work as alice, and as all members of the group microscopy
+  fractal.slurm.sudoers:
+    service_user: fractal
+    impersonate_users:
+      - alice
+      - "%microscopy"
+
+- name: The same, narrowed to work below /data, with a SLURM in a folder of its own
+  fractal.slurm.sudoers:
+    service_user: fractal
+    impersonate_users:
+      - alice
+      - "%microscopy"
+    mode: hardened
+    work_dirs:
+      - /data
+    bin_dirs:
+      - /opt/slurm/bin
+
+- name: Take the rights away
+  fractal.slurm.sudoers:
+    state: absent
+"""
+
+RETURN = r"""
+path:
+  description: The sudoers file.
+  returned: always
+  type: str
+  sample: /etc/sudoers.d/fractal-slurm
+commands:
+  description: The granted commands and where they lie on the host.
+  returned: when state is present
+  type: dict
+  sample: {sbatch: /usr/bin/sbatch, cat: /usr/bin/cat}
+sudo_version:
+  description: The version of sudo on the host; null for another program than the original sudo.
+  returned: always
+  type: str
+  sample: 1.9.13
+warnings:
+  description: Settings of the host that the administrator should know of, such as I/O logging of sudo.
+  returned: when there are some
+  type: list
+  elements: str
+  sample: ["/etc/sudoers:12: sudo records standard input here: every submitted script lands in sudo's I/O log"]
+faults:
+  description: All that is wrong, one sentence each.
+  returned: on failure
+  type: list
+  elements: str
+  sample: ["user bob: unknown on this host: create it, or take it off the list"]
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import sudoers
+
+_SBIN = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
+
+
+class Host:
+    """What the module reads from the host and runs there.
+
+    Args:
+        module: The running module.
+    """
+
+    def __init__(self, module):
+        self._module = module
+        self.sudo = module.get_bin_path("sudo")
+        self._visudo = module.get_bin_path("visudo", opt_dirs=_SBIN)
+
+    def faults(self):
+        """What is missing on the host."""
+        if self.sudo is None:
+            return ["sudo is not installed on this host: install it first"]
+        if self._visudo is None:
+            return ["visudo is not on this host: it comes with sudo, and nothing is changed without its check"]
+        return []
+
+    def sudo_version(self):
+        """The output of ``sudo -V``."""
+        return self._module.run_command([self.sudo, "-V"])[1] if self.sudo else ""
+
+    def check_set(self, files):
+        """What visudo says of a whole set; None where it is fine.
+
+        Args:
+            files: The :class:`sudoers.SudoersSet` to check.
+        """
+        folder = tempfile.mkdtemp(prefix="fractal-slurm-sudoers-", dir=self._module.tmpdir)
+        try:
+            copy, originals = files.write_copy(folder)
+            status, out, err = self._module.run_command([self._visudo, "-c", "-f", copy])
+            if status == 0:
+                return None
+            lines = (line.strip() for line in (err + out).splitlines())
+            return sudoers.name_originals("; ".join(line for line in lines if line), originals)
+        finally:
+            shutil.rmtree(folder)
+
+
+def read_text(path):
+    """The file's text, or None where there is no file."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def place(path, text):
+    """Put the file in place, whole and with its final mode, in one step."""
+    folder, name = os.path.split(path)
+    # The dot keeps sudo from reading it before it is complete.
+    handle, temporary = tempfile.mkstemp(prefix=".%s." % name, dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            os.fchown(stream.fileno(), 0, 0)
+            os.fchmod(stream.fileno(), 0o440)
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def has_final_mode(path):
+    """Whether owner and mode are 0440 root:root."""
+    info = os.lstat(path)
+    return (info.st_mode, info.st_uid, info.st_gid) == (0o100440, 0, 0)
+
+
+def wanted_text(params, host, base):
+    """The file's text, and everything that is wrong.
+
+    Args:
+        params: The module's parameters.
+        host: The host.
+        base: The set of sudoers files without ours.
+
+    Returns:
+        Three values: the text (None where it can't be made), the commands' paths, the faults.
+    """
+    faults = sudoers.account_faults(
+        params["impersonate_users"],
+        sudoers.HostAccounts(),
+        params["service_user"],
+        privileged_groups=params["privileged_groups"],
+        accept_system_users=params["accept_system_users"],
+        accept_unlistable_groups=params["accept_unlistable_groups"],
+    )
+    for name in params["privileged_groups"]:
+        fault = sudoers.fault_of_account_name(name, "privileged group")
+        if fault:
+            faults.append(fault)
+    commands, command_faults = sudoers.find_commands(params["commands"], params["bin_dirs"])
+    faults.extend(command_faults)
+    if params["mode"] == "hardened":
+        version = sudoers.parse_sudo_version(host.sudo_version())
+        if version is None or version < sudoers.HARDENED_SUDO_VERSION:
+            faults.append(
+                "hardened mode needs sudo %s or newer, which has argument patterns; this host has %s: use mode standard, "
+                "or another sudo"
+                % (".".join(map(str, sudoers.HARDENED_SUDO_VERSION)), ".".join(map(str, version)) if version else "another program")
+            )
+        elif not params["arguments"]:
+            faults.append("hardened mode needs argument patterns: run this module by its action plugin")
+    faults.extend(sudoers.alias_clashes(base.files, None))
+    if faults:
+        return None, commands, faults
+    text = sudoers.render(
+        params["service_user"],
+        params["impersonate_users"],
+        commands,
+        arguments=params["arguments"] if params["mode"] == "hardened" else None,
+        privileged_groups=params["privileged_groups"],
+    )
+    return text, commands, faults
+
+
+def fail(module, faults, **result):
+    """End with all faults in one message."""
+    module.fail_json(msg="\n".join(faults), faults=faults, **result)
+
+
+def main():
+    """Read the parameters, check everything, then change the file."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "service_user": {"type": "str"},
+            "impersonate_users": {"type": "list", "elements": "str", "default": []},
+            "mode": {"type": "str", "choices": ["standard", "hardened"], "default": "standard"},
+            "work_dirs": {"type": "list", "elements": "str", "default": []},
+            "bin_dirs": {"type": "list", "elements": "str", "default": []},
+            "privileged_groups": {
+                "type": "list",
+                "elements": "str",
+                "default": ["root", "sudo", "wheel", "admin", "docker", "lxd", "incus", "disk", "shadow"],
+            },
+            "accept_system_users": {"type": "list", "elements": "str", "default": []},
+            "accept_unlistable_groups": {"type": "bool", "default": False},
+            "directory": {"type": "path", "default": "/etc/sudoers.d"},
+            "file": {"type": "str", "default": "fractal-slurm"},
+            "main_file": {"type": "path", "default": "/etc/sudoers"},
+            "commands": {"type": "list", "elements": "str", "default": ["sbatch", "scancel", "cat", "ls", "mkdir"]},
+            "arguments": {"type": "dict"},
+        },
+        required_if=[("state", "present", ["service_user"])],
+        supports_check_mode=True,
+    )
+    params = module.params
+    host = Host(module)
+    result = {"path": os.path.join(params["directory"], params["file"])}
+
+    if params["state"] == "absent":
+        before = read_text(result["path"])
+        result["changed"] = before is not None
+        if before is not None and not module.check_mode:
+            os.unlink(result["path"])
+        diff = {"before_header": result["path"], "before": before or "", "after_header": "(absent)", "after": ""}
+        module.exit_json(diff=diff, sudo_version=_text(host), **result)
+
+    faults = host.faults()
+    fault = sudoers.fault_of_file_name(params["file"])
+    if fault:
+        faults.append(fault)
+    if os.geteuid() != 0:
+        faults.append("root's rights are needed to read and write sudoers files: run with become")
+    if faults:
+        fail(module, faults, **result)
+
+    present = sudoers.SudoersSet(params["main_file"], socket.gethostname())
+    folder = next((f for f in present.folders if os.path.realpath(f) == os.path.realpath(params["directory"])), None)
+    if params["main_file"] not in present.files:
+        fail(module, ["the main file %s can't be read" % params["main_file"]], **result)
+    if folder is None:
+        faults.append("%s does not include %s, so sudo would not read our file" % (params["main_file"], params["directory"]))
+        fail(module, faults, **result)
+    own = os.path.join(folder, params["file"])
+    base = sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None})
+    broken = host.check_set(base)
+    if broken:
+        faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
+    faults.extend(sudoers.path_faults(folder, "the folder"))
+    text, result["commands"], more = wanted_text(params, host, base)
+    faults.extend(more)
+    if text is not None and not broken:
+        candidate = sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: text})
+        refused = host.check_set(candidate)
+        if refused:
+            faults.append("visudo refuses the complete set with our file in place: %s" % refused)
+    if faults:
+        fail(module, faults, **result)
+
+    before = read_text(own)
+    result["changed"] = before != text or not has_final_mode(own)
+    if result["changed"] and not module.check_mode:
+        place(own, text)
+    for warning in sudoers.set_warnings(base.files):
+        module.warn(warning)
+    diff = {"before_header": own, "before": before or "", "after_header": own, "after": text}
+    module.exit_json(diff=diff, sudo_version=_text(host), **result)
+
+
+def _text(host):
+    version = sudoers.parse_sudo_version(host.sudo_version())
+    return ".".join(map(str, version)) if version else None
+
+
+if __name__ == "__main__":
+    main()

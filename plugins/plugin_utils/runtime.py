@@ -1,0 +1,38 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The runtime that comes with the collection, for plugins on the controller.
+
+The one place that imports it: as a part of the collection, so that a checkout and an installed artifact
+work alike, without changes to sys.path and without a second copy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+from ansible.errors import AnsibleError
+
+_PACKAGE = "ansible_collections.fractal.slurm.python_runtime.src.fractal_slurm"
+
+
+def runtime_module(name: str) -> ModuleType:
+    """A module of the runtime.
+
+    Args:
+        name: Its name in the package, e.g. ``config_file``.
+
+    Raises:
+        AnsibleError: Something that it needs is missing on the controller; the message says what to do.
+    """
+    try:
+        return importlib.import_module(f"{_PACKAGE}.{name}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "ansible_collections":
+            raise
+        raise AnsibleError(
+            f"the Python package {missing} is missing on the controller, for the Python that runs Ansible "
+            f"({sys.executable}): install it there with `{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
+        ) from error
