@@ -4,12 +4,11 @@
 """A real SLURM of one's own on this machine: SLURM and munge from the distribution, everything else in one folder.
 
     python3 testbed.py start  [--settings JSON|@FILE]   install, make users, write the configuration, start
-    python3 testbed.py plan   [--settings JSON|@FILE]   say what start would do; change nothing
     python3 testbed.py stop   [--base DIR]              cancel the jobs and stop the daemons; keep everything else
     python3 testbed.py remove [--base DIR]              stop, then delete the folder and the users that start made
     python3 testbed.py status [--base DIR]              say what is running
 
-Each prints one JSON document on standard output. Exit code 0: done; 1: it went wrong half-way; 2: refused before
+With --check, each says what it would do and changes nothing. Each prints one JSON document on standard output. Exit code 0: done; 1: it went wrong half-way; 2: refused before
 anything was changed. The settings are the fields of the class Settings. Standard library only, Python 3.9 or newer.
 
 A SLURM or munge that is already on the machine is left alone: the testbed has a munge key, sockets, ports and a
@@ -536,6 +535,10 @@ class Testbed:
                     f"{folder} can be written by others than root, so the commands below it could not be allowed in "
                     "sudoers; name a base folder below /var/lib or /opt."
                 )
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            was = json.loads((self.base / "settings.json").read_text("utf-8"))["name"]
+            if was != self.settings.name:
+                yield f"the testbed in {self.base} is called {was}; remove it before you start one called otherwise."
         made = self.made()
         for kind, lookup, names in (
             ("groups", grp.getgrnam, self.settings.groups),
@@ -588,10 +591,10 @@ class Testbed:
             if not path.exists() or path.read_text("utf-8") != text or path.stat().st_mode & 0o777 != mode
         ]
 
-    def start(self) -> list[str]:
-        """Bring the machine to the plan; return what was done."""
+    def start(self, *, check: bool = False) -> list[str]:
+        """Bring the machine to the plan; return what was (or, with `check`, would be) done."""
         actions = self.plan()
-        if not actions:
+        if check or not actions:
             return actions
         make_folder(self.base)
         self.remember("packages", [])
@@ -731,10 +734,13 @@ class Testbed:
 
     # --- stop and remove
 
-    def stop(self) -> list[str]:
-        """Cancel all jobs and end the daemons; return what was done."""
+    def stop(self, *, check: bool = False) -> list[str]:
+        """Cancel all jobs and end the daemons; return what was (or, with `check`, would be) done."""
         if not self.processes():
             return []
+        actions = ["stop the daemons"]
+        if check:
+            return actions
         self._cancel_jobs()
         for names in (("slurmd", "slurmctld"), ("slurmdbd",), ("mariadbd",), ("munged",)):
             if has_systemd():
@@ -743,7 +749,7 @@ class Testbed:
                     run(["systemctl", "stop", *units], timeout=120)
             self._end({pid for pid, name in self.processes().items() if name in names})
         self._end(set(self.processes()))  # what is left: slurmstepd
-        return ["stop the daemons"]
+        return actions
 
     def _cancel_jobs(self) -> None:
         """Cancel first: slurmstepd and the tasks outlive slurmd, and slurmstepd ignores SIGTERM."""
@@ -760,33 +766,40 @@ class Testbed:
             with contextlib.suppress(TestbedError):
                 wait_until(lambda: not pids & set(self.processes()), "the end of the daemons", 10)
 
-    def remove(self) -> list[str]:
-        """Stop, and take away all that start made, except the distribution's packages; return what was done."""
+    def remove(self, *, check: bool = False) -> list[str]:
+        """Stop, and take away all that start made except the distribution's packages; return what was done."""
         if not self.base.exists():
             return []
         if not self.made_file.exists():
             raise TestbedError(f"{self.base} is no testbed (it has no made.json); nothing was removed.", exit_code=2)
-        actions = self.stop()
         made = self.made()
+        # Somebody may have deleted a user of ours and made one of the same name: the comment tells.
+        users = [
+            name
+            for name in made["users"]
+            if exists(pwd.getpwnam, name) and pwd.getpwnam(name).pw_gecos == USER_COMMENT
+        ]
+        groups = [name for name in made["groups"] if exists(grp.getgrnam, name)]
+        actions = [
+            *self.stop(check=check),
+            *(f"delete user {name}" for name in users),
+            *(f"delete group {name}" for name in groups),
+            f"delete {self.base}",
+        ]
+        if check:
+            return actions
         with machine_lock():
-            for name in made["users"]:
-                if exists(pwd.getpwnam, name):
-                    account = pwd.getpwnam(name)
-                    if account.pw_gecos != USER_COMMENT:
-                        continue  # ours was deleted, and somebody else took the name
-                    self._end_processes_of(account.pw_uid)
-                    run(["userdel", name])
-                    actions.append(f"delete user {name}")
-            for name in made["groups"]:
-                if exists(grp.getgrnam, name):
-                    run(["groupdel", name])
-                    actions.append(f"delete group {name}")
+            for name in users:
+                self._end_processes_of(pwd.getpwnam(name).pw_uid)
+                run(["userdel", name])
+            for name in groups:
+                run(["groupdel", name])
         if has_systemd():
             for unit in UNIT_FOLDER.glob(f"fractal-slurm-testbed-{self.settings.name}-*.service"):
                 unit.unlink()
             run(["systemctl", "daemon-reload"])
         shutil.rmtree(self.base)
-        return [*actions, f"delete {self.base}"]
+        return actions
 
     @staticmethod
     def _end_processes_of(uid: int) -> None:
@@ -843,16 +856,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="testbed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["start", "plan", "stop", "remove", "status"])
+    parser.add_argument("action", choices=["start", "stop", "remove", "status"])
     parser.add_argument("--settings", metavar="JSON|@FILE", help="the settings, as JSON text or in a file")
     parser.add_argument("--base", metavar="DIR", help=f"the folder (default: {DEFAULT_BASE})")
+    parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     given = parser.parse_args(arguments)
     try:
         testbed = Testbed(read_settings(given.settings, given.base))
         if given.action == "status":
             result: Mapping[str, Any] = testbed.status()
         else:
-            actions = getattr(testbed, given.action)()
+            actions = getattr(testbed, given.action)(check=given.check)
             result = {"changed": bool(actions), "actions": actions}
     except TestbedError as error:
         for message in error.messages:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Each target prepares what it needs on a bare Debian or Ubuntu. All that is generated lives in .build/.
+
+VENV := .build/venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
+export ANSIBLE_LOCALHOST_WARNING := false
+export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
+export ANSIBLE_DEPRECATION_WARNINGS := false
+
+.PHONY: help demo demo-clean test test-unit test-integration molecule molecule-all lint bench docs
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
+
+demo: ## a plate of images, measured on a real SLURM as two different users
+	@tools/bootstrap run
+	@$(SUDO) tools/demo
+
+demo-clean: ## take away all that the demo made
+	@tools/bootstrap run
+	@$(SUDO) tools/demo --clean
+
+test: test-unit test-integration ## all tests
+
+test-unit: ## the tests that need no SLURM
+	@tools/bootstrap
+	$(VENV)/python -m pytest -q tests/runtime tests/unit examples
+
+test-integration: ## the tests on a real SLURM of their own
+	@tools/bootstrap
+	$(SUDO) $(VENV)/python -m pytest -q tests/slurm
+
+molecule: ## the collection on clusters of containers
+	@tools/bootstrap
+	$(SUDO) tools/molecule default cluster
+
+molecule-all: ## every scenario
+	@tools/bootstrap
+	$(SUDO) tools/molecule --all
+
+lint: ## ruff, mypy, yamllint, ansible-lint
+	@tools/bootstrap
+	tools/lint
+
+bench: ## figures beside their peers'
+	@tools/bootstrap
+	$(SUDO) $(VENV)/python -m benchmarks
+
+docs: ## the reference pages of modules and roles, into .build/docs
+	@tools/bootstrap
+	tools/docs
