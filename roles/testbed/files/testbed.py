@@ -8,8 +8,9 @@
     python3 testbed.py remove [--base DIR]              stop, then delete the folder and the users that start made
     python3 testbed.py status [--base DIR]              say what is running
 
-With --check, each says what it would do and changes nothing. Each prints one JSON document on standard output. Exit code 0: done; 1: it went wrong half-way; 2: refused before
-anything was changed. The settings are the fields of the class Settings. Standard library only, Python 3.9 or newer.
+With --check, each says what it would do and changes nothing. Each prints one JSON document on standard output. Exit
+code 0: done; 1: it went wrong half-way; 2: refused before anything was changed. The settings are the fields of the
+class Settings. Standard library only, Python 3.9 or newer.
 
 A SLURM or munge that is already on the machine is left alone: the testbed has a munge key, sockets, ports and a
 configuration of its own, and its commands (BASE/bin/sbatch and so on) name that configuration. Every daemon carries
@@ -217,7 +218,9 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=SYSTEM_PATH)
 
 
-def run(argv: Sequence[str], *, timeout: float = 60, check: bool = True, **options: Any) -> subprocess.CompletedProcess:
+def run(
+    argv: Sequence[str], *, timeout: float = 60, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
     """Run a command without a shell and capture what it prints; a failure is a TestbedError with its words."""
     try:
         done = subprocess.run(
@@ -472,7 +475,8 @@ class Testbed:
     def made(self) -> dict[str, list[str]]:
         """What earlier starts made on this machine outside BASE: packages, groups, users."""
         with contextlib.suppress(OSError, ValueError):
-            return json.loads(self.made_file.read_text("utf-8"))
+            made: dict[str, list[str]] = json.loads(self.made_file.read_text("utf-8"))
+            return made
         return {"packages": [], "groups": [], "users": []}
 
     def remember(self, kind: str, names: Sequence[str]) -> None:
@@ -498,7 +502,7 @@ class Testbed:
         wanted = [daemon.argv[0] for daemon in self.daemons]
         return all(names.count(name) >= wanted.count(name) for name in set(wanted))
 
-    def command(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    def command(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return run([str(self.base / "bin" / name), *arguments], **options)
 
     def answers(self, name: str, *arguments: str) -> bool:
@@ -508,10 +512,7 @@ class Testbed:
 
     def status(self) -> dict[str, Any]:
         processes = sorted(self.processes().values())
-        if not (self.base / "settings.json").exists():
-            state = "absent"
-        else:
-            state = "started" if self.running() else "stopped"
+        state = "started" if self.running() else "stopped" if self.made_file.exists() else "absent"
         return {"state": state, "base": str(self.base), "bin": f"{self.base}/bin", "processes": processes}
 
     # --- start
@@ -644,7 +645,7 @@ class Testbed:
 
     def _start_daemons(self) -> None:
         daemons = {daemon.name: daemon for daemon in self.daemons}
-        processes: list[tuple[Daemon, subprocess.Popen]] = []
+        processes: list[tuple[Daemon, subprocess.Popen[bytes]]] = []
 
         def launch(daemon: Daemon) -> None:
             if has_systemd():
@@ -693,7 +694,8 @@ class Testbed:
 
     def _nodes_idle(self) -> bool:
         said = self.command("sinfo", "-h", "-N", "-o", "%N %T", check=False).stdout
-        return {line.split()[0] for line in said.splitlines() if line.endswith(" idle")} >= set(self.settings.node_names)
+        idle = {line.split()[0] for line in said.splitlines() if line.endswith(" idle")}
+        return idle >= set(self.settings.node_names)
 
     # --- accounting
 
@@ -722,7 +724,8 @@ class Testbed:
             raise TestbedError("MariaDB did not take the database and user for slurmdbd.")
 
     def _add_accounts(self) -> None:
-        if self.settings.name not in self.command("sacctmgr", "-nP", "list", "cluster", "format=cluster").stdout.split():
+        clusters = self.command("sacctmgr", "-nP", "list", "cluster", "format=cluster").stdout.split()
+        if self.settings.name not in clusters:
             self.command("sacctmgr", "-i", "add", "cluster", self.settings.name)
         known = self.command("sacctmgr", "-nP", "list", "associations", "format=account,user").stdout.split()
         for account, users in self.settings.accounts.items():
