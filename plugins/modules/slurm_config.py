@@ -1,0 +1,145 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the SLURM configuration file of fractal-server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slurm_config
+short_description: Write the SLURM configuration file of fractal-server
+version_added: "0.1.0"
+author:
+  - The fractal.slurm authors (@fractal-analytics-platform)
+description:
+  - Writes the JSON file that FRACTAL_SLURM_CONFIG_FILE names, after it has been validated on the controller. All
+    faults are reported at once, and a host is not touched as long as its configuration has one.
+  - A task validates and writes one host after the other. Where no host may be written unless the configurations of
+    all are valid, run it in check mode on all hosts first, with C(any_errors_fatal), as the role
+    P(fractal.slurm.slurm_config#role) does.
+extends_documentation_fragment:
+  - ansible.builtin.files
+  - fractal.slurm.attributes
+  - fractal.slurm.attributes.runtime
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  state:
+    description: Whether the file is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  path:
+    description: The file.
+    type: path
+    default: /etc/fractal/slurm_config.json
+  content:
+    description:
+      - The configuration, as a mapping or as text in JSON or YAML.
+      - With O(state=present), exactly one of O(content), O(src) and O(template) is needed.
+    type: raw
+  src:
+    description: A file on the controller, JSON or YAML.
+    type: str
+  template:
+    description: A template on the controller that gives JSON or YAML.
+    type: str
+  mode:
+    description: The file's mode. Users' jobs and the service need to read it.
+    type: raw
+    default: "0644"
+  backup:
+    description: Keep a copy of the file that is replaced or removed, with the time in its name.
+    type: bool
+    default: false
+  manage_directory:
+    description: Make the file's folder (mode 0755) where it is missing, and remove it with the file once it is empty.
+    type: bool
+    default: false
+seealso:
+  - module: fractal.slurm.slurm_config_info
+  - module: fractal.slurm.validate_slurm_config
+"""
+
+EXAMPLES = r"""
+- name: Write the configuration from a variable
+  fractal.slurm.slurm_config:
+    manage_directory: true
+    content:
+      default_slurm_config:
+        partition: main
+        cpus_per_task: 1
+        mem: 1G
+        time: "01:00:00"
+      batching_config:
+        target_cpus_per_job: 8
+        max_cpus_per_job: 16
+        target_mem_per_job: 16G
+        max_mem_per_job: 32G
+        target_num_jobs: 4
+        max_num_jobs: 10
+      user_local_exports:
+        CELLPOSE_LOCAL_MODELS_PATH: cellpose
+
+- name: Remove it
+  fractal.slurm.slurm_config:
+    state: absent
+"""
+
+RETURN = r"""
+path:
+  description: The file.
+  returned: always
+  type: str
+  sample: /etc/fractal/slurm_config.json
+backup_file:
+  description: The copy of the former file.
+  returned: when a copy was made
+  type: str
+  sample: /etc/fractal/slurm_config.json.4242.2026-05-01@10:00:00~
+faults:
+  description: All that is wrong, one sentence each, with the JSON path.
+  returned: on failure
+  type: list
+  elements: str
+  sample: ["the configuration of login1: $.default_slurm_config.mem: missing; it is required"]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.managed_file import ManagedFile
+
+
+def main():
+    """Write or remove the file. The content that arrives here is the validated JSON text."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "path": {"type": "path", "default": "/etc/fractal/slurm_config.json"},
+            "content": {"type": "raw"},
+            "src": {"type": "str"},
+            "template": {"type": "str"},
+            "mode": {"type": "raw", "default": "0644"},
+            "backup": {"type": "bool", "default": False},
+            "manage_directory": {"type": "bool", "default": False},
+        },
+        mutually_exclusive=[("content", "src", "template")],
+        add_file_common_args=True,
+        supports_check_mode=True,
+    )
+    params = module.params
+    file = ManagedFile(module, params["path"], backup=params["backup"], manage_directory=params["manage_directory"])
+    if params["state"] == "absent":
+        module.exit_json(**file.remove())
+    if not isinstance(params["content"], str):
+        module.fail_json(msg="content is not validated: run this module by its action plugin, as fractal.slurm.slurm_config")
+    module.exit_json(**file.write(params["content"]))
+
+
+if __name__ == "__main__":
+    main()

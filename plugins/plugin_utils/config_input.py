@@ -1,0 +1,131 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How plugins on the controller get at a SLURM configuration: from a variable, a file or a template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from ansible.errors import AnsibleActionFail
+
+from .runtime import runtime_module
+
+SOURCES = ("content", "src", "template")
+
+
+class CheckedConfig(NamedTuple):
+    """A configuration that has passed the runtime's validation.
+
+    Attributes:
+        model: The runtime's model of it.
+        config: What is to be written, as plain values.
+        text: The same as JSON text.
+        warnings: What is valid, yet surely not meant; one sentence each.
+    """
+
+    model: Any
+    config: dict[str, Any]
+    text: str
+    warnings: list[str]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that stands twice (YAML itself would drop one of the two without a word)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _value_node in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (str, int)) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice: keep one", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, (str, int)) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def parse_text(text: str, source: str) -> Any:
+    """Read JSON or YAML.
+
+    Args:
+        text: What was written.
+        source: Where, for messages.
+
+    Raises:
+        ValueError: It is neither; the message says where.
+    """
+    if source.endswith(".json"):
+        return runtime_module("config_file").parse_json(text, source=source)
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ValueError(f"{source}{where}: no YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: no YAML: {error}") from None
+
+
+def check(data: Any, source: str) -> CheckedConfig:
+    """Validate a configuration with the runtime's own model.
+
+    Args:
+        data: A mapping, or text in JSON or YAML.
+        source: Where it came from, for messages.
+
+    Raises:
+        ValueError: It is not valid; one line for each fault.
+    """
+    config_file = runtime_module("config_file")
+    if isinstance(data, str):
+        data = parse_text(data, source)
+    # ansible-core 2.19 and newer hand over tagged subclasses of str and dict; the model wants plain mappings.
+    model = config_file.parse_config(_plain(data), source=source)
+    config = config_file.dump_config(model)
+    return CheckedConfig(model, config, json.dumps(config, indent=2) + "\n", config_file.config_warnings(model))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def load(
+    arguments: Mapping[str, Any],
+    host: str,
+    find: Callable[[str, str], str],
+    real_file: Callable[[str], str],
+    render: Callable[[str], Any],
+) -> CheckedConfig:
+    """Get and validate the configuration that a task's arguments name.
+
+    Args:
+        arguments: The task's arguments: one of ``content``, ``src`` and ``template``.
+        host: Name of the host, for messages.
+        find: Finds a file in the play's folders, by kind of folder and name.
+        real_file: Gives the path of a file's plain content (of a decrypted copy where it is in a vault).
+        render: Renders a template by its name.
+
+    Raises:
+        AnsibleActionFail: None or several are given, or the file can't be found.
+        ValueError: The configuration is not valid.
+    """
+    given = [name for name in SOURCES if arguments.get(name) is not None]
+    if len(given) != 1:
+        raise AnsibleActionFail(
+            f"give exactly one of {', '.join(SOURCES)}; found {', '.join(given) if given else 'none of them'}"
+        )
+    kind = given[0]
+    if kind == "content":
+        return check(arguments["content"], f"the configuration of {host}")
+    if kind == "src":
+        path = find("files", arguments["src"])
+        return check(Path(real_file(path)).read_text(encoding="utf-8"), path)
+    return check(render(arguments["template"]), f"{arguments['template']} for {host}")
