@@ -151,7 +151,7 @@ def find_spots(image: Image, threshold: int) -> list[Spot]:
         above = current
 
     spots: dict[int, Spot] = {}
-    for label, (area, total) in enumerate(zip(areas, totals)):
+    for label, (area, total) in enumerate(zip(areas, totals, strict=True)):
         spot = spots.get(root(label), Spot(0, 0))
         spots[root(label)] = Spot(spot.area + area, spot.total + total)
     return [spot for spot in spots.values() if spot.area >= SMALLEST_SPOT]

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from html import escape
 
 # Eleven samples of the colour map viridis: even steps look even, also in grey and to the colour-blind.
-VIRIDIS = ("440154", "482475", "414487", "355f8d", "2a788e", "21918c") + (
+VIRIDIS = (
+    "440154",
+    "482475",
+    "414487",
+    "355f8d",
+    "2a788e",
+    "21918c",
     "22a884",
     "44bf70",
     "7ad151",

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is measured: each row beside its peer, in the same run, on the same machine.
+
+A row is a function that takes the Environment and gives one Result or several; ROWS names them in the order in which
+they run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
+
+SLOTS = NODES * CPUS
+POLL_INTERVAL_S = 1  # fractal-server's, as short as its whole seconds allow
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    Attributes:
+        what: What was measured, of both.
+        unit: Of both figures; smaller is better for all but "tasks/s".
+        ours: Our figure, the median where there are several samples.
+        peer: The peer's figure, or the ideal; None where there is nothing to compare with.
+        peer_name: What the peer is.
+        goal: What ours is to reach, in words.
+        reached: Whether it did.
+        details: The raw figures.
+    """
+
+    what: str
+    unit: str
+    ours: float
+    peer: float | None
+    peer_name: str
+    goal: str
+    reached: bool
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float | None:
+        """Say how many times better ours is than the peer; below 1 it is worse."""
+        if not self.peer or not self.ours:
+            return None
+        return self.ours / self.peer if self.unit == "tasks/s" else self.peer / self.ours
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the row as it goes into the JSON document."""
+        return asdict(self) | {"times_better": self.ratio}
+
+
+# --- running tasks through SLURM
+
+
+def config_file(mem: str) -> dict[str, Any]:
+    """Give a SlurmConfigFile of this cluster; the specs give tasks_per_job and parallel_tasks_per_job themselves."""
+    return {
+        "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": mem},
+        "batching_config": {
+            "target_cpus_per_job": CPUS,
+            "max_cpus_per_job": CPUS,
+            "target_mem_per_job": 8000,
+            "max_mem_per_job": 8000,
+            "target_num_jobs": 1,
+            "max_num_jobs": 1000,
+        },
+    }
+
+
+def run_ours(
+    environment: Environment, command: str, tasks: int, jobs: int, *, mem: str, slots: int = CPUS
+) -> dict[str, Any]:
+    """Run tasks with `fractal-slurm run`; returns what it reports, and its peak memory in MB as peak_mb."""
+    local = environment.fresh_folder(SERVICE_USER, "ours-local")
+    remote = environment.fresh_folder(USER, "ours-remote")
+    config = local / "config.json"
+    config.write_text(json.dumps(config_file(mem)), encoding="utf-8")
+    spec = {
+        "task": {"name": "benchmark", "command": command},
+        "meta": {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": slots},
+        "parameters": [{"zarr_url": f"/benchmark/{index}"} for index in range(tasks)],
+    }
+    finished = environment.run(
+        [
+            environment.runtime / "fractal-slurm",
+            *("run", "-", "--user", USER, "--json", "--config", config),
+            *("--cache-dir", remote / "cache", "--work-dir", remote / "work"),
+        ],
+        stdin=json.dumps(spec),
+        environment=settings(environment, local),
+        check=False,
+    )
+    if finished.returncode not in (0, 1):
+        raise BenchmarkError(f"`fractal-slurm run` ended with {finished.returncode}:\n{finished.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(finished.stdout)
+    return report | {"command_s": finished.wall_s, "peak_mb": finished.peak_mb, "state": str(local)}
+
+
+def slurm_job_ids(environment: Environment, report: Mapping[str, Any]) -> list[int]:
+    """Ask `fractal-slurm report` for the SLURM job ids of a run."""
+    finished = environment.run(
+        [environment.runtime / "fractal-slurm", "report", report["run_id"], "--json"],
+        environment=settings(environment, Path(report["state"])),
+    )
+    return [int(job["slurm_job_id"]) for job in json.loads(finished.stdout)["jobs"]]
+
+
+def settings(environment: Environment, state: Path) -> dict[str, str]:
+    """Give the settings of our runtime as environment variables."""
+    return {
+        "FRACTAL_SLURM_SLURM_BIN_DIR": str(environment.bin),
+        "FRACTAL_SLURM_STATE_DIR": str(state / "state"),
+        "FRACTAL_SLURM_WORKER_PYTHON": SYSTEM_PYTHON,
+    }
+
+
+def run_fractal_server(environment: Environment, command: str, tasks: int, jobs: int, *, mem: str) -> dict[str, Any]:
+    """Run tasks with fractal-server's SlurmSudoRunner."""
+    local = environment.fresh_folder(SERVICE_USER, "peer-local")
+    remote = environment.fresh_folder(USER, "peer-remote")
+    request = {
+        "command": command,
+        "tasks": tasks,
+        "tasks_per_job": -(-tasks // jobs),
+        "parallel_tasks_per_job": CPUS,
+        "mem": mem,
+        "user": USER,
+        "local_dir": str(local / "run"),
+        "remote_dir": str(remote / "run"),
+        "cache_dir": str(remote / "cache"),
+        "poll_interval": POLL_INTERVAL_S,
+    }
+    return environment.ask_peer("run_fractal_server.py", request)
+
+
+def beside_fractal_server(
+    environment: Environment, *, task: str, tasks: int, jobs: int, mem: str, goal_s: float, goal: str
+) -> Iterator[Result]:
+    """Run the same tasks with ours and with fractal-server: the time, the tasks lost, and the sudo calls."""
+    what = f"{tasks:,} tasks of {task.removeprefix('sleep-')} s in {jobs} jobs, {mem}B a task"
+    ours = run_ours(environment, environment.task(task), tasks, jobs, mem=mem)
+    peer = run_fractal_server(environment, environment.task(task), tasks, jobs, mem=mem)
+    details = {"ours": ours, "peer": peer}
+    peer_name = "fractal-server 2.18.5"
+    lost = ours["tasks"] - ours["succeeded"]
+    yield Result(
+        what, "s", ours["wall_s"], peer["wall_s"], peer_name, goal, ours["wall_s"] <= goal_s and not lost, details
+    )
+    yield Result("  of which lost", "tasks", lost, peer["lost"], peer_name, "none", not lost)
+    calls = ours["sudo_calls"]
+    yield Result("  sudo calls", "calls", calls, peer["sudo_calls"], peer_name, "<= 3 a job", calls <= 3 * ours["jobs"])
+
+
+def many_tasks(environment: Environment, mem: str = "1000M") -> Iterator[Result]:
+    """Run 1,536 tasks of 1 s in 8 jobs: 96 s on 16 slots at best."""
+    ideal = 1536 / SLOTS
+    goal = f"<= 1.05 x {ideal:g} s"
+    yield from beside_fractal_server(
+        environment, task="sleep-1", tasks=1536, jobs=8, mem=mem, goal_s=1.05 * ideal, goal=goal
+    )
+
+
+def many_small_tasks(environment: Environment) -> Iterator[Result]:
+    """Run the same with 100 MB a task, where fractal-server's srun steps get in each other's way."""
+    yield from many_tasks(environment, mem="100M")
+
+
+def some_tasks(environment: Environment) -> Iterator[Result]:
+    """Run 200 tasks of 1 s in 4 jobs: 13 rounds on 16 slots, 12.5 s if they could be cut finer."""
+    yield from beside_fractal_server(
+        environment, task="sleep-1", tasks=200, jobs=4, mem="1000M", goal_s=1.15 * 12.5, goal="<= 1.15 x 12.5 s"
+    )
+
+
+def empty_tasks(environment: Environment) -> Iterator[Result]:
+    """Run 400 tasks that do nothing in 4 jobs: what running costs beside the work."""
+    yield from beside_fractal_server(
+        environment, task="sleep-0", tasks=400, jobs=4, mem="1000M", goal_s=3.0, goal="<= 3 s"
+    )
+
+
+# --- throughput of the worker
+
+EMPTY_TASK = ["sh", "-c", "exec true"]
+
+
+def slurm_span(environment: Environment, job_ids: set[int]) -> float:
+    """Seconds from the start of the first of some jobs to the end of the last, by slurmctld's own log."""
+    stamp = r"^\[([0-9T:.-]+)\] "
+    start = re.compile(stamp + r"sched.*(?:Allocate|Started) JobId=(\d+) ", re.MULTILINE)
+    end = re.compile(stamp + r"_job_complete: JobId=(\d+) done", re.MULTILINE)
+    log = (environment.base / "log" / "slurmctld.log").read_text(encoding="utf-8", errors="replace")
+
+    def times(pattern: re.Pattern[str]) -> list[datetime]:
+        found = {int(job): datetime.fromisoformat(when) for when, job in pattern.findall(log)}
+        missing = job_ids - set(found)
+        if missing:
+            raise BenchmarkError(f"slurmctld's log says nothing of the jobs {sorted(missing)}.")
+        return [found[job] for job in job_ids]
+
+    return (max(times(end)) - min(times(start))).total_seconds()
+
+
+def throughput(environment: Environment, samples: int = 3) -> Iterator[Result]:
+    """Run 10,000 empty tasks in 4 jobs of 4 slots, beside xargs in jobs of the same shape: the floor."""
+    tasks, jobs = 10_000, 4
+    ours, floor = [], []
+    for _ in range(samples):
+        folder = environment.fresh_folder(USER, "xargs")
+        script = (
+            f"#!/bin/sh\n#SBATCH --ntasks={CPUS} --mem=400M --output=/dev/null --chdir={folder}\n"
+            f"seq {tasks // jobs} | xargs -P{CPUS} -n1 sh -c 'exec true'\n"
+        )
+        submitted = [
+            int(environment.run([environment.bin / "sbatch", "--parsable"], user=USER, stdin=script).stdout)
+            for _ in range(jobs)
+        ]
+        wait_for_jobs(environment, submitted)
+        floor.append(slurm_span(environment, set(submitted)))
+
+        report = run_ours(environment, "sh -c 'exec true'", tasks, jobs, mem="100M")
+        if report["succeeded"] != tasks:
+            raise BenchmarkError(f"{tasks - report['succeeded']} of {tasks} empty tasks did not succeed.")
+        ours.append(slurm_span(environment, set(slurm_job_ids(environment, report))))
+    best, peer = statistics.median(ours), statistics.median(floor)
+    yield Result(
+        "10,000 empty tasks in 4 jobs of 4 slots",
+        "s",
+        best,
+        peer,
+        "xargs -P4 in the same jobs",
+        "<= 1.25 x the floor",
+        best <= 1.25 * peer,
+        {"ours_s": ours, "peer_s": floor, "ours_tasks_per_s": tasks / best, "peer_tasks_per_s": tasks / peer},
+    )
+
+
+def wait_for_jobs(environment: Environment, jobs: list[int]) -> None:
+    """Wait until squeue has none of the jobs left among the unfinished."""
+    while environment.run(
+        [environment.bin / "squeue", "--noheader", "--format=%i", f"--jobs={','.join(map(str, jobs))}"]
+    ).stdout.strip():
+        time.sleep(0.5)
+
+
+def worker_alone(environment: Environment, tasks: int, slots: int) -> tuple[Finished, list[dict[str, Any]]]:
+    """Run a job's script, and so its worker, without SLURM.
+
+    Returns the process, and the worker's record of each task.
+    """
+    folder = environment.fresh_folder(USER, "worker")
+    script = folder / "script"
+    request = {
+        "command": EMPTY_TASK,
+        "tasks": tasks,
+        "slots": slots,
+        "folder": str(folder),
+        "script": str(script),
+    }
+    environment.ask_ours("write_script.py", request, user=USER)
+    finished = environment.run(
+        ["/bin/sh", script], user=USER, environment={"SLURM_JOB_ID": "1", "SLURM_TASKS_PER_NODE": str(slots)}
+    )
+    lines = [line for file in folder.glob("*/results-*") for line in file.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in lines if line]
+    return finished, [record for record in records if "task" in record]
+
+
+def beside_hyperqueue(environment: Environment, samples: int = 3) -> Iterator[Result]:
+    """Run 2,000 empty tasks in one worker of 4 slots, beside HyperQueue's local cluster with 4 cores."""
+    tasks = 2000
+    ours, peer = [], []
+    for _ in range(samples):
+        finished, records = worker_alone(environment, tasks, CPUS)
+        succeeded = sum(record.get("state") == "succeeded" for record in records)
+        if succeeded != tasks:
+            raise BenchmarkError(f"{tasks - succeeded} of {tasks} tasks did not succeed in the worker.")
+        ours.append(tasks / finished.wall_s)
+        folder = environment.fresh_folder(USER, "hyperqueue")
+        request = {"argv": EMPTY_TASK, "tasks": tasks, "cores": CPUS, "folder": str(folder)}
+        peer.append(tasks / environment.ask_peer("run_hyperqueue.py", request, user=USER)["wall_s"])
+    best, other = statistics.median(ours), statistics.median(peer)
+    yield Result(
+        "2,000 empty tasks in one worker of 4 slots, no SLURM",
+        "tasks/s",
+        best,
+        other,
+        "HyperQueue 0.27 LocalCluster, 4 cores",
+        ">= 2 x",
+        best >= 2 * other,
+        {"ours_tasks_per_s": ours, "peer_tasks_per_s": peer},
+    )
+
+
+def worker_start(environment: Environment, samples: int = 15) -> Iterator[Result]:
+    """Measure from the exec of a job's script to its first task's spawn, beside a Python that does nothing."""
+    ours, peer = [], []
+    for _ in range(samples):
+        finished, records = worker_alone(environment, 1, 1)
+        ours.append(1000 * (records[0]["start"] - finished.began))
+        empty = environment.run([SYSTEM_PYTHON, "-S", "-E", "-c", "pass"], user=USER)
+        peer.append(1000 * empty.wall_s)
+    best, other = statistics.median(ours), statistics.median(peer)
+    yield Result(
+        "worker, from exec to its first task's spawn",
+        "ms",
+        best,
+        other,
+        "python3 -S -E -c pass",
+        "<= 40 ms",
+        best <= 40,
+        {"ours_ms": ours, "peer_ms": peer},
+    )
+
+
+# --- single calls, plans, collecting
+
+
+def single_calls(environment: Environment) -> Iterator[Result]:
+    """Run 200 calls of 0.1 s with our executor, beside submitit with a job array."""
+    calls, seconds = 200, 0.1
+    local, remote = environment.fresh_folder(SERVICE_USER, "executor"), environment.fresh_folder(USER, "executor")
+    config = local / "config.json"
+    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    request = {
+        "calls": calls,
+        "argv": ["sleep", str(seconds)],
+        "user": USER,
+        "config": str(config),
+        "cache_dir": str(remote / "cache"),
+        "work_dir": str(remote / "work"),
+    }
+    ours = environment.ask_ours("run_executor.py", request, environment=settings(environment, local))
+    folder = environment.fresh_folder(SERVICE_USER, "submitit")
+    peer = environment.ask_peer("run_submitit.py", {"calls": calls, "seconds": seconds, "folder": str(folder)})
+    for name, figures in (("ours", ours), ("submitit", peer)):
+        if figures["lost"]:
+            raise BenchmarkError(f"{figures['lost']} of {calls} calls were lost by {name}.")
+    yield Result(
+        "200 calls of 0.1 s",
+        "s",
+        ours["wall_s"],
+        peer["wall_s"],
+        "submitit 1.5.4, a job array",
+        ">= 10 x",
+        10 * ours["wall_s"] <= peer["wall_s"],
+        {"ours": ours, "peer": peer},
+    )
+
+
+def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]:
+    """Start `fractal-slurm --help` and `validate` from cold, beside a Python that does nothing."""
+    local = environment.fresh_folder(SERVICE_USER, "validate")
+    config = local / "config.json"
+    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    for arguments in (["--help"], ["validate", str(config)]):
+        ours, peer = [], []
+        for _ in range(samples):
+            ours.append(1000 * environment.run([environment.runtime / "fractal-slurm", *arguments]).wall_s)
+            peer.append(1000 * environment.run([SYSTEM_PYTHON, "-c", "pass"]).wall_s)
+        best, other = statistics.median(ours), statistics.median(peer)
+        yield Result(
+            f"fractal-slurm {arguments[0]}",
+            "ms",
+            best,
+            other,
+            "python3 -c pass",
+            "<= 250 ms",
+            best <= 250,
+            {"ours_ms": ours, "peer_ms": peer},
+        )
+
+
+ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
+    "cli": command_line,
+    "worker-start": worker_start,
+    "worker": beside_hyperqueue,
+    "throughput": throughput,
+    "empty": empty_tasks,
+    "some": some_tasks,
+    "calls": single_calls,
+    "many": many_tasks,
+    "many-small": many_small_tasks,
+}
