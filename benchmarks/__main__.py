@@ -60,7 +60,6 @@ def main() -> int:
         prog="python3 -m benchmarks",
         description="Measure the runtime beside its peers on a SLURM of 4 nodes with 4 CPUs each on this machine.",
         epilog="\n".join(("rows:", *summaries)),
-        + "\n".join(f"  {name:<14}{(row.__doc__ or '').partition('.')[0]}" for name, row in ROWS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="only these rows (default: all)")
