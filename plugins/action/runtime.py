@@ -1,0 +1,82 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Controller side of fractal.slurm.runtime: makes the wheels and carries them to the host, where they are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+
+from ..plugin_utils import wheelhouse
+from ..plugin_utils.runtime import runtime_module
+
+_CONTROLLER_ONLY = ("find_links", "no_index", "cache")
+
+
+class ActionModule(ActionBase):
+    """One call of the module where the host has what is wanted; a second with the wheels where it has not."""
+
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """See the module's documentation."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = {key: value for key, value in self._task.args.items() if key not in _CONTROLLER_ONLY}
+        faults = _setting_faults(arguments.get("settings") or {})
+        if faults:
+            return {**result, "failed": True, "msg": "\n".join(faults), "faults": faults}
+        bundled = arguments.get("state", "present") == "present" and arguments.get("version", "bundled") == "bundled"
+        if bundled:
+            source = wheelhouse.read_source()
+            arguments.update({"version": source.folder_name, "digest": source.digest})
+        result.update(self._call(arguments, task_vars))
+        if result.get("failed") or not result.pop("wheels_needed", False) or self._task.check_mode:
+            return result
+        target = wheelhouse.Target(**result["target"])
+        archive = wheelhouse.make_archive(
+            source,
+            target,
+            cache=Path(os.path.expanduser(self._task.args.get("cache") or str(wheelhouse.default_cache()))),
+            find_links=list(self._task.args.get("find_links") or []),
+            no_index=boolean(self._task.args.get("no_index", False)),
+        )
+        self._make_tmp_path()
+        folder = self._connection._shell.tmpdir
+        remote = self._connection._shell.join_path(folder, "wheels.tar")
+        try:
+            self._transfer_file(str(archive), remote)
+            self._fixup_perms2((folder, remote))
+            return self._call({**arguments, "wheels": remote}, task_vars)
+        finally:
+            self._remove_tmp_path(folder)
+
+    def _call(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        outcome: dict[str, Any] = self._execute_module(
+            module_name="fractal.slurm.runtime", module_args=arguments, task_vars=task_vars, wrap_async=False
+        )
+        return outcome
+
+
+def _setting_faults(settings: dict[str, Any]) -> list[str]:
+    """Why the runtime would refuse these settings; it is asked itself."""
+    module = runtime_module("settings")
+    text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False, default=str)}\n" for name, value in settings.items())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fractal_slurm_runtime_settings"
+        path.write_text(text, encoding="utf-8")
+        try:
+            module.load_settings(path, environ={})
+        except ModuleNotFoundError as error:
+            raise AnsibleError(f"{error.name} is missing on the controller (Python 3.10 needs it): install it") from error
+        except ValueError as error:
+            faults = getattr(error, "messages", None) or [str(error)]
+            return [fault.replace(str(path), path.name) for fault in faults]
+    return []

@@ -1,0 +1,402 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the module ``fractal.slurm.runtime`` installs, checks, switches and removes versions of the runtime on a host.
+
+Layout below a prefix: a folder a version (a virtual environment with a marker that is written last),
+and a link ``current`` that is switched last. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tarfile
+import tempfile
+
+MARKER = "fractal-slurm-installed.json"
+CURRENT = "current"
+MINIMUM = (3, 10)
+_VERSION_FOLDER = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
+_CANDIDATES = ["/usr/bin/python3"] + [
+    "%s/python3.%d" % (folder, minor) for minor in range(20, 9, -1) for folder in ("/usr/bin", "/usr/local/bin")
+]
+# Written by a program of the interpreter in question.
+_DESCRIBE = """
+import json, platform, sys, sysconfig
+print(json.dumps({"version": sys.version_info[:2], "platform": sysconfig.get_platform(),
+                  "libc": platform.libc_ver(), "implementation": sys.implementation.name}))
+"""
+# Compares what is installed with the marker, and imports every module of the runtime.
+_IMPORT_TEST = """
+import importlib, importlib.metadata, json, pkgutil, sys
+marker = json.load(open(sys.argv[1], encoding="utf-8"))
+for wheel in marker["wheels"].values():
+    found = importlib.metadata.version(wheel["name"])
+    if found != wheel["version"]:
+        sys.exit("%s %s is installed, and %s was" % (wheel["name"], found, wheel["version"]))
+import fractal_slurm
+for module in pkgutil.iter_modules(fractal_slurm.__path__):
+    if not module.name.startswith("_"):
+        importlib.import_module("fractal_slurm." + module.name)
+"""
+
+
+class InstallError(Exception):
+    """Something went wrong on the host; the message is a sentence for whoever must act."""
+
+
+def run(argv, timeout=900):
+    """Run a command without a shell and without what pip and Python would read from the environment.
+
+    Returns:
+        Exit code and output with errors in one text.
+    """
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+    environment["PIP_CONFIG_FILE"] = os.devnull
+    result = subprocess.run(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        cwd="/",
+        timeout=timeout,
+        check=False,
+    )
+    return result.returncode, result.stdout.decode("utf-8", "replace")
+
+
+def unreachable_part(path):
+    """The first part of a path that other users can't pass (or run, for the last), or None."""
+    path = os.path.realpath(path)
+    parts = [path]
+    while parts[-1] != "/":
+        parts.append(os.path.dirname(parts[-1]))
+    for part in reversed(parts):
+        if os.path.exists(part) and not os.stat(part).st_mode & stat.S_IXOTH:
+            return part
+    return None
+
+
+def describe_python(path):
+    """What an interpreter is: version, machine and C library.
+
+    Returns:
+        The description, or a sentence that says why the interpreter does not serve.
+    """
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+        return "%s is not there" % path
+    blocked = unreachable_part(path)
+    if blocked:
+        return "%s can't be run by other users, who can't pass %s" % (path, blocked)
+    status, out = run([path, "-I", "-c", _DESCRIBE], timeout=60)
+    try:
+        found = json.loads(out) if status == 0 else None
+    except ValueError:
+        found = None
+    if found is None:
+        return "%s does not run" % path
+    if tuple(found["version"]) < MINIMUM or found["implementation"] != "cpython":
+        return "%s is %s %s" % (path, found["implementation"], ".".join(map(str, found["version"])))
+    if found["libc"][0] != "glibc" or not found["platform"].startswith("linux-"):
+        return "%s runs on %s without glibc, for which there are no wheels" % (path, found["platform"])
+    return {
+        "path": path,
+        "python": ".".join(map(str, found["version"])),
+        "machine": found["platform"][len("linux-"):],
+        "glibc": found["libc"][1],
+    }
+
+
+def find_python(wanted):
+    """The interpreter to use.
+
+    Args:
+        wanted: Absolute path that the administrator asks for, or None for the first that serves.
+
+    Returns:
+        The description of one, or a sentence that says why there is none.
+    """
+    if wanted:
+        return describe_python(wanted)
+    reasons = []
+    for path in _CANDIDATES:
+        found = describe_python(path)
+        if isinstance(found, dict):
+            return found
+        if not found.endswith("is not there"):
+            reasons.append(found)
+    return "; ".join(reasons) or "there is none in /usr/bin and /usr/local/bin"
+
+
+def toml(settings):
+    """The text of our settings file.
+
+    Args:
+        settings: Names to strings, numbers and truth values.
+    """
+    lines = ["# Managed by Ansible (role fractal.slurm.runtime): what is changed by hand here is lost."]
+    # The values' JSON is TOML, too.
+    lines += ["%s = %s" % (name, json.dumps(settings[name], ensure_ascii=False)) for name in sorted(settings)]
+    return "\n".join(lines) + "\n"
+
+
+class Prefix:
+    """The versions of the runtime below a folder.
+
+    Args:
+        path: The folder.
+        command_link: Path of the link to the command, or None for no link.
+    """
+
+    def __init__(self, path, command_link=None):
+        self.path = path.rstrip("/")
+        self._command_link = command_link
+
+    def folder(self, version):
+        """The folder of a version."""
+        return os.path.join(self.path, version)
+
+    def versions(self):
+        """Names of all installed versions, the newest installation first."""
+        try:
+            names = [name for name in os.listdir(self.path) if self.marker(name) is not None]
+        except FileNotFoundError:
+            return []
+        return sorted(names, key=lambda name: os.stat(self._marker_path(name)).st_mtime, reverse=True)
+
+    def current(self):
+        """The version that the link names, or None."""
+        try:
+            return os.path.basename(os.readlink(os.path.join(self.path, CURRENT)))
+        except OSError:
+            return None
+
+    def previous(self):
+        """The version that was current before, or None."""
+        marker = self.marker(self.current() or "")
+        before = (marker or {}).get("replaced")
+        return before if before and self.marker(before) is not None else None
+
+    def _marker_path(self, version):
+        return os.path.join(self.folder(version), MARKER)
+
+    def marker(self, version):
+        """What was written when a version had been installed, or None."""
+        if not _VERSION_FOLDER.fullmatch(version):
+            return None
+        try:
+            with open(self._marker_path(version), encoding="utf-8") as stream:
+                return json.load(stream)
+        except (OSError, ValueError):
+            return None
+
+    def is_sound(self, version, digest=None):
+        """Whether a version is wholly installed: its marker is there, fits, and the import test passes.
+
+        Args:
+            version: Its name.
+            digest: Checksum of the source that it must come from, or None for any.
+        """
+        marker = self.marker(version)
+        if marker is None or (digest is not None and marker.get("digest") != digest):
+            return False
+        return self._import_fault(version) is None
+
+    def _import_fault(self, version):
+        python = os.path.join(self.folder(version), "bin", "python")
+        if not os.path.exists(python):
+            return "there is no %s" % python
+        status, out = run([python, "-I", "-c", _IMPORT_TEST, self._marker_path(version)], timeout=120)
+        return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
+
+    def install(self, version, digest, python, archive):
+        """Install a version from an archive of wheels. Its marker is written last.
+
+        Args:
+            version: Its name.
+            digest: Checksum of the source.
+            python: Path of the interpreter.
+            archive: The archive of wheels with their manifest.
+
+        Raises:
+            InstallError: A step failed; with its words.
+        """
+        folder = self.folder(version)
+        os.umask(0o022)
+        _make_folders(self.path)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)  # what is left of an installation that did not end
+        with tempfile.TemporaryDirectory(prefix="fractal-slurm-") as work:
+            wheels = _unpack(archive, work)
+            requirements = os.path.join(work, "requirements.txt")
+            with open(requirements, "w", encoding="utf-8") as stream:
+                for name in sorted(wheels):
+                    wheel = wheels[name]
+                    stream.write("%s==%s --hash=sha256:%s\n" % (wheel["name"], wheel["version"], wheel["sha256"]))
+            pip = next(os.path.join(work, name) for name in wheels if wheels[name]["name"] == "pip")
+            # Without pip: Debian keeps ensurepip in a package of its own. A wheel of pip runs as it is.
+            _must([python, "-I", "-m", "venv", "--without-pip", folder], "the virtual environment can't be made")
+            interpreter = os.path.join(folder, "bin", "python")
+            _must(
+                [interpreter, os.path.join(pip, "pip"), "install", "--quiet", "--no-index", "--no-cache-dir"]
+                + ["--disable-pip-version-check", "--find-links", work, "--require-hashes", "-r", requirements],
+                "pip can't install the wheels",
+            )
+        _open_to_all(folder)
+        marker = {"version": version, "digest": digest, "wheels": wheels, "python": python}
+        self._write_marker(version, marker)
+        fault = self._import_fault(version)
+        if fault:
+            os.unlink(self._marker_path(version))
+            raise InstallError("the import test of %s failed: %s" % (folder, fault))
+
+    def _write_marker(self, version, marker):
+        path = self._marker_path(version)
+        handle, temporary = tempfile.mkstemp(dir=self.folder(version))
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(marker, stream, indent=2, sort_keys=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.rename(temporary, path)
+
+    def links_differ(self, version):
+        """Whether the links need a change to make a version the current one."""
+        return any(_read_link(path) != target for path, target in self._links(version))
+
+    def _links(self, version):
+        links = [(os.path.join(self.path, CURRENT), version)]
+        if self._command_link:
+            links.append((self._command_link, os.path.join(self.path, CURRENT, "bin", "fractal-slurm")))
+        return links
+
+    def link_fault(self):
+        """Why the link to the command can't be set, or None."""
+        link = self._command_link
+        if not link:
+            return None
+        if os.path.lexists(link) and not os.path.islink(link):
+            return "%s is there and no link of ours: move it away, or set fractal_slurm_runtime_command" % link
+        if not os.path.isdir(os.path.dirname(link)):
+            return "the folder %s is not there: make it first, or set fractal_slurm_runtime_command" % os.path.dirname(link)
+        return None
+
+    def switch(self, version):
+        """Make a version the current one; each link is replaced in one step."""
+        before = self.current()
+        if before and before != version:
+            marker = self.marker(version)
+            marker["replaced"] = before
+            self._write_marker(version, marker)
+        for path, target in self._links(version):
+            if _read_link(path) == target:
+                continue
+            temporary = "%s.new-%d" % (path, os.getpid())
+            os.symlink(target, temporary)
+            os.rename(temporary, path)
+
+    def superfluous(self, keep):
+        """Versions that are neither current, nor among the newest ``keep``, nor in use on this host."""
+        chosen = [name for name in self.versions() if name not in (self.current(), self.previous())]
+        kept = max(0, keep - 2)
+        return [name for name in chosen[kept:] if not self.in_use(name)]
+
+    def in_use(self, version):
+        """Ids of the processes on this host that run from a version's folder."""
+        folder = self.folder(version) + "/"
+        found = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) == os.getpid():
+                continue
+            try:
+                with open("/proc/%s/cmdline" % name, "rb") as stream:
+                    command = stream.read().split(b"\0")
+            except OSError:
+                continue
+            if any(part.startswith(folder.encode()) for part in command):
+                found.append(int(name))
+        return found
+
+    def delete(self, version):
+        """Remove a version; its marker first, so that it never counts as installed by half."""
+        if os.path.exists(self._marker_path(version)):
+            os.unlink(self._marker_path(version))
+        shutil.rmtree(self.folder(version))
+
+    def remnants(self):
+        """All paths of ours: versions, whole or not, and links."""
+        found = []
+        if self._command_link and (_read_link(self._command_link) or "").startswith(self.path + "/"):
+            found.append(self._command_link)
+        if os.path.islink(os.path.join(self.path, CURRENT)):
+            found.append(os.path.join(self.path, CURRENT))
+        if os.path.isdir(self.path):
+            found += [self.folder(name) for name in sorted(os.listdir(self.path)) if _VERSION_FOLDER.fullmatch(name)]
+        return found
+
+    def remove_all(self):
+        """Remove all that is ours, and the folder itself where nothing else is in it."""
+        for path in self.remnants():
+            if os.path.islink(path):
+                os.unlink(path)
+            else:
+                shutil.rmtree(path)
+        if os.path.isdir(self.path) and not os.listdir(self.path):
+            os.rmdir(self.path)
+
+
+def _read_link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _make_folders(path):
+    if not os.path.isdir(path):
+        _make_folders(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def _open_to_all(folder):
+    """Make everything readable by all, and runnable what its owner can run."""
+    for parent, folders, files in os.walk(folder):
+        os.chmod(parent, 0o755)
+        for name in files:
+            path = os.path.join(parent, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o755 if os.stat(path).st_mode & stat.S_IXUSR else 0o644)
+
+
+def _unpack(archive, work):
+    """Unpack the wheels and check each against the manifest.
+
+    Returns:
+        The manifest: file name to name, version and sha256.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            if not member.isfile() or os.path.basename(member.name) != member.name:
+                raise InstallError("the archive of wheels holds %r, which does not belong there" % member.name)
+            with tar.extractfile(member) as source, open(os.path.join(work, member.name), "wb") as copy:
+                shutil.copyfileobj(source, copy)
+    with open(os.path.join(work, "manifest.json"), encoding="utf-8") as stream:
+        wheels = json.load(stream)
+    for name, wheel in wheels.items():
+        with open(os.path.join(work, name), "rb") as stream:
+            if hashlib.sha256(stream.read()).hexdigest() != wheel["sha256"]:
+                raise InstallError("the wheel %s does not have the checksum that its manifest states" % name)
+    return wheels
+
+
+def _must(argv, what):
+    status, out = run(argv)
+    if status != 0:
+        raise InstallError("%s: %s" % (what, " ".join(out.split())[-2000:]))

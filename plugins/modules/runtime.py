@@ -1,0 +1,277 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Install the runtime fractal-slurm on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: runtime
+short_description: Install the runtime fractal-slurm in a virtual environment that all users can run
+version_added: "0.1.0"
+author:
+  - The fractal.slurm authors (@fractal-analytics-platform)
+description:
+  - Installs the runtime that comes with the collection. Each version has a folder of its own below O(prefix), a link
+    C(current) is switched last, so that what runs from an older version goes on.
+  - The wheels are made on the controller for the host's Python and platform. The host asks no index, and needs nothing
+    but Python 3.10 or newer.
+  - A version counts as installed only if a marker, written last, fits the collection's runtime and an import test
+    passes.
+  - Keeps the settings file of the runtime, too.
+extends_documentation_fragment:
+  - fractal.slurm.attributes
+  - fractal.slurm.attributes.runtime
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: partial
+    details: For the settings file.
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - Whether the runtime is there.
+      - With V(absent), all versions, the links and the settings file are removed.
+    type: str
+    choices: [present, absent]
+    default: present
+  version:
+    description:
+      - Which version is the current one.
+      - V(bundled) is the one that comes with the collection; V(previous) the one that was current before; else the name
+        of a folder below O(prefix).
+    type: str
+    default: bundled
+  prefix:
+    description: The folder of all versions. On a cluster it may lie on a shared file system.
+    type: path
+    default: /opt/fractal-slurm
+  command:
+    description: Where a link to the command is set; an empty string for no link.
+    type: str
+    default: /usr/local/bin/fractal-slurm
+  python:
+    description:
+      - The Python to use, an absolute path, which all users must be able to run.
+      - Where it is not given, the first of C(/usr/bin/python3) and the C(python3.x) in C(/usr/bin) and
+        C(/usr/local/bin) that is 3.10 or newer.
+    type: str
+  missing_python:
+    description: In check mode, whether a missing Python is a failure or just reported, since a later task installs it.
+    type: str
+    choices: [fail, report]
+    default: fail
+  keep:
+    description:
+      - Number of versions to keep, the current and the previous one among them. Older ones are removed unless a process
+        on the host runs from them.
+    type: int
+    default: 3
+  settings:
+    description: The runtime's own settings. Checked on the controller.
+    type: dict
+    default: {}
+  settings_file:
+    description: The settings file; an empty string for none.
+    type: str
+    default: /etc/fractal/fractal-slurm.toml
+  find_links:
+    description: On the controller, folders with wheels, besides the index.
+    type: list
+    elements: str
+    default: []
+  no_index:
+    description: Ask no index on the controller; all wheels are in O(find_links).
+    type: bool
+    default: false
+  cache:
+    description: On the controller, the folder in which archives of wheels are kept (C(~/.cache/fractal-slurm)).
+    type: str
+  digest:
+    description: Checksum of the collection's runtime. Set by the action plugin.
+    type: str
+  wheels:
+    description: Archive of the wheels on the host. Set by the action plugin.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Install the runtime
+  fractal.slurm.runtime:
+    settings:
+      slurm_bin_dir: /opt/slurm/bin
+
+- name: Go back to the version before
+  fractal.slurm.runtime:
+    version: previous
+
+- name: Remove it
+  fractal.slurm.runtime:
+    state: absent
+"""
+
+RETURN = r"""
+version:
+  description: The current version.
+  returned: when state is present
+  type: str
+  sample: 0.1.0-1f2e3d4c
+replaced:
+  description: The version that was current before; null where there was none.
+  returned: when state is present
+  type: str
+  sample: 0.0.9-99aabbcc
+python:
+  description: The Python that a new version is installed with.
+  returned: when a version is installed
+  type: str
+  sample: /usr/bin/python3
+removed:
+  description: What was removed, or would be.
+  returned: always
+  type: list
+  elements: str
+  sample: [/opt/fractal-slurm/0.0.7-00112233]
+faults:
+  description: All that is wrong, one sentence each.
+  returned: on failure
+  type: list
+  elements: str
+  sample: ["no Python 3.10 or newer that all users can run: /usr/bin/python3 is cpython 3.6"]
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import runtime_install
+from ..module_utils.managed_file import ManagedFile
+
+
+def fail(module, faults):
+    """End with all faults in one message."""
+    module.fail_json(msg="\n".join(faults), faults=faults)
+
+
+def absent(module, prefix, settings):
+    """Remove everything."""
+    removed = prefix.remnants()
+    result = {"changed": bool(removed), "removed": removed}
+    if not module.check_mode:
+        prefix.remove_all()
+    if settings is not None:
+        outcome = settings.remove()
+        result.update({"changed": result["changed"] or outcome["changed"], "diff": outcome["diff"]})
+    module.exit_json(**result)
+
+
+def resolve_version(params, prefix, faults):
+    """The name of the wanted version."""
+    if params["version"] == "previous":
+        version = prefix.previous()
+        if version is None:
+            faults.append("there is no version to go back to below %s" % prefix.path)
+        return version
+    if params["digest"] is None and prefix.marker(params["version"]) is None:
+        faults.append(
+            "the version %s is not installed below %s; there are: %s"
+            % (params["version"], prefix.path, ", ".join(prefix.versions()) or "none")
+        )
+    return params["version"]
+
+
+def present(module, prefix, settings):
+    """Install where needed, write the settings, switch the links, remove old versions."""
+    params = module.params
+    faults = []
+    version = resolve_version(params, prefix, faults)
+    blocked = runtime_install.unreachable_part(prefix.path)
+    if blocked:
+        faults.append("other users can't reach %s, since they can't pass %s" % (prefix.path, blocked))
+    fault = prefix.link_fault()
+    if fault:
+        faults.append(fault)
+    if settings is not None:
+        faults.extend(settings.faults())
+    sound = not faults and prefix.is_sound(version, params["digest"])
+    found = None
+    missing_python = None
+    if not sound and not faults and params["digest"] is not None:
+        found = runtime_install.find_python(params["python"])
+        if not isinstance(found, dict):
+            missing_python = (
+                "no Python 3.10 or newer that all users can run: %s: install one "
+                "(fractal_slurm_runtime_python_package, python3.12 on RHEL 8 and 9), or name one "
+                "(fractal_slurm_runtime_python)" % found
+            )
+            if not (module.check_mode and params["missing_python"] == "report"):
+                faults.append(missing_python)
+    elif not sound and not faults:
+        faults.append("the version %s below %s is broken: its import test fails" % (version, prefix.path))
+    if faults:
+        fail(module, faults)
+
+    result = {"changed": False, "version": version, "replaced": prefix.current(), "removed": []}
+    if not sound:
+        result["changed"] = True
+        if module.check_mode:
+            module.exit_json(wheels_needed=True, missing_python=missing_python, **result)
+        result["python"] = found.pop("path")
+        if params["wheels"] is None:
+            module.exit_json(wheels_needed=True, target=found, **result)
+        prefix.install(version, params["digest"], result["python"], params["wheels"])
+    if settings is not None:
+        outcome = settings.write(runtime_install.toml(params["settings"]))
+        result.update({"changed": result["changed"] or outcome["changed"], "diff": outcome["diff"]})
+    if prefix.links_differ(version):
+        result["changed"] = True
+        if not module.check_mode:
+            prefix.switch(version)
+    result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
+    for path in result["removed"]:
+        result["changed"] = True
+        if not module.check_mode:
+            prefix.delete(os.path.basename(path))
+    module.exit_json(**result)
+
+
+def main():
+    """Read the parameters and act."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "version": {"type": "str", "default": "bundled"},
+            "prefix": {"type": "path", "default": "/opt/fractal-slurm"},
+            "command": {"type": "str", "default": "/usr/local/bin/fractal-slurm"},
+            "python": {"type": "str"},
+            "missing_python": {"type": "str", "choices": ["fail", "report"], "default": "fail"},
+            "keep": {"type": "int", "default": 3},
+            "settings": {"type": "dict", "default": {}},
+            "settings_file": {"type": "str", "default": "/etc/fractal/fractal-slurm.toml"},
+            "find_links": {"type": "list", "elements": "str", "default": []},
+            "no_index": {"type": "bool", "default": False},
+            "cache": {"type": "str"},
+            "digest": {"type": "str"},
+            "wheels": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    params.update({"owner": "root", "group": "root", "mode": "0644"})
+    prefix = runtime_install.Prefix(params["prefix"], params["command"] or None)
+    settings = ManagedFile(module, params["settings_file"], manage_directory=True) if params["settings_file"] else None
+    try:
+        if params["state"] == "absent":
+            absent(module, prefix, settings)
+        present(module, prefix, settings)
+    except runtime_install.InstallError as error:
+        fail(module, [str(error)])
+    except OSError as error:
+        fail(module, ["%s: %s" % (error.filename or params["prefix"], error.strerror)])
+
+
+if __name__ == "__main__":
+    main()
