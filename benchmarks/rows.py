@@ -358,6 +358,30 @@ def single_calls(environment: Environment) -> Iterator[Result]:
     )
 
 
+def plan_a_million(environment: Environment) -> Iterator[Result]:
+    """Plan 1,000,000 tasks and write the scripts of their 1,000 jobs."""
+    tasks, jobs = 1_000_000, 1000
+    local = environment.fresh_folder(SERVICE_USER, "plan")
+    config, spec = local / "config.json", local / "spec.json"
+    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    with spec.open("w", encoding="utf-8") as file:
+        meta = {"tasks_per_job": tasks // jobs, "parallel_tasks_per_job": CPUS}
+        task = {"name": "benchmark", "command": environment.task("sleep-0")}
+        file.write(f'{{"task": {json.dumps(task)}, "meta": {json.dumps(meta)}, "parameters": [\n')
+        file.writelines(
+            f'{{"zarr_url": "/data/plate.zarr/{index}", "channel": "DAPI"}}{"," if index < tasks - 1 else ""}\n'
+            for index in range(tasks)
+        )
+        file.write("]}\n")
+    request = {"spec": str(spec), "config": str(config), "folder": str(local)}
+    figures = environment.ask_ours("plan_scripts.py", request)
+    if figures["jobs"] != jobs:
+        raise BenchmarkError(f"The plan has {figures['jobs']} jobs; {jobs} were asked for.")
+    what = "plan and scripts for 1,000,000 tasks"
+    yield Result(what, "s", figures["wall_s"], None, "", "<= 10 s", figures["wall_s"] <= 10, figures)
+    yield Result("  peak memory", "MB", figures["peak_mb"], None, "", "<= 600 MB", figures["peak_mb"] <= 600)
+
+
 def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]:
     """Start `fractal-slurm --help` and `validate` from cold, beside a Python that does nothing."""
     local = environment.fresh_folder(SERVICE_USER, "validate")
@@ -385,6 +409,7 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "cli": command_line,
     "worker-start": worker_start,
     "worker": beside_hyperqueue,
+    "plan": plan_a_million,
     "throughput": throughput,
     "empty": empty_tasks,
     "some": some_tasks,
