@@ -358,7 +358,7 @@ def check_owners(checks: Checks, share: Share) -> None:
     checks.say(
         expected <= found,
         f"user_local_exports led the tasks of {share.user} to {share.previews}",
-        f"{len(expected - found)} pictures of {share.user}'s are missing there",
+        f"{len(expected - found)} of {len(expected)} pictures are missing",
     )
 
 

@@ -21,7 +21,7 @@ import plate_page
 ME = pwd.getpwuid(os.geteuid())
 
 
-@pytest.fixture()
+@pytest.fixture
 def share(tmp_path: Path) -> demo.Share:
     """A share of two wells, one with its picture."""
     wells = [{"well": name, "condition": "untreated", "planted_spots": [3, 4]} for name in ("A01", "A02")]
@@ -85,7 +85,7 @@ class TestChecks:
         checks = demo.Checks()
         demo.check_owners(checks, share)
         assert checks.failed == 1
-        assert "1 pictures" in capsys.readouterr().out
+        assert "1 of 2 pictures are missing" in capsys.readouterr().out
 
     def test_a_file_that_is_not_the_users_is_noticed(
         self, share: demo.Share, capsys: pytest.CaptureFixture[str]
@@ -124,9 +124,7 @@ class TestChecks:
         assert strangers == ["A01"]
         assert isinstance(wells[0], plate_page.Well)
 
-    def test_root_follows_no_link_that_a_user_put_in_place_of_a_picture(
-        self, share: demo.Share, tmp_path: Path
-    ) -> None:
+    def test_root_follows_no_link_in_place_of_a_picture(self, share: demo.Share, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("secret")
         (share.previews / "A02.png").symlink_to(tmp_path / "secret")
         assert demo.read_preview(share, "A02") is None
