@@ -31,14 +31,18 @@ import json, platform, sys, sysconfig
 print(json.dumps({"version": sys.version_info[:2], "platform": sysconfig.get_platform(),
                   "libc": platform.libc_ver(), "implementation": sys.implementation.name}))
 """
-# Compares what is installed with the marker, and imports every module of the runtime.
+# Compares what is installed with the marker, looks for every file, and imports every module of the runtime.
 _IMPORT_TEST = """
-import importlib, importlib.metadata, json, pkgutil, sys
+import importlib, importlib.metadata, json, os, pkgutil, sys
 marker = json.load(open(sys.argv[1], encoding="utf-8"))
 for wheel in marker["wheels"].values():
-    found = importlib.metadata.version(wheel["name"])
-    if found != wheel["version"]:
-        sys.exit("%s %s is installed, and %s was" % (wheel["name"], found, wheel["version"]))
+    found = importlib.metadata.distribution(wheel["name"])
+    if found.version != wheel["version"]:
+        sys.exit("%s %s is installed, and %s was" % (wheel["name"], found.version, wheel["version"]))
+    for file in found.files:
+        path = file.locate()
+        if not os.path.exists(path) or (file.size is not None and os.path.getsize(path) != file.size):
+            sys.exit("%s is missing, or not as it was installed" % path)
 import fractal_slurm
 for module in pkgutil.iter_modules(fractal_slurm.__path__):
     if not module.name.startswith("_"):
