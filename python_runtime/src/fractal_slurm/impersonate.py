@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,7 @@ _USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 
+_NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
 # One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
 MAX_PATHS_PER_CALL = 2_000
 
@@ -135,7 +138,7 @@ class Impersonator:
 
         Returns:
             Exit code and output, whatever they are: a caller judges them. sudo's own refusal can't be told
-            from a failing command by its exit code (1 both); see :meth:`check_allowed`.
+            from a failing command by its exit code (1 both).
 
         Raises:
             ImpersonationError: There is no sudo.
@@ -154,31 +157,71 @@ class Impersonator:
                 start_new_session=True,  # Ctrl-C at the terminal is ours to handle
             )
         except FileNotFoundError:
-            raise ImpersonationError(f"{self.sudo} is not there: install sudo, or set `sudo` in our settings") from None
+            raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
 
-    def check_allowed(self, user: str) -> None:
-        """Ask sudo whether this account may run all :data:`COMMANDS` as ``user``. Nothing is run as ``user``.
+    def read_files(self, user: str, paths: Sequence[str], *, timeout: float, max_bytes: int) -> Iterator[bytes]:
+        """The content of files of ``user``'s, one after the other, in chunks. Files that are not there are passed over.
+
+        Args:
+            user: Whose files they are.
+            paths: Absolute paths.
+            timeout: Seconds for each call of cat.
+            max_bytes: Where reading stops; what is beyond is left unread.
 
         Raises:
-            ImpersonationError: It may not; the message names user, command and alias.
+            ClusterError: sudo or cat could not be run, or did not end in time.
         """
-        check_user_name(user)
-        for command in ("sbatch",):
-            argv = self.argv(user, command, ["--parsable"])
-            probe = [self.sudo, "--non-interactive", "-l", *argv[3:]]
+        for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             self.calls += 1
-            try:
-                result = subprocess.run(
-                    probe, capture_output=True, timeout=30, check=False, cwd="/", env=clean_environment()
-                )
-            except FileNotFoundError:
-                raise ImpersonationError(
-                    f"{self.sudo} is not there: install sudo, or set `sudo` in our settings"
-                ) from None
-            except subprocess.TimeoutExpired:
-                raise ImpersonationError("sudo did not answer within 30 seconds") from None
-            if result.returncode != 0:
-                raise ImpersonationError(self.refusal(user, argv[6]))
+            argv = self.argv(user, "cat", ["--", *paths[first : first + MAX_PATHS_PER_CALL]])
+            deadline = time.monotonic() + timeout
+            with subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+            ) as process:
+                assert process.stdout is not None  # noqa: S101 - asked for above
+                os.set_blocking(process.stdout.fileno(), False)
+                try:
+                    while True:
+                        left = deadline - time.monotonic()
+                        ready, _, _ = select.select([process.stdout], [], [], max(0.0, left))
+                        if not ready:
+                            raise ClusterError(f"reading {user}'s files took more than {timeout:g} seconds")
+                        chunk = os.read(process.stdout.fileno(), 1 << 20)
+                        if not chunk:
+                            break
+                        max_bytes -= len(chunk)
+                        yield chunk
+                        if max_bytes <= 0:
+                            break
+                finally:
+                    if process.poll() is None:
+                        process.terminate()
+
+    def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
+        """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
+
+        Raises:
+            ImpersonationError: There is no sudo, or it does not answer.
+        """
+        argv = self.argv(user, command, arguments)
+        options = argv.index("-u")
+        probe = [self.sudo, "--non-interactive", "-l", *argv[options:]]
+        self.calls += 1
+        try:
+            result = subprocess.run(
+                probe, capture_output=True, timeout=30, check=False, cwd="/", env=clean_environment()
+            )
+        except FileNotFoundError:
+            raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
+        except subprocess.TimeoutExpired:
+            raise ImpersonationError("sudo did not answer within 30 seconds") from None
+        return result.returncode == 0
 
     def refusal(self, user: str, command: str) -> str:
         """The sentence for a user that sudo does not allow."""
@@ -229,6 +272,11 @@ class Impersonator:
             raise ClusterError(f"{user} can't make {paths[0]}: {'; '.join(other) or 'mkdir gave no reason'}")
         return [not was for was in taken]
 
+    def is_folder(self, user: str, path: str, *, timeout: float = 60) -> bool:
+        """Whether a path is a folder, and not a symlink that leads nowhere: ls prints nothing for an empty one."""
+        result = self.run(user, "ls", ["--", path], timeout=timeout)
+        return result.returncode == 0 and not result.stdout.strip()
+
     def list_folders(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, list[str]]:
         """The names in each of the folders; a folder that is not there has none.
 
@@ -254,10 +302,10 @@ class Impersonator:
 
 
 def clean_environment() -> dict[str, str]:
-    """What our commands get: a fixed PATH, the C locale (we read their messages), and nothing of the caller's
-    but what SLURM's own clients need to find the cluster."""
+    """What our commands get: a fixed PATH, an English locale (we read their messages, and sudo hands it on to the
+    jobs), and nothing of the caller's but what SLURM's own clients need to find the cluster."""
     keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", **keep}
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **keep}
 
 
 def core_folder(command: str) -> str:

@@ -1,0 +1,553 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command ``fractal-slurm``.
+
+Nothing heavy is imported at the top: ``--help`` and ``validate`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from . import __version__
+from .errors import ClusterError, FractalSlurmError, RunError
+
+if TYPE_CHECKING:
+    from .config_file import SlurmConfigFile
+    from .journal import Journal
+    from .resolve import Resolution
+    from .runner import Runner
+    from .settings import Settings
+    from .slurm import Slurm
+    from .spec import Spec
+
+EXIT_TASKS_FAILED, EXIT_INTERRUPTED = 1, 130
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
+_config_option = click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help="The config file; else FRACTAL_SLURM_CONFIG_FILE, else /etc/fractal/slurm_config.json.",
+)
+_account_option = click.option("--account", metavar="NAME", help="Account from the user's settings.")
+
+
+def say(sentence: str) -> None:
+    """A sentence for a person, on standard error."""
+    click.echo(sentence, err=True)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _guarded(command: _Command) -> _Command:
+    """Errors of ours end a command with their sentences and their exit code; none of them gets a traceback."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except FractalSlurmError as error:
+            if kwargs.get("as_json"):
+                print_json({"errors": error.messages})
+            for message in error.messages:
+                say(f"error: {message}")
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_TASKS_FAILED)
+
+    return guarded  # type: ignore[return-value]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fractal-slurm")
+def cli() -> None:
+    """Run tasks on a SLURM cluster as other users, in as few jobs as possible."""
+
+
+# -- nothing is submitted ---------------------------------------------------------------------------------
+
+
+def _load_config(path: str | None) -> SlurmConfigFile:
+    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, config_warnings, load_config_file
+
+    file = path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+    config = load_config_file(file)
+    for warning in config_warnings(config):
+        say(f"warning: {file}: {warning}")
+    return config
+
+
+@cli.command()
+@click.argument("files", nargs=-1, metavar="FILE…")
+@click.option("--cluster", is_flag=True, help="Check against the live cluster, too.")
+@_json_option
+@_guarded
+def validate(files: tuple[str, ...], cluster: bool, as_json: bool) -> None:
+    """Check config files; a line for each fault."""
+    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, config_warnings, load_config_file
+    from .errors import ConfigFileError
+
+    files = files or (os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE),)
+    rows = []
+    code = 0
+    for file in files:
+        row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": []}
+        try:
+            config = load_config_file(file)
+            row["warnings"] = [f"{file}: {warning}" for warning in config_warnings(config)]
+            if cluster:
+                row["warnings"] += _against_cluster(config, file)
+        except ConfigFileError as error:
+            row["valid"], row["errors"], code = False, error.messages, max(code, error.exit_code)
+        except ClusterError as error:
+            row["valid"], row["errors"], code = False, error.messages, error.exit_code
+        rows.append(row)
+        for message in row["errors"]:
+            say(f"error: {message}")
+        for message in row["warnings"]:
+            say(f"warning: {message}")
+        if row["valid"] and not as_json:
+            click.echo(f"{file}: valid")
+    if as_json:
+        print_json(rows)
+    sys.exit(code)
+
+
+def _against_cluster(config: SlurmConfigFile, file: str) -> list[str]:
+    """What does not fit the live cluster: errors are raised, warnings returned."""
+    from .runner import connect
+    from .settings import load_settings
+    from .walltime import parse_walltime
+
+    slurm = connect(load_settings())
+    faults, warnings = [], []
+    for section in ("default_slurm_config", "gpu_slurm_config"):
+        options = getattr(config, section)
+        if options is None or options.partition is None:
+            continue
+        where = f"{file}: $.{section}"
+        partition = slurm.partition(options.partition)
+        if not partition:
+            faults.append(
+                f"{where}.partition: found {options.partition!r}; the cluster has {', '.join(slurm.partitions())}"
+            )
+            continue
+        if partition.get("State", "UP") != "UP":
+            warnings.append(f"{where}.partition: {options.partition!r} is {partition['State']}, not UP")
+        most = partition.get("MaxTime", "UNLIMITED")
+        if options.time and most not in ("UNLIMITED", "INFINITE") and parse_walltime(options.time) > parse_walltime(most):
+            faults.append(f"{where}.time: found {options.time!r}; the partition {options.partition!r} allows {most}")
+    if faults:
+        raise ClusterError(faults)
+    return warnings
+
+
+@cli.command()
+@_json_option
+@_guarded
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of the config file."""
+    from .config_file import json_schema
+
+    print_json(json_schema())
+
+
+def _resolved(spec_path: str, config_path: str | None, account: str | None) -> tuple[Spec, Resolution]:
+    from .errors import FractalSlurmError
+    from .runner import resolve_spec
+    from .spec import load_spec
+
+    faults: list[str] = []
+    config, spec = None, None
+    try:
+        config = _load_config(config_path)
+    except FractalSlurmError as error:
+        faults += error.messages
+    try:
+        spec = load_spec(spec_path)
+    except FractalSlurmError as error:
+        faults += error.messages
+    if config is None or spec is None:
+        raise FractalSlurmError(faults)
+    resolution = resolve_spec(config, spec, account)
+    return spec, resolution
+
+
+@cli.command()
+@click.argument("spec_path", metavar="SPEC")
+@_config_option
+@_account_option
+@_json_option
+@_guarded
+def explain(spec_path: str, config_path: str | None, account: str | None, as_json: bool) -> None:
+    """Show every option of a unit of work, and where its value came from."""
+    from dataclasses import asdict
+
+    from .report import table
+
+    _spec, resolution = _resolved(spec_path, config_path, account)
+    values = asdict(resolution.config)
+    for warning in resolution.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        batching = {**resolution.batching._asdict(), "branch": resolution.batching.branch.value}
+        print_json(
+            {"config": values, "sources": resolution.sources, "batching": batching, "warnings": resolution.warnings}
+        )
+        return
+    rows = [
+        (name, json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value, resolution.sources[name])
+        for name, value in values.items()
+        if value not in (None, [], {})
+    ]
+    table("", ("option", "value", "from"), rows)
+    click.echo(f"batching, by {resolution.batching.branch.value}: {resolution.batching.reason}")
+
+
+@cli.command()
+@click.argument("spec_path", metavar="SPEC")
+@_config_option
+@_account_option
+@click.option("--cluster", is_flag=True, help="Heed the limits of the live cluster.")
+@_json_option
+@_guarded
+def plan(spec_path: str, config_path: str | None, account: str | None, cluster: bool, as_json: bool) -> None:
+    """Show which jobs a unit of work would become."""
+    from .plan import make_plan
+    from .report import table
+    from .runner import connect, job_settings
+    from .settings import load_settings
+    from .walltime import format_walltime
+
+    settings = load_settings()
+    spec, resolution = _resolved(spec_path, config_path, account)
+    slurm = connect(settings) if cluster else None
+    jobs = job_settings(
+        spec,
+        settings,
+        run_folder="/work",
+        cache_dir="/cache",
+        cluster=slurm.config() if slurm else None,
+        partition=slurm.partition(resolution.config.partition) if slurm else None,
+    )
+    outcome = make_plan(resolution, jobs, len(spec.parameters))
+    config = outcome.config
+    limit = None if outcome.job_limit_s is None else format_walltime(outcome.job_limit_s)
+    for warning in resolution.warnings:
+        say(f"warning: {warning}")
+    document = {
+        "tasks": len(spec.parameters),
+        "jobs": len(outcome.batches),
+        "tasks_per_job": config.tasks_per_job,
+        "parallel_tasks_per_job": config.parallel_tasks_per_job,
+        "cpus_per_job": config.parallel_tasks_per_job * config.cpus_per_task,
+        "mem_per_job_MB": config.parallel_tasks_per_job * config.mem_per_task_MB,
+        "time_per_task": config.time,
+        "time_per_job": limit,
+        "branch": resolution.batching.branch.value,
+        "reason": outcome.reason,
+        "warnings": resolution.warnings,
+    }
+    if as_json:
+        print_json(document)
+        return
+    table("", ("plan", ""), [(name, value) for name, value in document.items() if value not in (None, [])])
+
+
+@cli.command()
+@click.argument("spec_path", metavar="SPEC")
+@click.option("--job", "number", default=1, metavar="N", help="Which job's script, from 1.")
+@click.option("--cache-dir", default="/cache_dir", metavar="DIR", help="The user's cache_dir.")
+@click.option("--work-dir", default="/work_dir", metavar="DIR", help="The user's work folder.")
+@_config_option
+@_account_option
+@_json_option
+@_guarded
+def script(
+    spec_path: str,
+    number: int,
+    cache_dir: str,
+    work_dir: str,
+    config_path: str | None,
+    account: str | None,
+    as_json: bool,
+) -> None:
+    """Print the sbatch script of one of the jobs."""
+    from .impersonate import check_path
+    from .plan import make_plan
+    from .runner import job_settings
+    from .script import render
+    from .settings import load_settings
+
+    spec, resolution = _resolved(spec_path, config_path, account)
+    check_path(work_dir, "--work-dir")
+    jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
+    outcome = make_plan(resolution, jobs, len(spec.parameters))
+    if not 1 <= number <= len(outcome.batches):
+        raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")
+    tasks = [(index, 0, spec.parameters[index]) for index in outcome.batches[number - 1]]
+    text = render(outcome.config, jobs, token="0" * 16, tasks=tasks).decode("utf-8")
+    if as_json:
+        print_json({"job": number, "script": text})
+    else:
+        click.echo(text, nl=False)
+
+
+# -- runs -------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("spec_path", metavar="SPEC")
+@click.option("--user", required=True, metavar="USER", help="Whom to run the tasks as.")
+@click.option("--cache-dir", required=True, metavar="DIR", help="The user's cache_dir, base of user_local_exports.")
+@click.option("--work-dir", required=True, metavar="DIR", help="A folder that the user can write, on the nodes too.")
+@_config_option
+@_account_option
+@_json_option
+@_guarded
+def run(
+    spec_path: str,
+    user: str,
+    cache_dir: str,
+    work_dir: str,
+    config_path: str | None,
+    account: str | None,
+    as_json: bool,
+) -> None:
+    """Run a unit of work, and wait for it."""
+    from .runner import connect, create_run
+    from .settings import load_settings
+    from .spec import load_spec
+
+    settings = load_settings()
+    faults: list[str] = []
+    loaded: list[Any] = []
+    for load, path in ((_load_config, config_path), (load_spec, spec_path)):
+        try:
+            loaded.append(load(path))  # type: ignore[operator]
+        except FractalSlurmError as error:
+            faults += error.messages
+    if faults:
+        raise FractalSlurmError(faults)
+    config, spec = loaded
+    slurm = connect(settings)
+    journal = create_run(
+        config, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account, say=say
+    )
+    del spec, loaded
+    _drive(journal, settings, slurm, as_json)
+
+
+@cli.command()
+@click.argument("run_id", metavar="RUN")
+@_json_option
+@_guarded
+def resume(run_id: str, as_json: bool) -> None:
+    """Go on with a run whose driver is gone."""
+    from .journal import Journal
+    from .runner import connect
+    from .settings import load_settings
+
+    settings = load_settings()
+    journal = Journal.open(settings.state_path(), run_id, drive=True)
+    _drive(journal, settings, connect(settings), as_json)
+
+
+def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *, cancel: bool = False) -> NoReturn:
+    from .report import ProgressLine, print_summary
+    from .runner import Detached, Runner
+
+    line = ProgressLine()
+    runner = Runner(journal, settings, slurm, say=line.say, show=line.show)
+    runner.cancel_requested = cancel
+    _heed_signals(runner, line.say)
+    line.say(f"run {runner.run_id}: {journal.get('tasks')} tasks as {runner.user}, {len(journal.jobs())} jobs")
+    with journal:
+        try:
+            runner.drive()
+        except Detached:
+            line.say(f"the jobs go on without a driver; later: fractal-slurm resume {runner.run_id}")
+            sys.exit(EXIT_INTERRUPTED)
+        except FractalSlurmError:
+            line.close()
+            if not any(job.slurm_job_id or job.state == "submitting" for job in journal.jobs()):
+                journal.set("state", "refused")
+            raise
+        line.close()
+        summary = runner.summary()
+        if as_json:
+            print_json(summary)
+        else:
+            print_summary(summary)
+        if runner.cancelled:
+            sys.exit(EXIT_INTERRUPTED)
+        if runner.refusal:
+            raise ClusterError(runner.refusal) if not as_json else SystemExit(ClusterError.exit_code)
+        sys.exit(EXIT_TASKS_FAILED if summary["failed"] or summary["not_run"] else 0)
+
+
+def _heed_signals(runner: Runner, tell: Callable[[str], None]) -> None:
+    """Once cancels cleanly; twice leaves the jobs running. SIGTERM is as good as once."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if runner.cancel_requested:
+            runner.detach_requested = True
+        else:
+            runner.cancel_requested = True
+            tell("cancelling; once more leaves the jobs running")
+
+    def terminate(_number: int, _frame: object) -> None:
+        runner.cancel_requested = True
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@cli.command()
+@click.argument("run_id", metavar="RUN")
+@_json_option
+@_guarded
+def cancel(run_id: str, as_json: bool) -> None:
+    """Cancel a run: what has finished is kept."""
+    from .journal import Journal, check_run_id, is_driven
+    from .runner import connect
+    from .settings import load_settings
+
+    settings = load_settings()
+    pid = is_driven(settings.state_path(), check_run_id(run_id))
+    if pid:
+        os.kill(pid, signal.SIGTERM)
+        if as_json:
+            print_json({"run_id": run_id, "signalled": pid})
+        else:
+            click.echo(f"the driver of run {run_id} (pid {pid}) was told to cancel it")
+        return
+    journal = Journal.open(settings.state_path(), run_id, drive=True)
+    _drive(journal, settings, connect(settings), as_json, cancel=True)
+
+
+@cli.command()
+@_json_option
+@_guarded
+def status(as_json: bool) -> None:
+    """List the runs."""
+    import time
+
+    from .journal import Journal, is_driven, run_ids
+    from .report import table
+    from .settings import load_settings
+
+    state_dir = load_settings().state_path()
+    rows = []
+    for run_id in run_ids(state_dir):
+        try:
+            with Journal.open(state_dir, run_id, drive=False) as journal:
+                state = journal.get("state", "unknown")
+                driver = is_driven(state_dir, run_id)
+                if state in ("planned", "driven") and driver is None:
+                    state = "interrupted"
+                counts = journal.counts()
+                rows.append(
+                    {
+                        "run_id": run_id,
+                        "state": state,
+                        "user": journal.get("user"),
+                        "task_name": journal.get("task_name"),
+                        "created": journal.get("created"),
+                        "tasks": sum(counts.values()),
+                        "succeeded": counts.get("succeeded", 0),
+                        "failed": counts.get("failed", 0),
+                        "not_run": counts.get("not_run", 0),
+                        "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
+                        "driver_pid": driver,
+                    }
+                )
+        except RunError as error:
+            say(f"warning: {error}")
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("run_id", "state", "user", "task_name", "tasks", "succeeded", "failed", "not_run", "jobs")
+    began = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"] or 0)) for row in rows]
+    table(
+        f"runs in {state_dir}",
+        ("began", *columns),
+        [(when, *(row[column] for column in columns)) for when, row in zip(began, rows, strict=True)],
+    )
+    if any(row["state"] == "interrupted" for row in rows):
+        click.echo("interrupted runs go on with: fractal-slurm resume RUN")
+
+
+@cli.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--log", "log_of", type=int, metavar="TASK", help="Print the whole log of one task.")
+@click.option("--events", is_flag=True, help="Print what happened, in order.")
+@_json_option
+@_guarded
+def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None:
+    """Show the jobs and tasks of a run."""
+    import time
+
+    from .journal import Journal
+    from .report import print_report, run_report, task_log
+    from .runner import connect
+    from .settings import load_settings
+
+    settings = load_settings()
+    with Journal.open(settings.state_path(), run_id, drive=False) as journal:
+        if log_of is not None:
+            sys.stdout.buffer.write(task_log(journal, connect(settings).sudo, log_of))
+            return
+        if events:
+            rows = journal.events()
+            if as_json:
+                print_json([dict(zip(("at", "what", "subject", "detail"), row, strict=True)) for row in rows])
+                return
+            for at, what, subject, detail in rows:
+                click.echo(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {what}  {subject}  {detail}")
+            return
+        document = run_report(journal)
+    if as_json:
+        print_json(document)
+    else:
+        print_report(document)
+
+
+@cli.command()
+@click.option("--user", "users", multiple=True, metavar="USER", help="Check that this user can be impersonated.")
+@_config_option
+@_json_option
+@_guarded
+def doctor(users: tuple[str, ...], config_path: str | None, as_json: bool) -> None:
+    """Check that this host is ready; say what to do where it is not."""
+    from .doctor import examine
+    from .report import table
+
+    findings = examine(users, config_path)
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        table("", ("check", "", "what was found, what to do"), [(f.check, "ok" if f.ok else "FAIL", f.words) for f in findings])
+    sys.exit(0 if all(finding.ok for finding in findings) else ClusterError.exit_code)
+
+
+def main() -> None:
+    """Entry point."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Is this host ready? Each check says what was found, and what to do where it is not as it should be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
+from .errors import FractalSlurmError
+from .impersonate import COMMANDS, SLURM_COMMANDS, core_folder, current_user
+from .runner import PREFLIGHT_TIMEOUT_S, connect
+from .settings import Settings, load_settings
+from .slurm import Slurm, hides_jobs
+
+
+class Finding(NamedTuple):
+    """The outcome of one check."""
+
+    check: str
+    ok: bool
+    words: str
+
+
+def examine(users: Sequence[str], config_path: str | None = None) -> list[Finding]:
+    """Make all checks.
+
+    Args:
+        users: Users that this account should be able to impersonate.
+        config_path: The config file; None for the one that the environment names.
+    """
+    findings = []
+    try:
+        settings = load_settings()
+        findings.append(Finding("settings", True, "valid"))
+    except FractalSlurmError as error:
+        findings.append(Finding("settings", False, str(error)))
+        settings = Settings()
+    slurm = connect(settings)
+    findings += _files(settings, config_path)
+    findings += _cluster(slurm)
+    for user in users:
+        findings += _user(slurm, user)
+    return findings
+
+
+def _files(settings: Settings, config_path: str | None) -> Iterator[Finding]:
+    file = config_path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+    try:
+        load_config_file(file)
+        yield Finding("config file", True, f"{file}: valid")
+    except FractalSlurmError as error:
+        yield Finding("config file", False, str(error))
+    state = settings.state_path()
+    existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    yield Finding(
+        "journals",
+        writable,
+        f"{state}: can be written" if writable else f"{state}: can't be written: set state_dir in our settings",
+    )
+    worker = Path(settings.folder(), "worker.py")
+    for path in (Path(settings.python()), worker):
+        hidden = _not_for_others(path)
+        yield Finding(
+            "worker",
+            hidden is None,
+            f"{path}: every user can reach it"
+            if hidden is None
+            else f"{path}: other users can't reach it, because of {hidden}: install the runtime where everybody can "
+            "read it (role fractal.slurm.runtime)",
+        )
+
+
+def _not_for_others(path: Path) -> Path | None:
+    """The first part of a path that other users can't enter or read, if there is one."""
+    for part in reversed([path, *path.parents]):
+        try:
+            mode = part.stat().st_mode
+        except OSError:
+            return part
+        if not mode & (0o001 if part.is_dir() else 0o004):
+            return part
+    return None
+
+
+def _cluster(slurm: Slurm) -> Iterator[Finding]:
+    try:
+        config = slurm.config(timeout=PREFLIGHT_TIMEOUT_S)
+    except FractalSlurmError as error:
+        yield Finding("SLURM", False, f"{error}: is slurmctld up, and is slurm_bin_dir right in our settings?")
+        return
+    yield Finding("SLURM", True, f"{config.get('SLURM_VERSION', '?')}, cluster {config.get('ClusterName', '?')}")
+    if hides_jobs(config):
+        yield Finding(
+            "PrivateData",
+            True,
+            "other users' jobs are hidden from this account: runs work, but are followed by their result files only",
+        )
+
+
+def _user(slurm: Slurm, user: str) -> Iterator[Finding]:
+    arguments = {"sbatch": ["--parsable"], "scancel": ["1"]}
+    refused = []
+    try:
+        for command in COMMANDS:
+            # The form with a path is refused here by hardened rules, which know the work folders; the verify
+            # playbook tries those.
+            if not slurm.sudo.allowed(user, command, arguments.get(command, [])):
+                folder = slurm.sudo.slurm_bin_dir if command in SLURM_COMMANDS else core_folder(command)
+                refused.append(f"{folder}/{command}")
+    except FractalSlurmError as error:
+        yield Finding(f"sudo as {user}", False, str(error))
+        return
+    if any(path.rpartition("/")[2] in SLURM_COMMANDS for path in refused):
+        yield Finding(f"sudo as {user}", False, slurm.sudo.refusal(user, ", ".join(refused)))
+    else:
+        yield Finding(f"sudo as {user}", True, f"{current_user()} may run {', '.join(COMMANDS)}")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which tasks go into which job: pure arithmetic on a resolved config and the cluster's limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .batching import heuristics
+from .errors import BatchingError, ClusterError
+from .resolve import Resolution, SlurmConfig
+from .script import JobSettings, job_limit_s
+from .walltime import format_walltime
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the tasks of a run are spread over jobs.
+
+    Attributes:
+        config: The config, with the batching that holds.
+        batches: First task and number of tasks of each job.
+        job_limit_s: Time limit of a full job, in seconds; None where the partition's default holds.
+        reason: Why the batching is as it is, a sentence.
+    """
+
+    config: SlurmConfig
+    batches: list[range]
+    job_limit_s: int | None
+    reason: str
+
+
+def make_plan(resolution: Resolution, settings: JobSettings, tot_tasks: int) -> Plan:
+    """Spread the tasks over jobs.
+
+    Raises:
+        ClusterError: A job would need more time than the partition allows, however it is batched.
+    """
+    config, reason = fit_walltime(resolution.config, settings, tot_tasks, resolution.batching.reason)
+    size = config.tasks_per_job
+    batches = [range(first, min(first + size, tot_tasks)) for first in range(0, tot_tasks, size)]
+    return Plan(config, batches, job_limit_s(config, settings, min(size, tot_tasks)), reason)
+
+
+def fit_walltime(
+    config: SlurmConfig, settings: JobSettings, tot_tasks: int, reason: str
+) -> tuple[SlurmConfig, str]:
+    """Put fewer tasks into a job where its time limit would be over the partition's.
+
+    Raises:
+        ClusterError: One task alone is over it, or fewer tasks a job would make more jobs than max_num_jobs.
+    """
+    most, time_s = settings.max_walltime_s, config.time_s
+    limit = job_limit_s(config, settings, min(config.tasks_per_job, tot_tasks))
+    if most is None or limit is None or time_s is None or limit <= most:
+        return config, reason
+    words = f"the partition {config.partition!r} allows {format_walltime(most)} (MaxTime)"
+    rounds = most // time_s
+    if settings.time_scope == "job" or rounds < 1:
+        raise ClusterError(f"time is {config.time}; {words}: lower time, or choose another partition")
+    tasks_per_job = rounds * config.parallel_tasks_per_job
+    jobs = math.ceil(tot_tasks / tasks_per_job)
+    if jobs > config.max_num_jobs:
+        raise ClusterError(
+            f"a job of {config.tasks_per_job} tasks, {config.parallel_tasks_per_job} at a time, {config.time} each, "
+            f"needs {format_walltime(limit)}; {words}; smaller jobs would be {jobs}, over max_num_jobs "
+            f"({config.max_num_jobs}): lower time, raise max_num_jobs or the resources of a job, or choose another "
+            "partition"
+        )
+    return (
+        replace(config, tasks_per_job=tasks_per_job),
+        f"{reason}; but {words}, so {tasks_per_job} tasks a job",
+    )
+
+
+def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> list[Sequence[int]]:
+    """Spread tasks that have to run again over new jobs, as the heuristics would spread that many.
+
+    Args:
+        config: The config of the run.
+        settings: What the run's scripts have in common.
+        tasks: The tasks' indices.
+    """
+    try:
+        batching = heuristics(
+            tot_tasks=len(tasks),
+            cpus_per_task=config.cpus_per_task,
+            mem_per_task=config.mem_per_task_MB,
+            target_cpus_per_job=config.target_cpus_per_job,
+            max_cpus_per_job=config.max_cpus_per_job,
+            target_mem_per_job=config.target_mem_per_job,
+            max_mem_per_job=config.max_mem_per_job,
+            target_num_jobs=config.target_num_jobs,
+            max_num_jobs=config.max_num_jobs,
+        )
+        size = max(1, min(batching.tasks_per_job, config.tasks_per_job))
+        fitted, _reason = fit_walltime(replace(config, tasks_per_job=size), settings, len(tasks), "")
+        size = fitted.tasks_per_job
+    except (BatchingError, ClusterError):
+        size = config.tasks_per_job
+    return [tasks[first : first + size] for first in range(0, len(tasks), size)]

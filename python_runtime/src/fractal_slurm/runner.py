@@ -1,0 +1,897 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Drive a run: submit, track, collect, try again, cancel. All it needs to know is in the journal.
+
+The loop is the same for a new run and for one whose driver died: every act is journalled before it is done,
+so whatever state the journal shows, the loop goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from .config_file import SlurmConfigFile
+from .errors import ClusterError, FractalSlurmError, ImpersonationError, RunError
+from .impersonate import Impersonator, check_path, check_user_name
+from .journal import Job, Journal
+from .outcome import LOST, Action, judge
+from .plan import make_plan, replan
+from .resolve import Resolution, SlurmConfig, resolve
+from .results import Kind, classify, split_lines
+from .script import (
+    JobSettings,
+    ScriptTooLarge,
+    claim_path,
+    job_folder,
+    output_path,
+    render,
+    safe_job_name,
+    stop_path,
+)
+from .settings import Settings
+from .slurm import HOPELESS_REASONS, JobState, Silence, Slurm, Submitted, hides_jobs, seconds
+from .spec import Spec
+from .walltime import parse_walltime
+
+PREFLIGHT_TIMEOUT_S = 12
+# A record is an out-JSON, the end of a log, and little more.
+_RECORD_BYTES = 16_000
+# The longest pause between two looks at SLURM: while jobs run, and while all of them wait.
+_POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
+# While SLURM is silent, pauses grow from the first to the second.
+_OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
+_FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
+_PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    tasks: int
+    succeeded: int
+    failed: int
+    not_run: int
+    jobs_waiting: int
+    jobs_running: int
+    jobs_planned: int
+    jobs_ended: int
+    elapsed_s: float
+
+
+@dataclass
+class Watch:
+    """What the driver knows of a job in flight, beside the journal."""
+
+    state: str = "PENDING"
+    missing_since: float | None = None
+    ended_at: float | None = None
+    running_since: float | None = None
+    done: int = 0
+    predicted_end: float | None = None
+    began: bool = False
+    ends: dict[tuple[int, int], str] = field(default_factory=dict)
+    listed: bool = False
+    files: list[str] = field(default_factory=list)
+
+
+def new_run_id() -> str:
+    """An id for a run: the time it began, and a few random digits."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+def connect(settings: Settings) -> Slurm:
+    """SLURM and sudo, as the settings say where they are."""
+    sudo = Impersonator(sudo=settings.sudo, slurm_bin_dir=settings.bin_dir())
+    return Slurm(bin_dir=settings.bin_dir(), sudo=sudo, timeout=settings.command_timeout_s)
+
+
+def job_settings(
+    spec: Spec,
+    settings: Settings,
+    *,
+    run_folder: str,
+    cache_dir: str,
+    cluster: Mapping[str, str] | None = None,
+    partition: Mapping[str, str] | None = None,
+) -> JobSettings:
+    """What the scripts of a run have in common.
+
+    Args:
+        spec: The unit of work.
+        settings: Our own settings.
+        run_folder: The run's folder, in the user's work folder.
+        cache_dir: The user's cache_dir.
+        cluster: ``scontrol show config``, where it is known.
+        partition: ``scontrol show partition``, where it is known.
+    """
+    cluster, partition = cluster or {}, partition or {}
+    scripts = {}
+    for word in cluster.get("SchedulerParameters", "").split(","):
+        if word.startswith("max_script_size="):
+            scripts["max_script_bytes"] = seconds(word.partition("=")[2], JobSettings.max_script_bytes)
+    max_time = partition.get("MaxTime", "UNLIMITED")
+    return JobSettings(
+        command=spec.command,
+        run_folder=run_folder,
+        cache_dir=cache_dir,
+        worker_python=settings.python(),
+        worker_folder=settings.folder(),
+        srun=f"{settings.bin_dir()}/srun",
+        memory_limit=settings.memory_limit,
+        task_logs=settings.task_logs,
+        max_out_bytes=settings.max_out_bytes,
+        kill_wait_s=seconds(cluster.get("KillWait", ""), 30),
+        time_scope=settings.time_scope,
+        start_slack_s=settings.start_slack_s,
+        max_walltime_s=None if max_time in ("UNLIMITED", "INFINITE") else parse_walltime(max_time),
+        **scripts,
+    )
+
+
+def resolve_spec(config_file: SlurmConfigFile, spec: Spec, account: str | None = None) -> Resolution:
+    """The merged config of a unit of work."""
+    return resolve(
+        config_file,
+        task_name=spec.task_name,
+        task_meta=spec.task_meta,
+        workflow_task_meta=spec.meta,
+        tot_tasks=len(spec.parameters),
+        account=account,
+    )
+
+
+def create_run(
+    config_file: SlurmConfigFile,
+    spec: Spec,
+    settings: Settings,
+    slurm: Slurm,
+    *,
+    user: str,
+    cache_dir: str,
+    work_dir: str,
+    account: str | None = None,
+    say: Callable[[str], None],
+) -> Journal:
+    """Check everything that can be checked, and make the journal of a new run. Nothing is submitted yet.
+
+    Args:
+        config_file: The config file.
+        spec: The unit of work.
+        settings: Our own settings.
+        slurm: The cluster.
+        user: Whose jobs they become.
+        cache_dir: The user's cache_dir.
+        work_dir: A folder in which the user can write, on the nodes too.
+        account: The account from the user's settings.
+        say: Where warnings go.
+
+    Raises:
+        FractalSlurmError: The input is not valid, sudo or SLURM refuse, or the journal can't be written.
+    """
+    check_user_name(user)
+    check_path(work_dir, "--work-dir")
+    _check_cache_dir(cache_dir)
+    resolution = resolve_spec(config_file, spec, account)
+    for warning in resolution.warnings:
+        say(f"warning: {warning}")
+    try:
+        cluster = slurm.config(timeout=PREFLIGHT_TIMEOUT_S)
+        partition = slurm.partition(resolution.config.partition)
+    except Silence as silence:
+        raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
+    if not partition:
+        raise ClusterError(
+            f"the partition {resolution.config.partition!r} (from {resolution.sources['partition']}) does not exist; "
+            f"there are {', '.join(slurm.partitions()) or 'none'}"
+        )
+    run_id = new_run_id()
+    run_folder = f"{work_dir}/{run_id}"
+    jobs = job_settings(
+        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, partition=partition
+    )
+    plan = make_plan(resolution, jobs, len(spec.parameters))
+    # The first script is written for its checks: what may not stand in one is found before anything is made.
+    first = [(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
+    render(plan.config, jobs, token="0" * 16, tasks=first)
+    values = {
+        "run_id": run_id,
+        "created": time.time(),
+        "user": user,
+        "task_name": spec.task_name,
+        "tasks": len(spec.parameters),
+        "run_folder": run_folder,
+        "config": asdict(plan.config),
+        "job_settings": asdict(jobs),
+        "settings": asdict(settings),
+        "hides_jobs": hides_jobs(cluster),
+        "state": "planned",
+    }
+    journal = Journal.create(settings.state_path(), run_id, values, spec.parameters)
+    with journal.transaction():
+        for batch in plan.batches:
+            journal.add_job(secrets.token_hex(8), batch)
+        journal.event("run created", run_id, plan.reason)
+    return journal
+
+
+def _check_cache_dir(cache_dir: str) -> None:
+    if not cache_dir.startswith("/") or ".." in cache_dir.split("/"):
+        raise RunError(f"--cache-dir {cache_dir!r} is not allowed: it must be an absolute path without '..'")
+
+
+class Runner:
+    """Drives one run to its end.
+
+    Args:
+        journal: The run's journal, locked.
+        settings: Our own settings.
+        slurm: The cluster.
+        say: Takes sentences for a person.
+        show: Takes the progress, whenever it changed or a second went by.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: Settings,
+        slurm: Slurm,
+        *,
+        say: Callable[[str], None],
+        show: Callable[[Progress], None] = lambda _progress: None,
+    ) -> None:
+        self.journal = journal
+        self.settings = settings
+        self.slurm = slurm
+        self.say = say
+        self.show = show
+        self.user: str = journal.get("user")
+        self.run_id: str = journal.get("run_id")
+        self.run_folder: str = journal.get("run_folder")
+        self.config = SlurmConfig(**journal.get("config"))
+        stored = journal.get("job_settings")
+        self.job_settings = JobSettings(**{**stored, "command": tuple(stored["command"])})
+        self.hidden: bool = journal.get("hides_jobs")
+        self.cancel_requested = False
+        self.detach_requested = False
+        self.cancelled: bool = journal.get("cancelled", False)
+        self.refusal: str | None = journal.get("refusal")
+        self.tokens = journal.tokens()
+        self.watches: dict[str, Watch] = {}
+        self.began = time.monotonic()
+        self.last_submission = self.began
+        self.next_poll = self.began
+        self.next_peek = self.began + _PEEK_FIRST_S
+        self.peek_s = _PEEK_FIRST_S
+        self.outage_s = 0.0
+        self.outage_until = 0.0
+        self.full_s = 0.0
+        self.full_until = 0.0
+        self.durations: list[float] = []
+        self.late: set[tuple[str, int]] = set()
+        self.lines_named = 0
+        self.last_shown = 0.0
+
+    # -- the loop ----------------------------------------------------------------------------------------
+
+    def drive(self) -> None:
+        """Go on until every task has an end.
+
+        Raises:
+            FractalSlurmError: The user's folder can't be made, or sudo refuses.
+            Detached: The second interrupt: jobs go on without a driver.
+        """
+        if not self.journal.get("folder_made"):
+            self.slurm.sudo.mkdir(self.user, [self.run_folder], timeout=self.settings.command_timeout_s)
+            self.journal.set("folder_made", True)
+        if self.hidden:
+            self.say(
+                "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
+                "by their result files"
+            )
+        self.journal.set("state", "driven")
+        self.next_poll = time.monotonic() + 0.3
+        while True:
+            if self.detach_requested:
+                raise Detached
+            if self.cancel_requested and not self.cancelled:
+                self.cancel()
+            self.plan_again()
+            now = time.monotonic()
+            if now >= self.outage_until:
+                self.guarded(self.settle_unknown)
+                self.guarded(self.submit_some)
+            live = self.journal.jobs("submitting", "submitted", "ended")
+            if not live and not self.journal.jobs("planned"):
+                break
+            if time.monotonic() >= self.next_poll and time.monotonic() >= self.outage_until:
+                self.guarded(self.poll)
+                self.next_poll = time.monotonic() + self.pause()
+            self.report()
+            self.wait()
+        self.journal.set("state", "cancelled" if self.cancelled else "done")
+        self.journal.set("ended", time.time())
+        self.report(force=True)
+
+    def guarded(self, step: Callable[[], None]) -> None:
+        """Do a step; if SLURM is silent, say so once, and wait with growing pauses."""
+        try:
+            step()
+        except Silence as silence:
+            self.outage(str(silence))
+        else:
+            if self.outage_s and time.monotonic() >= self.outage_until and step == self.poll:
+                self.outage_s = 0.0
+                self.say("SLURM answers again")
+
+    def outage(self, words: str) -> None:
+        if not self.outage_s:
+            self.say(f"SLURM does not answer ({words}): waiting; what runs goes on")
+            self.journal.event("outage", "", words)
+        self.outage_s = min(_OUTAGE_LAST_S, max(_OUTAGE_FIRST_S, self.outage_s * 1.5))
+        self.outage_until = time.monotonic() + self.outage_s
+
+    def wait(self) -> None:
+        """Sleep until something is due, or an interrupt comes."""
+        due = self.next_poll
+        if self.outage_until:
+            due = max(due, self.outage_until)
+        if self.full_until > time.monotonic():
+            due = min(due, self.full_until)
+        flags = (self.cancel_requested, self.detach_requested)
+        while flags == (self.cancel_requested, self.detach_requested):
+            left = due - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(0.1, left))
+            self.report()
+
+    def pause(self) -> float:
+        """Seconds until the next look at SLURM.
+
+        A second for the first ten; then growing, up to a quarter of a minute, or half a minute while all jobs
+        wait; at each job's predicted end; and never so often that squeue is more than a twentieth of the time.
+        """
+        now = time.monotonic()
+        watches = list(self.watches.values())
+        elapsed = now - self.last_submission
+        running = any(watch.state == "RUNNING" for watch in watches)
+        pause = 1.0 if elapsed < 10 else 1.0 + (elapsed - 10) * 0.1
+        pause = min(pause, _POLL_RUNNING_S if running else _POLL_PENDING_S)
+        if any(watch.ended_at is not None for watch in watches):
+            pause = min(pause, 1.0)  # results that are not there yet
+        for watch in watches:
+            if watch.predicted_end is not None and watch.state == "RUNNING":
+                left = watch.predicted_end + 0.2 - now
+                # A prediction that was missed is asked after ever more slowly.
+                pause = min(pause, max(0.3, left) if left > 0 else max(1.0, -left * 0.5))
+        return max(pause, 20 * self.slurm.squeue_s)
+
+    def report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self.last_shown < 1.0:
+            return
+        self.last_shown = now
+        self.show(self.progress())
+
+    def progress(self) -> Progress:
+        """How far the run is now."""
+        counts = self.journal.counts()
+        states = [watch.state for watch in self.watches.values()]
+        by_state: dict[str, int] = {}
+        for job in self.journal.jobs():
+            by_state[job.state] = by_state.get(job.state, 0) + 1
+        running = sum(state in ("RUNNING", "COMPLETING") for state in states)
+        return Progress(
+            tasks=sum(counts.values()),
+            succeeded=counts.get("succeeded", 0),
+            failed=counts.get("failed", 0),
+            not_run=counts.get("not_run", 0),
+            jobs_waiting=max(0, by_state.get("submitted", 0) + by_state.get("submitting", 0) - running),
+            jobs_running=running,
+            jobs_planned=by_state.get("planned", 0),
+            jobs_ended=by_state.get("collected", 0) + by_state.get("ended", 0),
+            elapsed_s=time.time() - self.journal.get("created"),
+        )
+
+    # -- submitting --------------------------------------------------------------------------------------
+
+    def plan_again(self) -> None:
+        """New jobs for tasks that have to run again."""
+        tasks = self.journal.unassigned()
+        if not tasks:
+            return
+        if self.cancelled or self.refusal:
+            words = self.refusal or "the run was cancelled"
+            self.journal.finish_tasks(tasks, "not_run", words)
+            return
+        alone = [index for index in tasks if index in set(self.journal.get("alone", []))]
+        others = [index for index in tasks if index not in set(alone)]
+        with self.journal.transaction():
+            for batch in replan(self.config, self.job_settings, others) if others else []:
+                self.journal.add_job(self.new_token(), batch)
+            if alone:
+                self.journal.add_job(self.new_token(), alone, slots=1)
+                self.journal.set("alone", [])
+
+    def new_token(self) -> str:
+        token = secrets.token_hex(8)
+        self.tokens.add(token)
+        return token
+
+    def submit_some(self) -> None:
+        """Submit what is planned, as far as there is room."""
+        if self.cancelled or self.refusal or time.monotonic() < self.full_until:
+            return
+        most = self.settings.max_jobs_in_flight
+        for job in self.journal.jobs("planned"):
+            if self.cancel_requested or self.detach_requested:
+                return
+            if most and len(self.journal.jobs("submitting", "submitted")) >= most:
+                return
+            if not self.submit(job):
+                return
+
+    def job_config(self, job: Job) -> SlurmConfig:
+        if job.slots:
+            return replace(self.config, parallel_tasks_per_job=job.slots)
+        return self.config
+
+    def submit(self, job: Job) -> bool:
+        """Submit one job. Returns whether to go on with the next."""
+        lines = self.journal.task_lines(job.token)
+        try:
+            script = render(self.job_config(job), self.job_settings, token=job.token, tasks=lines)
+        except ScriptTooLarge as error:
+            if len(lines) < 2:
+                self.journal.update_job(job.token, "refused", state="refused", reason=str(error))
+                self.journal.finish_tasks([lines[0][0]], "failed", str(error))
+                return True
+            self.split(job, [index for index, _attempt, _args in lines])
+            return True
+        self.journal.update_job(job.token, "submitting", state="submitting", submitted_at=time.time())
+        submission = self.slurm.submit(self.user, script, timeout=self.settings.sbatch_timeout_s)
+        if submission.outcome is Submitted.ACCEPTED:
+            self.journal.update_job(job.token, "submitted", state="submitted", slurm_job_id=submission.job_id)
+            self.last_submission = time.monotonic()
+            self.full_s = 0.0
+            return True
+        if submission.outcome is Submitted.FULL:
+            self.journal.update_job(job.token, "no room", state="planned", reason=submission.words)
+            if not self.full_s:
+                self.say(f"the site's limit is reached ({submission.words}): waiting for room")
+            self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
+            self.full_until = time.monotonic() + self.full_s
+            return False
+        if submission.outcome is Submitted.UNKNOWN:
+            self.journal.event("no answer", job.token, submission.words)
+            raise Silence(submission.words)
+        self.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
+        self.refuse(self.refusal_words(submission.words))
+        return False
+
+    def refusal_words(self, words: str) -> str:
+        if words.startswith("sudo:") or "is not allowed to execute" in words:
+            raise ImpersonationError(self.slurm.sudo.refusal(self.user, f"{self.slurm.sudo.slurm_bin_dir}/sbatch"))
+        return f"SLURM refused the job: {words}"
+
+    def refuse(self, words: str) -> None:
+        """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
+        self.refusal = words
+        with self.journal.transaction():
+            self.journal.set("refusal", words)
+            for job in self.journal.jobs("planned"):
+                self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
+                self.journal.update_job(job.token, "refused", state="refused", reason=words)
+        self.say(words)
+
+    def split(self, job: Job, indices: Sequence[int]) -> None:
+        """Two jobs of half the tasks each, in place of one whose script is too large."""
+        half = len(indices) // 2
+        with self.journal.transaction():
+            self.journal.update_job(job.token, "split", state="abandoned", reason="its script was too large")
+            self.journal.add_job(self.new_token(), indices[:half], slots=job.slots)
+            self.journal.add_job(self.new_token(), indices[half:], slots=job.slots)
+
+    # -- submissions without an answer -------------------------------------------------------------------
+
+    def settle_unknown(self) -> None:
+        """Find out about submissions whose answer did not come: ask for the name, then let the fence decide.
+
+        Raises:
+            Silence: SLURM does not answer; nothing is decided.
+        """
+        unknown = self.journal.jobs("submitting")
+        if not unknown:
+            return
+        by_name: dict[str, JobState] = {}
+        if not self.hidden:
+            names = [f"{safe_job_name(self.config.job_name)}.{job.token}" for job in unknown]
+            by_name = {state.name.rpartition(".")[2]: state for state in self.slurm.squeue(names=names).values()}
+        else:
+            self.slurm.config()  # is slurmctld there at all?
+        rest = []
+        for job in unknown:
+            state = by_name.get(job.token)
+            if state is None:
+                rest.append(job)
+                continue
+            self.journal.update_job(job.token, "found by its name", state="submitted", slurm_job_id=state.job_id)
+            self.last_submission = time.monotonic()
+        if rest:
+            self.fence(rest)
+
+    def fence(self, jobs: Sequence[Job]) -> None:
+        """Take the claims of jobs that may or may not exist; whose claim is ours is submitted again, under a new token."""
+        paths = [claim_path(self.run_folder, job.token) for job in jobs]
+        taken = self.slurm.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
+        claimed = []
+        for job, ours, path in zip(jobs, taken, paths, strict=True):
+            # A folder is a fence of ours, from before a crash; what a job leaves is a symlink.
+            if ours or self.slurm.sudo.is_folder(self.user, path, timeout=self.settings.command_timeout_s):
+                with self.journal.transaction():
+                    indices = self.journal.tasks_of(job.token, "waiting", "cut")
+                    self.journal.update_job(job.token, "fenced", state="abandoned", reason="its submission got no answer")
+                    if indices:
+                        self.journal.add_job(self.new_token(), indices, slots=job.slots)
+            else:
+                claimed.append(job)
+        if not claimed:
+            return
+        begins: dict[str, str] = {}
+        for line in self.read([self.predicted_file(job) for job in claimed]):
+            kind, record = classify(line, self.tokens)
+            if kind is Kind.BEGIN:
+                begins[record["token"]] = str(record["job"])
+        for job in claimed:
+            if job.token in begins:
+                self.journal.update_job(
+                    job.token, "found by its claim", state="submitted", slurm_job_id=begins[job.token]
+                )
+
+    def predicted_file(self, job: Job, node: int = 0) -> str:
+        return f"{job_folder(self.run_folder, job.token)}/results-0-{node}"
+
+    def read(self, paths: Sequence[str]) -> Any:
+        """The lines of result files."""
+        room = sum(job.tasks for job in self.journal.jobs()) * (self.settings.max_out_bytes + _RECORD_BYTES)
+        return split_lines(
+            self.slurm.sudo.read_files(
+                self.user, paths, timeout=max(600, self.settings.command_timeout_s), max_bytes=room
+            )
+        )
+
+    # -- tracking ----------------------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """One look at all jobs in flight: their states in one call, the results of those that ended in another.
+
+        Raises:
+            Silence: slurmctld does not answer; nothing is concluded.
+        """
+        jobs = self.journal.jobs("submitted", "ended")
+        if not jobs:
+            return
+        for token in set(self.watches) - {job.token for job in jobs}:
+            del self.watches[token]
+        submitted = [job for job in jobs if job.state == "submitted"]
+        now = time.monotonic()
+        if submitted and not self.hidden:
+            self.look(submitted, now)
+        ended = self.journal.jobs("ended")
+        for job in ended:
+            watch = self.watches.setdefault(job.token, Watch())
+            if watch.ended_at is None:
+                watch.ended_at, watch.state = now, job.slurm_state or LOST
+        running = [
+            job
+            for job in self.journal.jobs("submitted")
+            if self.hidden or self.watches.setdefault(job.token, Watch()).state in ("RUNNING", "COMPLETING")
+        ]
+        peek = bool(running) and (now >= self.next_peek or self.hidden)
+        if peek:
+            self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
+            self.next_peek = now + self.peek_s
+        if ended or peek:
+            self.collect(ended + (running if peek else []), now)
+        for job in self.journal.jobs("ended"):
+            self.settle(job, now)
+
+    def look(self, jobs: Sequence[Job], now: float) -> None:
+        """Ask SLURM for the states of jobs."""
+        ids = [job.slurm_job_id or "" for job in jobs]
+        states = self.slurm.squeue(ids)
+        missing = [job_id for job_id in ids if job_id not in states]
+        if missing:
+            # Gone from slurmctld after MinJobAge: the accounting may know, or else the result files tell.
+            for job_id, state in self.slurm.sacct(missing).items():
+                if state.is_final:
+                    states[job_id] = state
+        for job in jobs:
+            watch = self.watches.setdefault(job.token, Watch())
+            found = states.get(job.slurm_job_id or "")
+            if found is None:
+                self.lost_sight(job, watch, now)
+                continue
+            watch.missing_since = None
+            if found.state == "RUNNING" and watch.running_since is None:
+                watch.running_since = now
+                self.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
+                self.predict_from_others(watch)
+            if found.state == "PENDING":
+                watch.running_since = watch.predicted_end = None  # it may have been requeued
+            watch.state = found.state
+            if found.is_final:
+                if watch.running_since is not None:
+                    self.durations.append(now - watch.running_since)
+                self.job_ended(job, found.state, found.reason, nodes=found.nodes)
+            elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
+                self.hopeless(job, found)
+
+    def predict_from_others(self, watch: Watch) -> None:
+        if self.durations and watch.running_since is not None:
+            watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
+
+    def lost_sight(self, job: Job, watch: Watch, now: float) -> None:
+        """Neither squeue nor sacct know a job: its results are looked at for a while before it counts as lost."""
+        if watch.missing_since is None:
+            watch.missing_since = now
+        self.collect([job], now)
+        if self.worker_ended(job, watch) or now - watch.missing_since > self.settings.results_wait_s:
+            state = "COMPLETED" if self.worker_ended(job, watch) else LOST
+            self.job_ended(job, state, "", nodes=job.nodes)
+
+    def worker_ended(self, job: Job, watch: Watch) -> bool:
+        return len({node for _restart, node in watch.ends}) >= job.nodes
+
+    def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
+        self.journal.update_job(
+            job.token, "ended", state="ended", slurm_state=state, reason=reason, nodes=nodes, ended_at=time.time()
+        )
+
+    def hopeless(self, job: Job, found: JobState) -> None:
+        """A job that would wait for ever: it is cancelled, and its tasks do not run."""
+        words = f"SLURM will never start job {found.job_id}: {found.reason}"
+        self.slurm.cancel(self.user, [found.job_id])
+        with self.journal.transaction():
+            self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
+            self.journal.update_job(job.token, "hopeless", state="refused", reason=words)
+        self.watches.pop(job.token, None)
+        self.refuse(words)
+
+    # -- collecting --------------------------------------------------------------------------------------
+
+    def collect(self, jobs: Sequence[Job], now: float) -> None:
+        """Read the results of jobs, in one call of cat, and journal them."""
+        paths: list[str] = []
+        unlisted = []
+        for job in jobs:
+            watch = self.watches.setdefault(job.token, Watch())
+            watch.done = 0
+            if watch.files:
+                paths += watch.files
+            else:
+                paths += [self.predicted_file(job, node) for node in range(job.nodes)]
+            if watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed:
+                unlisted.append(job)
+        if unlisted:
+            # Not all came from where it was expected: a job that was requeued has other files, too.
+            folders = {job_folder(self.run_folder, job.token): job for job in unlisted}
+            for folder, names in self.slurm.sudo.list_folders(self.user, list(folders)).items():
+                watch = self.watches[folders[folder].token]
+                watch.files = [f"{folder}/{name}" for name in names if name.startswith("results-")]
+                paths += [path for path in watch.files if path not in paths]
+        try:
+            with self.journal.transaction():
+                for line in self.read(paths):
+                    self.take_line(line)
+        except ClusterError as error:
+            self.say(f"results can't be read now: {error}")
+            return
+        for job in unlisted:
+            self.watches[job.token].listed = True
+        for job in jobs:
+            watch = self.watches[job.token]
+            if watch.running_since is not None and watch.done and job.tasks > watch.done:
+                rate = watch.done / (now - watch.running_since)
+                watch.predicted_end = now + (job.tasks - watch.done) / rate
+
+    def take_line(self, line: bytes) -> None:
+        """One line of a result file."""
+        kind, record = classify(line, self.tokens)
+        if kind is Kind.TASK:
+            watch = self.watches.setdefault(record["token"], Watch())
+            watch.began = True
+            watch.done += 1
+            self.take_record(record, line.decode("utf-8", "replace"))
+        elif kind is Kind.BEGIN:
+            self.watches.setdefault(record["token"], Watch()).began = True
+        elif kind is Kind.END:
+            watch = self.watches.setdefault(record["token"], Watch())
+            watch.ends[int(record["restart"]), int(record["node"])] = str(record["end"])
+
+    def take_record(self, record: dict[str, Any], text: str) -> None:
+        """The end of a task. The first whole record of the valid attempt counts; others are named."""
+        index = record["task"]
+        row = self.journal.task_row(index)
+        if row is None:
+            return
+        attempt, token, state, retries, _node_retries, stored = row
+        if token != record["token"] or attempt != record["attempt"]:
+            if (record["token"], index) not in self.late:
+                self.late.add((record["token"], index))
+                self.journal.event("late record", record["token"], f"task {index}, attempt {record['attempt']}")
+            return
+        if state not in ("waiting", "cut"):
+            if stored != text:
+                self.journal.event("second record", record["token"], f"task {index}, attempt {attempt}")
+            return
+        reason = record.get("reason")
+        if record["state"] == "succeeded":
+            self.journal.finish_task(index, "succeeded", None, text)
+        elif record["state"] == "cut":
+            if stored != text:
+                self.journal.finish_task(index, "cut", reason, text)
+        elif retries < self.settings.max_retries and not self.cancelled:
+            self.journal.event("task again", record["token"], f"task {index}: {reason}")
+            self.journal.try_again(index, own_fault=True)
+        else:
+            self.journal.finish_task(index, "failed", reason, text)
+
+    def settle(self, job: Job, now: float) -> None:
+        """A job has ended: once its results are there, or have had their time, decide on what it left."""
+        watch = self.watches.setdefault(job.token, Watch())
+        unfinished = self.journal.tasks_of(job.token, "waiting", "cut")
+        if unfinished:
+            came = watch.listed and self.worker_ended(job, watch)
+            waited = now - (watch.ended_at or now)
+            never = watch.listed and not watch.began and waited > min(3, self.settings.results_wait_s)
+            if not came and not never and waited < self.settings.results_wait_s:
+                return
+            self.decide(job, watch, unfinished)
+        self.journal.update_job(job.token, "collected", state="collected")
+        self.watches.pop(job.token, None)
+        self.full_until = 0.0  # there is room for another
+
+    def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
+        """What becomes of the tasks that a job left."""
+        slots = job.slots or min(self.config.parallel_tasks_per_job, job.tasks)
+        cut = set(self.journal.tasks_of(job.token, "cut"))
+        # The queue is in order, so what was running is among the first that have no end.
+        running = cut if watch.ends else cut | set(unfinished[: slots * max(1, job.nodes)])
+        verdict = judge(
+            state=job.slurm_state or LOST,
+            reason=job.reason or "",
+            job=f"job {job.slurm_job_id}",
+            slots=slots,
+            began=watch.began,
+            progress=watch.done > len(cut),
+            worker_end=next(iter(watch.ends.values()), None),
+            cancelled_by_us=self.cancelled,
+        )
+        words = verdict.words
+        if not watch.began and verdict.running is Action.FAIL:
+            words += self.job_output(job)
+        alone: list[int] = []
+        again = 0
+        with self.journal.transaction():
+            for index in unfinished:
+                action = verdict.running if index in running else verdict.waiting
+                row = self.journal.task_row(index)
+                if row is None:
+                    continue
+                if action is Action.RETRY and row[4] >= self.settings.max_node_retries:
+                    self.journal.finish_task(index, "failed", f"{words}; it was tried {row[4] + 1} times", None)
+                elif action is Action.FAIL and row[3] < self.settings.max_retries:
+                    self.journal.try_again(index, own_fault=True)
+                    again += 1
+                elif action is Action.FAIL:
+                    self.journal.finish_task(index, "failed", words, None)
+                elif action is Action.NOT_RUN:
+                    self.journal.finish_task(index, "not_run", words, None)
+                elif action is Action.AGAIN:
+                    self.journal.release([index])
+                    again += 1
+                else:
+                    if action is Action.ALONE:
+                        alone.append(index)
+                    self.journal.try_again(index, own_fault=False)
+                    again += 1
+            if alone:
+                self.journal.set("alone", [*self.journal.get("alone", []), *alone])
+            self.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
+        if again:
+            # Should the job's worker live on, on a node that SLURM gave up: it starts nothing more.
+            paths = [claim_path(self.run_folder, job.token), stop_path(self.run_folder, job.token)]
+            self.slurm.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
+            self.say(f"{words}: {again} of its tasks go into a new job")
+        elif not self.cancelled:
+            self.say(words)
+
+    def job_output(self, job: Job) -> str:
+        """The end of what a job printed outside of its tasks, for the words of its failure."""
+        try:
+            chunks = self.slurm.sudo.read_files(
+                self.user, [output_path(self.run_folder, job.token)], timeout=30, max_bytes=1_000_000
+            )
+            text = b"".join(chunks).decode("utf-8", "replace").strip()
+        except FractalSlurmError:
+            return ""
+        return f"; it printed: {text[-500:]}" if text else "; it printed nothing"
+
+    # -- cancelling --------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Cancel the run: mark the jobs, give their workers a while to end their tasks, then scancel in one call."""
+        self.cancelled = True
+        live = self.journal.jobs("submitting", "submitted")
+        with self.journal.transaction():
+            self.journal.set("cancelled", True)
+            self.journal.event("cancel")
+            for job in self.journal.jobs("planned"):
+                self.journal.finish_tasks(
+                    self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", "the run was cancelled"
+                )
+                self.journal.update_job(job.token, "cancelled", state="abandoned", reason="the run was cancelled")
+        if not live:
+            return
+        self.say(f"cancelling {len(live)} jobs; what has finished is brought home")
+        marks = [path for job in live for path in (stop_path(self.run_folder, job.token), claim_path(self.run_folder, job.token))]
+        try:
+            self.slurm.sudo.take_names(self.user, marks, timeout=self.settings.command_timeout_s)
+        except FractalSlurmError as error:
+            self.say(f"the workers can't be told: {error}")
+        deadline = time.monotonic() + self.settings.cancel_grace_s
+        while time.monotonic() < deadline and not self.detach_requested:
+            if not any(watch.state in ("RUNNING", "COMPLETING") for watch in self.watches.values()):
+                break
+            time.sleep(0.5)
+            self.guarded(self.poll)
+        left = [job.slurm_job_id for job in self.journal.jobs("submitted") if job.slurm_job_id]
+        self.guarded(lambda: self.slurm.cancel(self.user, left))
+        self.last_submission = self.next_poll = time.monotonic()
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome of the run, as the command line prints it with --json."""
+        counts = self.journal.counts()
+        jobs = self.journal.jobs()
+        failures = [
+            {"index": index, "reason": reason or state, "state": state, **_of_record(record)}
+            for index, _attempt, _token, state, reason, record, _args in self.journal.tasks("failed", "not_run")
+        ]
+        return {
+            "run_id": self.run_id,
+            "state": self.journal.get("state"),
+            "user": self.user,
+            "tasks": sum(counts.values()),
+            "succeeded": counts.get("succeeded", 0),
+            "failed": counts.get("failed", 0),
+            "not_run": counts.get("not_run", 0),
+            "jobs": sum(job.slurm_job_id is not None for job in jobs),
+            "wall_s": round(time.monotonic() - self.began, 3),
+            "sudo_calls": self.slurm.sudo.calls,
+            "squeue_calls": self.slurm.squeue_calls,
+            # One step for each job that was spread over several nodes, and none on one node.
+            "srun_steps": sum(job.slurm_job_id is not None and job.nodes > 1 for job in jobs),
+            "run_folder": self.run_folder,
+            "failures": failures,
+        }
+
+
+class Detached(Exception):
+    """The driver was told to leave the jobs alone."""
+
+
+def _of_record(text: str | None) -> dict[str, Any]:
+    """What helps with a failure, out of a worker's record."""
+    if text is None:
+        return {}
+    record = json.loads(text)
+    found = {key: record[key] for key in ("exit", "signal", "host", "job", "tail") if record.get(key) is not None}
+    return {{"exit": "exit_code", "tail": "log_tail"}.get(key, key): value for key, value in found.items()}

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The sbatch script: #SBATCH lines, exports, and the tasks, in one text that goes to sbatch's standard input.
+
+SLURM keeps the script in a file of the node that only the user can read (0700), and the worker reads its
+tasks from there: so no file of ours has to be written by the server, and no neighbour sees one.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from jinja2 import Environment, StrictUndefined
+
+from .config_file import check_export_name, check_export_path, check_extra_line, check_option_value, check_text
+from .errors import FractalSlurmError, SpecError
+from .resolve import SlurmConfig
+from .walltime import format_walltime
+from .worker import MAGIC
+
+# slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
+DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
+_SCRIPT_MARGIN_BYTES = 4096
+# The longest name that squeue and sacct are asked to print in full.
+_MAX_NAME = 80
+
+_TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False).from_string(  # noqa: S701
+    """\
+{{ shebang_line }}
+{% for name, value in options %}#SBATCH --{{ name }}={{ value }}
+{% endfor %}
+{% for line in directives %}{{ line }}
+{% endfor %}
+unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER
+{% for line in extra_lines %}{{ line }}
+{% endfor %}
+{% for name, path in exports %}export {{ name }}={{ path }}
+{% endfor %}
+if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
+  # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the argument.
+  exec {{ srun }} --quiet --export=ALL --input=all --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \\
+    --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --kill-on-bad-exit=0 --wait=0 \\
+    {{ worker }} - "$SLURM_TASKS_PER_NODE" < "$0"
+fi
+exec {{ worker }} "$0" "$SLURM_TASKS_PER_NODE"
+exit 127
+"""
+)
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What the scripts of one run have in common, beside the SlurmConfig.
+
+    Attributes:
+        command: The task's command, split.
+        run_folder: Folder of the run, in the user's work folder; the job's working directory.
+        cache_dir: The user's cache_dir, the base of user_local_exports.
+        worker_python: Python that runs the worker on the nodes, absolute.
+        worker_folder: Folder of worker.py, absolute.
+        srun: How the script calls srun.
+        memory_limit: ``job`` or ``watch``.
+        task_logs: ``joined`` or ``separate``.
+        max_out_bytes: The largest out-JSON, in bytes.
+        kill_wait_s: SLURM's KillWait, in seconds.
+        max_script_bytes: The largest script that the cluster takes, in bytes.
+        time_scope: ``task`` or ``job``: what the option ``time`` limits.
+        start_slack_s: Seconds added to a job's limit for its start.
+        max_walltime_s: The partition's limit in seconds, if it has one.
+    """
+
+    command: tuple[str, ...]
+    run_folder: str
+    cache_dir: str
+    worker_python: str
+    worker_folder: str
+    srun: str = "srun"
+    memory_limit: str = "job"
+    task_logs: str = "joined"
+    max_out_bytes: int = 1_000_000
+    kill_wait_s: int = 30
+    max_script_bytes: int = DEFAULT_MAX_SCRIPT_BYTES
+    time_scope: str = "task"
+    start_slack_s: int = 60
+    max_walltime_s: int | None = None
+
+
+def safe_job_name(name: str) -> str:
+    """A job name without a character that a shell, sbatch or a log line could take for something else."""
+    return re.sub(r"[^A-Za-z0-9_+-]", "_", name)[:_MAX_NAME] or "task"
+
+
+def quote(value: str, what: str) -> str:
+    """A word for the shell that runs the script.
+
+    Raises:
+        FractalSlurmError: It has a control character.
+    """
+    return shlex.quote(check_text(value, what))
+
+
+def job_limit_s(config: SlurmConfig, settings: JobSettings, tasks: int) -> int | None:
+    """The time limit of a job with so many tasks, in seconds; None for the partition's default.
+
+    ``time`` is that of one task, so a job with an in-job queue needs it once a round, and a little to start.
+    """
+    time_s = config.time_s
+    if time_s is None:
+        return None
+    if settings.time_scope == "job":
+        return time_s
+    limit = time_s * rounds(config, tasks)
+    most = settings.max_walltime_s
+    with_slack = -(-(limit + settings.start_slack_s) // 60) * 60
+    return limit if most is not None and limit <= most < with_slack else with_slack
+
+
+def rounds(config: SlurmConfig, tasks: int) -> int:
+    """How often a slot of a job runs a task, at the most."""
+    return -(-tasks // min(config.parallel_tasks_per_job, tasks))
+
+
+def sbatch_options(
+    config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int
+) -> list[tuple[str, str]]:
+    """The options of a job, in the order of the script."""
+    slots = min(config.parallel_tasks_per_job, tasks)
+    limit = job_limit_s(config, settings, tasks)
+    if config.use_mem_per_cpu:
+        memory = ("mem-per-cpu", f"{-(-config.mem_per_task_MB // config.cpus_per_task)}M")
+    else:
+        memory = ("mem", f"{config.mem_per_task_MB * slots}M")
+    name = f"{safe_job_name(config.job_name)}.{token}"
+    options: list[tuple[str, str]] = [
+        ("job-name", name),
+        ("comment", f"fractal-slurm:{token}"),
+        ("partition", config.partition),
+        ("ntasks", str(slots)),
+        ("cpus-per-task", str(config.cpus_per_task)),
+        memory,
+    ]
+    for option in ("constraint", "gres", "gpus", "account", "nodes", "nodelist", "exclude"):
+        value = getattr(config, option)
+        if value is not None:
+            options.append((option, check_option_value(str(value), option)))
+    if limit is not None:
+        options.append(("time", format_walltime(limit)))
+    options += [
+        ("chdir", settings.run_folder),
+        ("output", output_path(settings.run_folder, token)),
+        ("open-mode", "append"),
+        # Not NONE: that runs the user's login profile on the node, which may wait, fail or exit. What sudo hands
+        # on is clean already (env_reset); its own variables are taken out below.
+        ("export", "ALL"),
+        ("propagate", "NONE"),
+    ]
+    return options
+
+
+def render(
+    config: SlurmConfig,
+    settings: JobSettings,
+    *,
+    token: str,
+    tasks: Sequence[tuple[int, int, str]],
+) -> bytes:
+    """Write the script of one job.
+
+    Args:
+        config: The merged config.
+        settings: What the run's scripts have in common.
+        token: The token of this submission.
+        tasks: Index, attempt and args-JSON (one line) of each task.
+
+    Returns:
+        The script. It is plain where it fits the cluster's limit, else its tasks are compressed.
+
+    Raises:
+        FractalSlurmError: A value may not stand in a script.
+        ScriptTooLarge: It is over the limit even so: the tasks have to be spread over more jobs.
+    """
+    directives = [line for line in map(check_extra_line, config.extra_lines) if line.strip().upper().startswith("#SBATCH")]
+    lines = [line for line in config.extra_lines if line not in directives]
+    worker = " ".join(
+        (
+            quote(settings.worker_python, "worker_python"),
+            # With -c the worker is imported, and so read from its compiled form: that saves 15 ms a job.
+            "-I -S -c 'import sys; sys.path.append(sys.argv[1]); import worker; sys.exit(worker.main(sys.argv[2:]))'",
+            quote(settings.worker_folder, "the runtime's folder"),
+        )
+    )
+    text = _TEMPLATE.render(
+        shebang_line=check_text(config.shebang_line, "shebang_line"),
+        options=sbatch_options(config, settings, token=token, tasks=len(tasks)),
+        directives=directives,
+        extra_lines=lines,
+        exports=[
+            (check_export_name(name), quote(export_path(settings.cache_dir, path), name))
+            for name, path in config.user_local_exports.items()
+        ],
+        srun=quote(settings.srun, "srun"),
+        worker=worker,
+    )
+    body = "\n".join(f"{index}\t{attempt}\t{args}" for index, attempt, args in tasks).encode("utf-8") + b"\n"
+    for encoding in ("plain", "zlib"):
+        if encoding == "zlib":
+            body = base64.encodebytes(zlib.compress(body, 6))
+        script = text.encode("utf-8") + _header(config, settings, token=token, tasks=len(tasks), encoding=encoding) + body
+        if len(script) <= settings.max_script_bytes - _SCRIPT_MARGIN_BYTES:
+            return script
+    raise ScriptTooLarge(
+        f"the script of a job with {len(tasks)} tasks has {len(script)} bytes, compressed; "
+        f"the cluster takes {settings.max_script_bytes} (max_script_size)"
+    )
+
+
+class ScriptTooLarge(FractalSlurmError):
+    """A script is over the cluster's limit, compressed as it is."""
+
+
+def export_path(cache_dir: str, path: str) -> str:
+    """A value of user_local_exports, below the user's cache_dir."""
+    return str(PurePosixPath(cache_dir) / check_export_path(path))
+
+
+def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int, encoding: str) -> bytes:
+    """The head of the data part, as :func:`fractal_slurm.worker.read_work` reads it."""
+    task_time_s = config.time_s if config.time_s is not None and settings.time_scope == "task" else 0
+    pairs: list[tuple[str, object]] = [
+        ("encoding", encoding),
+        ("tasks", tasks),
+        ("token", token),
+        ("claim", claim_path(settings.run_folder, token)),
+        ("folder", job_folder(settings.run_folder, token)),
+        ("cpus_per_task", config.cpus_per_task),
+        ("memory_mb", config.mem_per_task_MB),
+        ("memory_limit", settings.memory_limit),
+        ("task_time_s", task_time_s),
+        ("job_limit_s", job_limit_s(config, settings, tasks) or 0),
+        ("kill_wait_s", settings.kill_wait_s),
+        ("max_out_bytes", settings.max_out_bytes),
+        ("task_logs", settings.task_logs),
+        *(("command", word) for word in settings.command),
+    ]
+    lines = "".join(f"{key}\t{check_text(str(value), key)}\n" for key, value in pairs)
+    return MAGIC + b"\n" + lines.encode("utf-8") + b"\n"
+
+
+def claim_path(run_folder: str, token: str) -> str:
+    """What a job's first act makes (a symlink), and what the server makes before it submits the work again."""
+    return f"{run_folder}/{token}.claim"
+
+
+def stop_path(run_folder: str, token: str) -> str:
+    """What the server makes where a job is to end."""
+    return f"{claim_path(run_folder, token)}.stop"
+
+
+def job_folder(run_folder: str, token: str) -> str:
+    """Where the worker of a job keeps results and logs."""
+    return f"{run_folder}/{token}"
+
+
+def output_path(run_folder: str, token: str) -> str:
+    """Where SLURM puts what a job prints outside of its tasks."""
+    return f"{run_folder}/{token}.slurm.out"
+
+
+def split_command(command: str) -> tuple[str, ...]:
+    """Split a task's command into words, once and without a shell.
+
+    Raises:
+        SpecError: It is empty, has an open quote or a control character.
+    """
+    check_text(command, "task: $.command:")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise SpecError(f"task: $.command: {command!r} can't be split into words: {error}") from None
+    if not words or not words[0]:
+        raise SpecError("task: $.command: is empty: give the command that runs one task")
+    return tuple(words)

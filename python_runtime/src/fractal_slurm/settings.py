@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Our own settings: /etc/fractal/fractal-slurm.toml, each overridable by FRACTAL_SLURM_<NAME>.
+
+Fractal's config file holds nothing of ours; this is where it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import SettingsError
+
+SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
+PREFIX = "FRACTAL_SLURM_"
+# Names with our prefix that are no settings.
+_NOT_OURS = ("FRACTAL_SLURM_CONFIG_FILE", "FRACTAL_SLURM_SETTINGS_FILE")
+
+
+def _setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"description": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Our own settings; each field's ``description`` says what it does."""
+
+    slurm_bin_dir: str = _setting("", "Folder of sbatch, squeue and the other commands; empty: where PATH has sbatch.")
+    sudo: str = _setting("/usr/bin/sudo", "Absolute path of sudo.")
+    state_dir: str = _setting("", "Folder of the journals; empty: ~/.local/state/fractal-slurm.")
+    worker_python: str = _setting("", "Python >= 3.8 on the compute nodes; empty: the one that runs this command.")
+    worker_folder: str = _setting("", "Folder of worker.py on the compute nodes; empty: where it is here.")
+    max_jobs_in_flight: int = _setting(0, "Jobs of a run that SLURM may hold at the same time; 0: any number.")
+    max_retries: int = _setting(0, "How often a task that failed is run again.")
+    max_node_retries: int = _setting(2, "How often a task is run again that was lost with its node or job.")
+    memory_limit: str = _setting(
+        "job", "job: SLURM's limit for the job. watch: the worker also ends a task over its mem.", ("job", "watch")
+    )
+    task_logs: str = _setting(
+        "joined", "joined: the logs of a job's tasks in one file. separate: a file a task.", ("joined", "separate")
+    )
+    max_out_bytes: int = _setting(1_000_000, "The largest out-JSON of a task, in bytes.")
+    time_scope: str = _setting("task", "What the option time limits: each task, or the whole job.", ("task", "job"))
+    start_slack_s: int = _setting(60, "Seconds added to a job's time limit for its start.")
+    results_wait_s: int = _setting(30, "Seconds to wait for the results of a job that ended (file systems lag).")
+    sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
+    command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
+    cancel_grace_s: int = _setting(10, "Seconds that workers get to end their tasks when a run is cancelled.")
+
+    def bin_dir(self) -> str:
+        """The folder of SLURM's commands."""
+        if self.slurm_bin_dir:
+            return self.slurm_bin_dir.rstrip("/")
+        found = shutil.which("sbatch")
+        return os.path.dirname(os.path.abspath(found)) if found else "/usr/bin"
+
+    def state_path(self) -> Path:
+        """The folder of the journals."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        return Path(base) / "fractal-slurm"
+
+    def python(self) -> str:
+        """The Python that runs the worker on the nodes: the real file, so that an upgrade leaves running jobs alone."""
+        return self.worker_python or os.path.realpath(sys.executable)
+
+    def folder(self) -> str:
+        """The folder of worker.py on the nodes."""
+        return self.worker_folder or os.path.dirname(os.path.realpath(__file__))
+
+
+def load_settings(path: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read our settings.
+
+    Args:
+        path: The TOML file; None for FRACTAL_SLURM_SETTINGS_FILE or the default one. The default may be missing.
+        environ: The environment.
+
+    Raises:
+        SettingsError: A value, or a name, is not allowed; every fault at once.
+    """
+    named = path or environ.get("FRACTAL_SLURM_SETTINGS_FILE")
+    file = Path(named or SETTINGS_FILE)
+    faults: list[str] = []
+    values: dict[str, Any] = {}
+    known = {entry.name: entry for entry in fields(Settings)}
+    for name, value in _read_toml(file, required=bool(named)).items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            faults.append(f"{file}: {name}: unknown setting; {hint}")
+        else:
+            values[name] = _check(known[name], value, f"{file}: {name}", faults)
+    for name, entry in known.items():
+        variable = PREFIX + name.upper()
+        if variable in environ and variable not in _NOT_OURS:
+            values[name] = _check(entry, environ[variable], variable, faults)
+    if faults:
+        raise SettingsError(faults)
+    return Settings(**values)
+
+
+def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"{file}: can't be read: it is not there") from None
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{file}: can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: no TOML: {error}") from None
+
+
+def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
+    choices = entry.metadata["choices"]
+    if isinstance(entry.default, int):
+        if isinstance(value, str) and value.strip().isdecimal():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            faults.append(f"{where}: found {value!r}; a whole number of at least 0 is allowed")
+    elif not isinstance(value, str):
+        faults.append(f"{where}: found {value!r}; a string is allowed")
+    elif choices and value not in choices:
+        faults.append(f"{where}: found {value!r}; allowed are {', '.join(choices)}")
+    elif value and not choices and not value.startswith("/"):
+        faults.append(f"{where}: found {value!r}; an absolute path is allowed")
+    return value

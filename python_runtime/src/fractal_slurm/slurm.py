@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""SLURM's commands: argv in, typed values out. What SLURM's words mean is known here and nowhere else.
+
+Everything that only reads (squeue, sacct, scontrol) runs as the service user itself; what acts as
+somebody else goes through :mod:`fractal_slurm.impersonate`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .errors import ClusterError
+from .impersonate import Impersonator, clean_environment
+
+# Job states from which a job does not come back (squeue(1), JOB STATE CODES).
+FINAL_STATES = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+# Faults of nodes and of SLURM, none of the tasks.
+NODE_FAULTS = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+
+# Refusals that end by themselves when other jobs end, by the first error line of sbatch or its message
+# (the second line is the same for limits that no waiting cures, such as a job larger than an association may have).
+BACK_PRESSURE = (
+    "AssocMaxSubmitJobLimit",
+    "AssocGrpSubmitJobsLimit",
+    "AssocGrpSubmitJobLimit",
+    "MaxSubmitJobsPerAccount",
+    "QOSMaxSubmitJobPerUserLimit",
+    "QOSMaxSubmitJobPerAccountLimit",
+    "QOSGrpSubmitJobsLimit",
+    "Slurm temporarily unable to accept job",
+    "Job limit exceeded",
+    "MaxJobCount",
+)
+# Reasons of a pending job that no waiting cures.
+HOPELESS_REASONS = frozenset(
+    {
+        "AccountNotAllowed",
+        "AssocMaxCpuPerJobLimit",
+        "AssocMaxMemPerJob",
+        "AssocMaxNodePerJobLimit",
+        "AssocMaxWallDurationPerJobLimit",
+        "BadConstraints",
+        "DependencyNeverSatisfied",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSMaxCpuPerJobLimit",
+        "QOSMaxMemoryPerJob",
+        "QOSMaxNodePerJobLimit",
+        "QOSMaxWallDurationPerJobLimit",
+        "QOSNotAllowed",
+        "launch_failed_requeued_held",
+        "launch failed requeued held",
+    }
+)
+# The client never got an answer: the job may exist all the same.
+_SILENCE = (
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Zero Bytes were transmitted",
+    "Transport endpoint is not connected",
+    "Connection refused",
+    "Connection reset by peer",
+    "Connection timed out",
+    "Communication connection failure",
+    "Slurm backup controller in standby mode",
+    "Munge encode failed",
+    "Protocol authentication error",
+    "Unexpected message received",
+    "Insane message length",
+    "Unable to confirm allocation",
+    "Unable to establish controller machine",
+    "Unable to establish configuration source",
+)
+_JOB_ID = re.compile(r"(\d+)(;\S+)?")
+
+
+class Submitted(Enum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    FULL = "full"  # a limit of the site: try again when there is room
+    REFUSED = "refused"  # waiting does not help
+    UNKNOWN = "unknown"  # no answer: the job may exist
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The outcome of one sbatch: the job's id if it was accepted, and SLURM's words if not."""
+
+    outcome: Submitted
+    job_id: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM says of a job.
+
+    Attributes:
+        job_id: Its id.
+        state: A state of squeue(1), long form, e.g. ``RUNNING``.
+        reason: Why it waits, or how it ended.
+        nodes: Number of nodes.
+        name: Its name.
+        time_limit: Its time limit as SLURM writes it.
+    """
+
+    job_id: str
+    state: str
+    reason: str = ""
+    nodes: int = 1
+    name: str = ""
+    time_limit: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+
+class Silence(ClusterError):
+    """SLURM did not answer. Nothing follows from that."""
+
+
+def first_error(stderr: str) -> str:
+    """SLURM's own words, without the name of the command before them."""
+    lines = [re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip()) for line in stderr.splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
+
+
+def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
+    """Read the outcome of ``sbatch --parsable``.
+
+    A site's wrapper may print around the id, so the id is the one line that is nothing else.
+    """
+    ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
+    if returncode == 0:
+        if len(ids) == 1:
+            return Submission(Submitted.ACCEPTED, ids[0])
+        found = [word for line in stdout.splitlines() if (m := re.search(r"Submitted batch job (\d+)", line)) for word in m.groups()]
+        if len(found) == 1:
+            return Submission(Submitted.ACCEPTED, found[0])
+        return Submission(Submitted.UNKNOWN, words=f"sbatch printed no job id, but {stdout.strip()[:200]!r}")
+    words = first_error(stderr)
+    if any(sign in stderr for sign in BACK_PRESSURE):
+        return Submission(Submitted.FULL, words=words)
+    if returncode < 0 or any(sign in stderr for sign in _SILENCE):
+        return Submission(Submitted.UNKNOWN, words=words)
+    return Submission(Submitted.REFUSED, words=words)
+
+
+@dataclass
+class Slurm:
+    """The cluster, as this host sees it.
+
+    Attributes:
+        bin_dir: Folder of SLURM's commands.
+        sudo: Who crosses to other users.
+        timeout: Seconds after which a command counts as unanswered.
+        squeue_calls: Number of squeue calls so far.
+        squeue_s: Duration of the last one, in seconds.
+    """
+
+    bin_dir: str
+    sudo: Impersonator
+    timeout: float = 60
+    squeue_calls: int = field(default=0)
+    squeue_s: float = field(default=0.0)
+
+    def _ask(self, command: str, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [f"{self.bin_dir}/{command}", *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout or self.timeout,
+                check=False,
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise ClusterError(
+                f"{self.bin_dir}/{command} is not there: install SLURM's client commands, "
+                "or set slurm_bin_dir in our settings"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise Silence(f"{command} got no answer within {timeout or self.timeout:g} seconds") from None
+
+    def _answer(self, command: str, *arguments: str, timeout: float | None = None) -> str:
+        result = self._ask(command, *arguments, timeout=timeout)
+        if result.returncode != 0:
+            raise Silence(f"{command}: {first_error(result.stderr)}")
+        return result.stdout
+
+    def config(self, timeout: float | None = None) -> dict[str, str]:
+        """``scontrol show config``, by name.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        pairs = (line.split("=", 1) for line in self._answer("scontrol", "show", "config", timeout=timeout).splitlines() if "=" in line)
+        return {name.strip(): value.strip() for name, value in pairs}
+
+    def partition(self, name: str) -> dict[str, str]:
+        """``scontrol show partition``, by name; empty where there is no such partition.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        result = self._ask("scontrol", "--oneliner", "show", "partition", name)
+        if result.returncode != 0:
+            if "not found" in result.stdout + result.stderr:
+                return {}
+            raise Silence(f"scontrol: {first_error(result.stderr)}")
+        return dict(word.split("=", 1) for word in result.stdout.split() if "=" in word)
+
+    def partitions(self) -> list[str]:
+        """The names of all partitions that this host's user sees."""
+        return sorted({line.strip() for line in self._answer("sinfo", "--noheader", "--format=%R").splitlines() if line.strip()})
+
+    def submit(self, user: str, script: bytes, *, timeout: float) -> Submission:
+        """Submit a script as ``user``.
+
+        Args:
+            user: Whose job it becomes.
+            script: The script; sbatch reads it from standard input, so that no file of ours is needed.
+            timeout: Seconds after which the submission counts as unanswered.
+        """
+        try:
+            result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
+        except subprocess.TimeoutExpired as expired:
+            stderr = (expired.stderr or b"").decode(errors="replace")
+            if any(sign in stderr for sign in BACK_PRESSURE):
+                return Submission(Submitted.FULL, words=first_error(stderr))
+            return Submission(Submitted.UNKNOWN, words=f"sbatch got no answer within {timeout:g} seconds")
+        return judge_submission(
+            result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
+        )
+
+    def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = ()) -> dict[str, JobState]:
+        """What slurmctld says of these jobs, in one call; jobs that it does not know (any more) are left out.
+
+        Args:
+            job_ids: Ids to look for.
+            names: Job names to look for, if no ids are given.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        which = f"--jobs={','.join(job_ids)}" if job_ids else f"--name={','.join(names)}"
+        self.squeue_calls += 1
+        began = time.monotonic()
+        try:
+            result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%j|%r", which)
+        finally:
+            self.squeue_s = time.monotonic() - began
+        if result.returncode != 0:
+            if "Invalid job id specified" in result.stderr:
+                return {}
+            raise Silence(f"squeue: {first_error(result.stderr)}")
+        found = {}
+        for line in result.stdout.splitlines():
+            fields = line.strip().split("|", 5)
+            if len(fields) == 6:
+                job_id, state, nodes, limit, name, reason = fields
+                found[job_id] = JobState(job_id, state, reason, int(nodes) if nodes.isdigit() else 1, name, limit)
+        return found
+
+    def sacct(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+        """What the accounting says of these jobs; empty where there is none, or it does not answer."""
+        try:
+            result = self._ask(
+                "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates",
+                f"--jobs={','.join(job_ids)}", "--format=JobIDRaw,State,ExitCode,NNodes,JobName",
+            )  # fmt: skip
+        except ClusterError:
+            return {}
+        found: dict[str, JobState] = {}
+        if result.returncode != 0:
+            return found
+        for line in result.stdout.splitlines():
+            fields = line.split("|", 4)
+            if len(fields) == 5:
+                job_id, state, exit_code, nodes, name = fields
+                # "CANCELLED by 1000"; of a job that was requeued the last line is the newest.
+                word, _blank, rest = state.partition(" ")
+                found[job_id] = JobState(job_id, word, rest or f"exit {exit_code}", int(nodes) if nodes.isdigit() else 1, name)
+        return found
+
+    def cancel(self, user: str, job_ids: Sequence[str]) -> None:
+        """Cancel jobs of ``user``'s, in one call. Ids that SLURM does not know do no harm.
+
+        Raises:
+            Silence: slurmctld does not answer.
+            ClusterError: It was refused.
+        """
+        if not job_ids:
+            return
+        try:
+            result = self.sudo.run(user, "scancel", list(job_ids), timeout=self.timeout)
+        except subprocess.TimeoutExpired:
+            raise Silence(f"scancel got no answer within {self.timeout:g} seconds") from None
+        if result.returncode != 0:
+            words = result.stderr.decode(errors="replace")
+            if any(sign in words for sign in _SILENCE):
+                raise Silence(f"scancel: {first_error(words)}")
+            if "Invalid job id" not in words and "already completing or completed" not in words:
+                raise ClusterError(f"scancel as {user}: {first_error(words)}")
+
+
+def hides_jobs(config: dict[str, str]) -> bool:
+    """Whether slurmctld shows users their own jobs only (PrivateData, slurm.conf(5))."""
+    return "jobs" in re.split(r"[,\s]+", config.get("PrivateData", "").lower())
+
+
+def seconds(value: str, default: int) -> int:
+    """The seconds of a value of ``scontrol show config``, such as ``30 sec``."""
+    match = re.match(r"(\d+)", value)
+    return int(match[1]) if match else default

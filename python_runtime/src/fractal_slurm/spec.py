@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The unit of work: a task, its meta, and one parameter set for each time it is to run.
+
+A document of a million parameter sets is read one set at a time; each is kept as one line of JSON, which is
+what the worker writes to the task's args file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import FractalSlurmError, SpecError
+from .script import split_command
+
+_TOP = ("task", "meta", "parameters")
+_TASK = ("name", "command", "meta")
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A unit of work, checked.
+
+    Attributes:
+        task_name: The task's name.
+        command: The task's command, split into words.
+        task_meta: task.meta.
+        meta: WorkflowTask.meta.
+        parameters: One line of JSON for each task: its args.
+    """
+
+    task_name: str
+    command: tuple[str, ...]
+    parameters: Sequence[str]
+    task_meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_spec(path: str) -> Spec:
+    """Read a unit of work.
+
+    Args:
+        path: A JSON or YAML file; ``-`` for standard input.
+
+    Raises:
+        SpecError: It can't be read or is not valid; one line for each fault: file, JSON path, what is allowed.
+    """
+    source = "standard input" if path == "-" else path
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise SpecError(f"{source}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{source}: can't be read: it is not UTF-8") from None
+    del data
+    return parse_spec(text, source=source)
+
+
+def parse_spec(text: str, *, source: str) -> Spec:
+    """Check the text of a unit of work, JSON or YAML; see :func:`load_spec`."""
+    if _BLANK.match(text).end() < len(text) and text[_BLANK.match(text).end()] == "{":  # type: ignore[union-attr]
+        try:
+            document = _read_json(text)
+        except json.JSONDecodeError as error:
+            if not _looks_like_yaml(text):
+                raise SpecError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+            document = _read_yaml(text, source)
+        except RecursionError:
+            raise SpecError(f"{source}: nested too deeply") from None
+    else:
+        document = _read_yaml(text, source)
+    return build_spec(document, source=source)
+
+
+def _looks_like_yaml(text: str) -> bool:
+    # A flow mapping ({task: …}) is YAML and no JSON; JSON with a fault in it begins with a quote.
+    return re.match(r"\s*\{\s*[A-Za-z]", text) is not None
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    """Read a JSON object; its parameters become a list of lines, without ever being in memory all at once."""
+    decoder = json.JSONDecoder()
+    position = _BLANK.match(text).end() + 1  # type: ignore[union-attr]
+    document: dict[str, Any] = {}
+    first = True
+    while True:
+        position = _skip(text, position)
+        if text[position : position + 1] == "}":
+            break
+        if not first:
+            position = _expect(text, position, ",")
+        first = False
+        if text[position : position + 1] != '"':
+            raise json.JSONDecodeError("a key in double quotes is expected", text, position)
+        key, position = decoder.raw_decode(text, position)
+        position = _expect(text, position, ":")
+        if key in document:
+            raise json.JSONDecodeError(f"the key {key!r} stands twice", text, position)
+        if key == "parameters" and text[position : position + 1] == "[":
+            document[key], position = _read_parameters(text, position + 1, decoder)
+        else:
+            document[key], position = decoder.raw_decode(text, position)
+    end = _skip(text, position + 1)
+    if end != len(text):
+        raise json.JSONDecodeError("nothing may follow the object", text, end)
+    return document
+
+
+def _skip(text: str, position: int) -> int:
+    return _BLANK.match(text, position).end()  # type: ignore[union-attr]
+
+
+def _expect(text: str, position: int, character: str) -> int:
+    position = _skip(text, position)
+    if text[position : position + 1] != character:
+        raise json.JSONDecodeError(f"{character!r} is expected", text, position)
+    return _skip(text, position + 1)
+
+
+class _Lines(list[str]):
+    """Parameter sets that are lines of JSON already; ``faults`` are (number, what was found)."""
+
+    faults: list[tuple[int, object]]
+
+
+def _read_parameters(text: str, position: int, decoder: json.JSONDecoder) -> tuple[_Lines, int]:
+    lines = _Lines()
+    lines.faults = []
+    position = _skip(text, position)
+    if text[position : position + 1] == "]":
+        return lines, position + 1
+    while True:
+        value, end = decoder.raw_decode(text, position)
+        if isinstance(value, dict):
+            line = text[position:end]
+            lines.append(line if "\n" not in line and "\r" not in line else to_line(value))
+        else:
+            lines.faults.append((len(lines) + len(lines.faults), value))
+        position = _skip(text, end)
+        if text[position : position + 1] == "]":
+            return lines, position + 1
+        position = _expect(text, position, ",")
+
+
+def to_line(parameters: Mapping[str, Any]) -> str:
+    """One parameter set as one line of JSON."""
+    return json.dumps(parameters, ensure_ascii=False, separators=(",", ":"))
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader, the C one where there is one
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise SpecError(f"{source}{where}: neither JSON nor YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def build_spec(document: object, *, source: str) -> Spec:
+    """Check a unit of work that is in memory already.
+
+    Args:
+        document: ``{"task": {"name", "command", "meta"}, "meta", "parameters"}``.
+        source: Where it came from, for the messages.
+
+    Raises:
+        SpecError: It is not valid; every fault at once.
+    """
+    faults: list[str] = []
+
+    def fault(path: str, message: str) -> None:
+        faults.append(f"{source}: {path}: {message}")
+
+    def section(value: object, path: str, known: Iterable[str] | None) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            fault(path, f"found {_shown(value)}; an object is allowed")
+            return {}
+        for key in value:
+            if known is not None and key not in known:
+                near = difflib.get_close_matches(str(key), list(known), n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+                fault(f"{path}.{key}", f"unknown key; {hint}")
+        return value
+
+    top = section(document, "$", _TOP)
+    if isinstance(document, Mapping):
+        for key in ("task", "parameters"):
+            if key not in top:
+                fault(f"$.{key}", "missing; it is required")
+    task = section(top.get("task", {}), "$.task", _TASK)
+    name, command = task.get("name"), task.get("command")
+    words: tuple[str, ...] = ()
+    if "task" in top:
+        for key, value in (("name", name), ("command", command)):
+            if not isinstance(value, str) or not value.strip():
+                fault(f"$.task.{key}", f"found {_shown(value)}; a string that is not empty is required")
+            elif key == "name" and not value.isprintable():
+                fault("$.task.name", f"found {value!r}; control characters are not allowed")
+        if isinstance(command, str) and command.strip():
+            try:
+                words = split_command(command)
+            except FractalSlurmError as error:
+                faults += [f"{source}: {message.replace('task: $.', '$.task.')}" for message in error.messages]
+    task_meta = section(task.get("meta") or {}, "$.task.meta", None)
+    meta = section(top.get("meta") or {}, "$.meta", None)
+    parameters = _check_parameters(top.get("parameters", ()), fault) if "parameters" in top else []
+    if faults:
+        raise SpecError(faults)
+    return Spec(task_name=str(name), command=words, task_meta=task_meta, meta=meta, parameters=parameters)
+
+
+def _check_parameters(value: object, fault: Any) -> Sequence[str]:
+    if isinstance(value, _Lines):
+        for number, found in value.faults[:20]:
+            fault(f"$.parameters[{number}]", f"found {_shown(found)}; an object is allowed")
+        if not value and not value.faults:
+            fault("$.parameters", "is empty: give one parameter set for each task")
+        return value
+    if not isinstance(value, list):
+        fault("$.parameters", f"found {_shown(value)}; a list of objects is allowed")
+        return []
+    if not value:
+        fault("$.parameters", "is empty: give one parameter set for each task")
+    lines: list[str] = []
+    for number, item in enumerate(value):
+        if not isinstance(item, Mapping):
+            fault(f"$.parameters[{number}]", f"found {_shown(item)}; an object is allowed")
+            continue
+        try:
+            lines.append(to_line(item))
+        except (TypeError, ValueError) as error:
+            fault(f"$.parameters[{number}]", f"can't be written as JSON: {error}")
+    return lines
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
