@@ -103,14 +103,14 @@ def run_ours(
     if finished.returncode not in (0, 1):
         raise BenchmarkError(f"`fractal-slurm run` ended with {finished.returncode}:\n{finished.stderr[-2000:]}")
     report: dict[str, Any] = json.loads(finished.stdout)
-    return report | {"command_s": finished.wall_s, "peak_mb": finished.peak_mb, "state": str(local)}
+    return report | {"command_s": finished.wall_s, "peak_mb": finished.peak_mb, "state_folder": str(local)}
 
 
 def slurm_job_ids(environment: Environment, report: Mapping[str, Any]) -> list[int]:
     """Ask `fractal-slurm report` for the SLURM job ids of a run."""
     finished = environment.run(
         [environment.runtime / "fractal-slurm", "report", report["run_id"], "--json"],
-        environment=settings(environment, Path(report["state"])),
+        environment=settings(environment, Path(report["state_folder"])),
     )
     return [int(job["slurm_job_id"]) for job in json.loads(finished.stdout)["jobs"]]
 

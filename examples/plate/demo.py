@@ -145,7 +145,13 @@ def prepare_folder(base: Path, service: pwd.struct_passwd) -> Path:
     """Make the folder that the service user writes images and specs to, and that the users read.
 
     The example's scripts are copied there, since a checkout may lie where only its owner can read.
+
+    Raises:
+        DemoError: The users could not reach it.
     """
+    for folder in (base, *base.parents):
+        if folder.exists() and not folder.stat().st_mode & stat.S_IXOTH:
+            raise DemoError(f"{folder} can't be entered by other users; choose a --base that they can reach.")
     base.mkdir(mode=0o755, parents=True, exist_ok=True)
     for script in ("make_plate.py", "measure_well.py"):
         copy = Path(shutil.copyfile(HERE / script, base / script))
@@ -153,9 +159,6 @@ def prepare_folder(base: Path, service: pwd.struct_passwd) -> Path:
     plate = base / "plate"
     plate.mkdir(mode=0o755, exist_ok=True)
     os.chown(plate, service.pw_uid, service.pw_gid)
-    for folder in (base, *base.parents):
-        if not folder.stat().st_mode & stat.S_IXOTH:
-            raise DemoError(f"{folder} can't be entered by other users; choose a --base that they can reach.")
     return plate
 
 
@@ -218,6 +221,10 @@ class Running:
         self.process.wait()
         self.seconds = time.monotonic() - self._began
 
+    def ending(self) -> str:
+        """Say in a word or two how it ended."""
+        return "done" if self.process.returncode == 0 else f"exit code {self.process.returncode}"
+
     def wait(self) -> None:
         """Wait until it has ended and all that it wrote is read."""
         for thread in self._threads:
@@ -241,12 +248,13 @@ class Running:
 
 
 def measured_since(share: Share, start: float) -> int:
-    """Count the wells of a user whose picture was written after a time (seconds since the epoch)."""
+    """Count the pictures that a user wrote after a time (seconds since the epoch): one for each well measured."""
     try:
         with os.scandir(share.previews) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_mtime >= start for entry in entries)
+            files = [entry.stat(follow_symlinks=False) for entry in entries]
     except OSError:
         return 0  # the first task has not made the folder yet
+    return sum(file.st_mtime >= start and file.st_uid == share.account.pw_uid for file in files)
 
 
 class Screen:
@@ -278,7 +286,7 @@ class Screen:
             seconds = elapsed if run.seconds is None else run.seconds
             lines.append(
                 f"  {user:<{width}}  {self.bar(done / total)}  {done:>2} of {total} wells  {seconds:5.1f} s"
-                f"{'  done' if ended else ''}"
+                f"{'' if run.seconds is None else f'  {run.ending()}'}"
             )
         if self.live and self.drawn:
             self.stream.write(f"\x1b[{self.drawn}A")
@@ -293,7 +301,7 @@ def run_all(
 ) -> list[Running]:
     """Run `fractal-slurm run` for all users at the same time and show how far they are."""
     start, clock = time.time(), time.monotonic()
-    runs = []
+    runs: list[Running] = []
     for share, spec in zip(shares, specs, strict=True):
         argv = [arguments.command, "run", str(spec), "--user", share.user, "--json"]
         argv += ["--cache-dir", str(share.cache_dir), "--work-dir", str(share.work_dir)]
@@ -344,8 +352,8 @@ def owners_below(*folders: Path) -> dict[int, int]:
     return owners
 
 
-def check_owners(checks: Checks, share: Share) -> None:
-    """Check that all that a user's tasks left belongs to that user, pictures included."""
+def check_owners(checks: Checks, share: Share, start: float) -> None:
+    """Check that all that a user's tasks left belongs to that user, pictures included, and is as new as the run."""
     owners = owners_below(share.work_dir, share.cache_dir)
     others = {uid: number for uid, number in owners.items() if uid != share.account.pw_uid}
     checks.say(
@@ -353,24 +361,31 @@ def check_owners(checks: Checks, share: Share) -> None:
         f"all {sum(owners.values())} files and folders below {share.work_dir.parent} belong to {share.user}",
         f"some belong to others (uid: number): {others}" if others else "there are none",
     )
-    expected = {f"{well['well']}.png" for well in share.wells}
-    found = {path.name for path in share.previews.glob("*.png") if path.lstat().st_uid == share.account.pw_uid}
+    expected, found = len(share.wells), measured_since(share, start)
     checks.say(
-        expected <= found,
+        found == expected,
         f"user_local_exports led the tasks of {share.user} to {share.previews}",
-        f"{len(expected - found)} of {len(expected)} pictures are missing",
+        f"{found} of {expected} pictures are there",
     )
 
 
+def some_of(items: Sequence[str], most: int = 5) -> str:
+    """List items, the first few by name and the rest by number."""
+    rest = len(items) - most
+    return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def check_plate(checks: Checks, wells: Sequence[plate_page.Well], layout: Sequence[dict[str, Any]]) -> None:
-    """Check the measured numbers and who measured them against what is known."""
+    """Check the measured numbers against those planted, and say why wells were not measured."""
     planted = {well["well"]: sum(well["planted_spots"]) for well in layout}
     wrong = [well.name for well in wells if well.spots != planted[well.name]]
     checks.say(
         not wrong,
-        f"{len(wells)} of {len(layout)} wells measured, each with as many spots as were planted in it",
-        f"not so: {', '.join(wrong)}",
+        f"{len(layout) - len(wrong)} of {len(layout)} wells measured, each with as many spots as were planted in it",
+        f"not so {some_of(wrong)}",
     )
+    for well in [well for well in wells if well.error is not None][:3]:
+        print(f"        {well.name}: {well.error}")
 
 
 def read_preview(share: Share, well: str) -> bytes | None:
@@ -381,6 +396,13 @@ def read_preview(share: Share, well: str) -> bytes | None:
             return file.read(1_000_000)
     except OSError:
         return None
+
+
+def failure(task: dict[str, Any]) -> str:
+    """Say why a task did not succeed: the runtime's reason, and the last line that the task itself wrote."""
+    reason = str(task.get("reason") or task["state"])
+    last_words = (task.get("log_tail") or "").strip().rpartition("\n")[2]
+    return f"{reason}: {last_words}" if last_words else reason
 
 
 def read_wells(share: Share, report: dict[str, Any]) -> tuple[list[plate_page.Well], list[str]]:
@@ -407,7 +429,7 @@ def read_wells(share: Share, report: dict[str, Any]) -> tuple[list[plate_page.We
                 mean_area_px=result.get("mean_area_px"),
                 mean_intensity=result.get("mean_intensity"),
                 preview_png=read_preview(share, entry["well"]) if result else None,
-                error=None if result else str(task.get("reason") or task["state"]),
+                error=None if result else failure(task),
             )
         )
     return wells, strangers
@@ -450,6 +472,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     shares = share_out(layout, users)
     specs = [write_spec(share, plate, base, arguments.python) for share in shares]
+    start = time.time()
     runs = run_all(shares, specs, service, arguments)
     summaries = [run.summary() for run in runs]
 
@@ -474,7 +497,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     checks = Checks()
     check_plate(checks, wells, layout)
-    checks.say(not strangers, "each was measured by the user that it was given to", f"not so: {', '.join(strangers)}")
+    checks.say(not strangers, "each was measured by the user that it was given to", f"not so {some_of(strangers)}")
     jobs_in_all = sum(len(run.jobs) for run in page_runs)
     checks.say(0 < jobs_in_all <= MOST_JOBS, f"{jobs_in_all} SLURM jobs; at most {MOST_JOBS} are allowed")
     calls_a_job = sum(run.sudo_calls for run in page_runs) / max(jobs_in_all, 1)
@@ -483,18 +506,15 @@ def run_demo(arguments: argparse.Namespace) -> int:
         f"{calls_a_job:.1f} sudo calls a job; at most {MOST_SUDO_CALLS_A_JOB} are allowed",
     )
     for share in shares:
-        check_owners(checks, share)
+        check_owners(checks, share, start)
     owners = owners_below(plate / "images")
     checks.say(set(owners) == {service.pw_uid}, f"the images belong to {service.pw_name}", f"by uid: {owners}")
 
-    for run in runs:
-        if run.process.returncode != 0:
-            print("\n".join(f"  {run.share.user}: {message}" for message in run.messages), file=sys.stderr)
     page_path.parent.mkdir(parents=True, exist_ok=True)
     page_path.write_text(plate_page.build_page(arguments.plate, wells, page_runs), encoding="utf-8")
     print(f"\n  A picture of the plate, with each well's values and image: {page_path.resolve()}")
     if checks.failed:
-        print(f"\n{checks.failed} of the checks failed.", file=sys.stderr)
+        print(f"\nFailed checks: {checks.failed}. See FAIL above.", file=sys.stderr)
         return 1
     return 0
 

@@ -83,9 +83,9 @@ class TestScreen:
 class TestChecks:
     def test_missing_pictures_are_counted(self, share: demo.Share, capsys: pytest.CaptureFixture[str]) -> None:
         checks = demo.Checks()
-        demo.check_owners(checks, share)
+        demo.check_owners(checks, share, time.time() - 60)
         assert checks.failed == 1
-        assert "1 of 2 pictures are missing" in capsys.readouterr().out
+        assert "1 of 2 pictures are there" in capsys.readouterr().out
 
     def test_a_file_that_is_not_the_users_is_noticed(
         self, share: demo.Share, capsys: pytest.CaptureFixture[str]
@@ -97,7 +97,7 @@ class TestChecks:
             share.cache_dir,
         )
         checks = demo.Checks()
-        demo.check_owners(checks, stranger)
+        demo.check_owners(checks, stranger, time.time() - 60)
         assert checks.failed == 2
         assert "some belong to others" in capsys.readouterr().out
 
@@ -105,7 +105,7 @@ class TestChecks:
         report = {
             "tasks": [
                 {"index": 0, "state": "succeeded", "result": {"spots": 7, "measured_by": share.user}},
-                {"index": 1, "state": "failed", "reason": "exit code 1", "result": None},
+                {"index": 1, "state": "failed", "reason": "exit code 1", "log_tail": "a\nwhy\n"},
             ]
         }
         wells, strangers = demo.read_wells(share, report)
@@ -116,7 +116,10 @@ class TestChecks:
         ]
         checks = demo.Checks()
         demo.check_plate(checks, wells, share.wells)
-        assert "not so: A02" in capsys.readouterr().out
+        assert (
+            "1 of 2 wells measured, each with as many spots as were planted in it: not so A02"
+            in capsys.readouterr().out
+        )
 
     def test_a_task_that_ran_as_somebody_else_is_noticed(self, share: demo.Share) -> None:
         report = {"tasks": [{"index": 0, "state": "succeeded", "result": {"spots": 7, "measured_by": "mallory"}}]}
