@@ -13,8 +13,10 @@ code 0: done; 1: it went wrong half-way; 2: refused before anything was changed.
 class Settings. Standard library only, Python 3.9 or newer.
 
 A SLURM or munge that is already on the machine is left alone: the testbed has a munge key, sockets, ports and a
-configuration of its own, and its commands (BASE/bin/sbatch and so on) name that configuration. Every daemon carries
-the variable FRACTAL_SLURM_TESTBED=BASE in its environment; what carries it is ours to stop, and nothing else is.
+configuration of its own, and its commands (BASE/bin/sbatch and so on) name that configuration. Every process of the
+testbed bears a mark: the control group of a unit of ours under systemd; elsewhere the variable
+FRACTAL_SLURM_TESTBED=BASE in its environment, or the path BASE/sbin of the daemon itself, since root in a container
+may not read the environment of others. What bears the mark is ours to stop, and nothing else is.
 """
 from __future__ import annotations
 
@@ -61,13 +63,12 @@ COMMANDS = (
     "sacct", "sacctmgr", "salloc", "sbatch", "scancel", "scontrol", "sdiag", "sinfo", "squeue", "srun", "sstat",
 )  # fmt: skip
 
-# Quick to react, sturdy on a machine without cgroups, reachable from this machine only.
+# Quick to react, and sturdy on a machine without cgroups.
 SLURM_CONF = {
     "SlurmUser": "slurm",
     "SlurmdUser": "root",
     "AuthType": "auth/munge",
     "CredType": "cred/munge",
-    "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
     "MailProg": "/bin/true",
     "MpiDefault": "none",
     "ProctrackType": "proctrack/linuxproc",
@@ -243,6 +244,18 @@ def exists(lookup: Callable[[str], Any], name: str) -> bool:
     return True
 
 
+def loopback_address() -> tuple[str, bool]:
+    """A loopback address for SLURM, and whether SLURM can be kept to it.
+
+    Its daemons listen either everywhere or on the address of the machine's own name.
+    """
+    with contextlib.suppress(OSError):
+        own = socket.gethostbyname(socket.gethostname())
+        if own.startswith("127."):
+            return own, True
+    return "127.0.0.1", False
+
+
 def has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
@@ -396,9 +409,10 @@ class Testbed:
 
     def _slurm_conf(self) -> str:
         base, settings = self.base, self.settings
+        address, loopback_only = loopback_address()
         options: dict[str, Any] = {
             "ClusterName": settings.name,
-            "SlurmctldHost": "localhost(127.0.0.1)",
+            "SlurmctldHost": f"localhost({address})",
             "SlurmctldPort": settings.port,
             "AuthInfo": f"socket={self.munge_socket}",
             "StateSaveLocation": f"{base}/state",
@@ -409,10 +423,12 @@ class Testbed:
             "SlurmdLogFile": f"{base}/log/slurmd-%n.log",
             **SLURM_CONF,
         }
+        if loopback_only:
+            options["CommunicationParameters"] = "NoInAddrAny,NoCtldInAddrAny"
         if settings.accounting:
             options |= {
                 "AccountingStorageType": "accounting_storage/slurmdbd",
-                "AccountingStorageHost": "127.0.0.1",
+                "AccountingStorageHost": address,
                 "AccountingStoragePort": settings.port + 1,
                 "AccountingStoragePass": self.munge_socket,
                 "AccountingStorageEnforce": "associations,limits,qos,safe",
@@ -422,7 +438,7 @@ class Testbed:
         node = {"CPUs": settings.cpus, "RealMemory": settings.memory_mb, **settings.node_conf, "State": "UNKNOWN"}
         last = settings.port + 10 + settings.nodes
         lines.append(
-            f"NodeName=n[1-{settings.nodes}] NodeHostname=localhost NodeAddr=127.0.0.1 "
+            f"NodeName=n[1-{settings.nodes}] NodeHostname=localhost NodeAddr={address} "
             f"Port=[{settings.port + 11}-{last}] " + " ".join(f"{key}={value}" for key, value in node.items())
         )
         for name, given in settings.partitions.items():
@@ -437,11 +453,12 @@ class Testbed:
     def _slurmdbd_conf(self) -> str:
         path = self.base / "etc/slurmdbd.conf"
         found = re.search(r"^StoragePass=(\w+)$", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
-        options = {
+        address, loopback_only = loopback_address()
+        options: dict[str, Any] = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={self.munge_socket}",
             "DbdHost": "localhost",
-            "DbdAddr": "127.0.0.1",
+            "DbdAddr": address,
             "DbdPort": self.settings.port + 1,
             "SlurmUser": "slurm",
             "DebugLevel": "info",
@@ -455,6 +472,8 @@ class Testbed:
             "StorageLoc": "slurm_acct",
             "CommitDelay": 1,
         }
+        if loopback_only:
+            options["CommunicationParameters"] = "NoInAddrAny"
         return "".join(f"{key}={value}\n" for key, value in options.items())
 
     def _unit(self, daemon: Daemon) -> str:
@@ -486,13 +505,20 @@ class Testbed:
         write_file(self.made_file, json.dumps(made, indent=2) + "\n", 0o644, "root")
 
     def processes(self) -> dict[int, str]:
-        """The testbed's processes by their mark: pid -> command name. Zombies have no environment and don't count."""
+        """The testbed's processes by their mark: pid -> command name; zombies, which have no command line, left out."""
         mark = f"{MARK}={self.base}".encode()
+        unit = f"/fractal-slurm-testbed-{self.settings.name}-".encode() if has_systemd() else None
+        path = f"{self.base}/sbin/".encode()
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    called = (entry / "cmdline").read_bytes()
+                    if unit:
+                        ours = unit in (entry / "cgroup").read_bytes() and called != b""
+                    else:
+                        ours = called.startswith(path) or mark in (entry / "environ").read_bytes().split(b"\0")
+                    if ours:
                         found[int(entry.name)] = (entry / "comm").read_text("utf-8").strip()
         return found
 
@@ -540,6 +566,11 @@ class Testbed:
             was = json.loads((self.base / "settings.json").read_text("utf-8"))["name"]
             if was != self.settings.name:
                 yield f"the testbed in {self.base} is called {was}; remove it before you start one called otherwise."
+        if has_systemd():
+            for path in UNIT_FOLDER.glob(f"fractal-slurm-testbed-{self.settings.name}-*.service"):
+                if f"Environment={MARK}={self.base}\n" not in path.read_text("utf-8"):
+                    yield f"another testbed is called {self.settings.name} ({path}); set another `name`."
+                    break
         made = self.made()
         for kind, lookup, names in (
             ("groups", grp.getgrnam, self.settings.groups),
@@ -625,13 +656,15 @@ class Testbed:
                     run(["usermod", "--append", "--groups", group, name])
 
     def _write_files(self) -> None:
-        for folder, owner in (
-            ("bin", "root"), ("etc", "root"), ("lib", "root"), ("spool", "root"), ("log", "slurm"), ("run", "slurm"),
-            ("state", "slurm"), ("munge", "munge"),
-        ):  # fmt: skip
-            make_folder(self.base / folder, owner)
+        owners = {"log": "slurm", "run": "slurm", "state": "slurm", "munge": "munge"}
+        for folder in ("bin", "etc", "lib", "sbin", "spool", *owners):
+            make_folder(self.base / folder, owners.get(folder, "root"))
         for node in self.settings.node_names:
             make_folder(self.base / "spool" / node)
+        for name in {daemon.argv[0] for daemon in self.daemons}:
+            link = self.base / "sbin" / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(find_program(name) or f"/usr/sbin/{name}")
         own = self.base / "lib/testbed.py"
         if Path(__file__).resolve() != own:
             write_file(own, Path(__file__).read_text("utf-8"), 0o644, "root")
@@ -653,7 +686,7 @@ class Testbed:
                 return
             account = pwd.getpwnam(daemon.user)
             processes.append((daemon, subprocess.Popen(
-                [find_program(daemon.argv[0]) or daemon.argv[0], *daemon.argv[1:]],
+                [str(self.base / "sbin" / daemon.argv[0]), *daemon.argv[1:]],
                 env=self.environment, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 user=account.pw_uid, group=account.pw_gid, extra_groups=[],
