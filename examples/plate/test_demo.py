@@ -112,7 +112,7 @@ class TestChecks:
         assert strangers == []
         assert [(well.name, well.spots, well.error) for well in wells] == [
             ("A01", 7, None),
-            ("A02", None, "exit code 1"),
+            ("A02", None, "exit code 1: why"),
         ]
         checks = demo.Checks()
         demo.check_plate(checks, wells, share.wells)
