@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Nothing is lost: drivers that die, a silent slurmctld, jobs that end in every way they can. Faults made for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import (
+    ANNA,
+    BASE,
+    Call,
+    daemon_pids,
+    frozen,
+    live_jobs,
+    slurm,
+    testbed,
+    wait_for,
+)
+
+# Every start of a task leaves a line, in a file of its own user's: so a test sees how often each really ran.
+COUNTED = '#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\necho $n >> {marks}\nsleep {sleep}\necho "{{}}" > "$4"\n'
+
+
+def counted(call: Call, sleep: float) -> tuple[str, Path]:
+    marks = call.work(ANNA) / "marks"
+    return call.script(COUNTED.format(marks=marks, sleep=sleep)), marks
+
+
+def starts(marks: Path) -> Counter[int]:
+    return Counter(int(line) for line in marks.read_text().split()) if marks.exists() else Counter()
+
+
+def running_jobs() -> list[str]:
+    return slurm("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+
+
+class TestDriverThatDies:
+    def test_resume_goes_on_after_a_kill_at_any_moment(self, call: Call) -> None:
+        script, marks = counted(call, 0.3)
+        call.env["FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT"] = "2"
+        process = call.start(*call.run_arguments(call.spec(script, 60)))
+        # Killed again and again: while it submits, polls, collects.
+        for pause in (0.7, 0.3, 0.5, 0.9, 1.3):
+            time.sleep(pause)
+            process.kill()
+            process.wait()
+            if not (call.folder / "state/runs").exists():
+                process = call.start(*call.run_arguments(call.spec(script, 60)))
+            else:
+                process = call.start("resume", call.run_id(), "--json")
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 60
+        assert starts(marks) == Counter(range(60))
+
+    @pytest.mark.parametrize("state", ["submitting", "submitted", "ended"])
+    def test_resume_from_each_state_of_a_job(self, call: Call, state: str) -> None:
+        script, marks = counted(call, 0.2)
+        process = call.start(*call.run_arguments(call.spec(script, 16)))
+
+        def reached() -> bool:
+            try:
+                file = next((call.folder / "state/runs").glob("*/journal.sqlite"))
+                with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
+                    events = [row[0] for row in db.execute("SELECT what FROM event")]
+            except (StopIteration, sqlite3.Error):
+                return False
+            return state in events
+
+        deadline = time.monotonic() + 30
+        while not reached() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 16
+        assert starts(marks) == Counter(range(16))
+
+    def test_results_that_are_there_are_not_run_again(self, call: Call) -> None:
+        script, marks = counted(call, 0)
+        process = call.start(*call.run_arguments(call.spec(script, 20)))
+        wait_for(lambda: live_jobs() or starts(marks))
+        process.kill()
+        wait_for(lambda: not live_jobs())
+        time.sleep(6)  # over MinJobAge: slurmctld has forgotten the jobs
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 20
+        assert starts(marks) == Counter(range(20))
+
+    def test_a_second_driver_is_refused_in_words(self, call: Call) -> None:
+        process = call.start(*call.run_arguments(call.spec(call.script("#!/bin/sh\nsleep 2\n"), 4)))
+        wait_for(live_jobs)
+        second = call("resume", call.run_id(), "--json")
+        assert second.code == 2
+        assert "is driven by another process (pid " in second.document["errors"][0]
+        assert process.wait(60) == 0
+
+    def test_an_ended_run_can_be_resumed_to_no_effect(self, call: Call) -> None:
+        assert call.run(call.spec("true", 3)).code == 0
+        again = call("resume", call.run_id(), "--json")
+        assert again.code == 0
+        assert (again["succeeded"], again["sudo_calls"]) == (3, 0)
+
+
+class TestSubmissionWithoutAnAnswer:
+    def test_a_job_that_a_hung_slurmctld_creates_late_is_found(self, call: Call) -> None:
+        script, marks = counted(call, 0.1)
+        call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
+        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        wait_for(lambda: (call.folder / "state/runs").exists())
+        with frozen("slurmctld"):
+            time.sleep(8)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 8
+        assert starts(marks) == Counter(range(8))
+
+    def test_the_server_first_then_a_late_job_ends_at_once(self, call: Call) -> None:
+        """The driver dies between journalling and sbatch; the fence is taken; the old script arrives all the same."""
+        script, marks = counted(call, 0.1)
+        process = call.start(*call.run_arguments(call.spec(script, 4)))
+        wait_for(lambda: not live_jobs() and starts(marks))
+        assert process.wait(60) == 0
+        # The same script once more, as it would come from a hung slurmctld: its token was claimed by another job.
+        spool = call("script", str(call.folder / "spec.json"), "--work-dir", str(call.work(ANNA)))
+        text = spool.stdout.replace(f"{call.work(ANNA)}/RUN", call.report()["run_folder"])
+        token = next(Path(call.report()["run_folder"]).glob("*.claim")).name.removesuffix(".claim")
+        text = text.replace("0" * 16, token)
+        late = subprocess.run(
+            ["setpriv", f"--reuid={ANNA}", f"--regid={ANNA}", "--init-groups", BASE / "bin/sbatch", "--parsable"],
+            input=text, capture_output=True, text=True, check=True, cwd="/",
+        )  # fmt: skip
+        wait_for(lambda: late.stdout.strip() not in live_jobs())
+        assert starts(marks) == Counter(range(4))
+        output = (Path(call.report()["run_folder"]) / f"{token}.slurm.out").read_text()
+        assert "does this work already: this job ends" in output
+
+    def test_the_fence_of_the_server_stops_a_job_that_comes_later(self, call: Call) -> None:
+        script, marks = counted(call, 0)
+        call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
+        process = call.start(*call.run_arguments(call.spec(script, 4)))
+        # Killed once the journal says "submitting": the job may or may not exist.
+        wait_for(lambda: (call.folder / "state/runs").exists())
+        process.kill()
+        process.wait()
+        wait_for(lambda: not live_jobs())
+        file = next((call.folder / "state/runs").glob("*/journal.sqlite"))
+        ran_before = starts(marks)
+        with sqlite3.connect(file) as db:
+            # As a driver that died just before sbatch leaves it.
+            db.execute("UPDATE job SET state = 'submitting', slurm_job_id = NULL WHERE state = 'planned'")
+        db.close()
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 4
+        assert starts(marks) == Counter(range(4)), ran_before
+
+
+class TestOutages:
+    def test_slurmctld_that_hangs_while_jobs_run(self, call: Call) -> None:
+        script, marks = counted(call, 1)
+        call.env["FRACTAL_SLURM_COMMAND_TIMEOUT_S"] = "3"
+        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        wait_for(running_jobs)
+        with frozen("slurmctld"):
+            time.sleep(9)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 16
+        assert stderr.count("SLURM does not answer") == 1
+        assert stderr.count("SLURM answers again") == 1
+        assert starts(marks) == Counter(range(16))
+
+    def test_slurmctld_that_is_down_for_a_while(self, call: Call) -> None:
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 12)))
+        wait_for(running_jobs)
+        (pid,) = daemon_pids("slurmctld")
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(4)
+        testbed_start()
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 12
+        assert starts(marks) == Counter(range(12))
+
+    def test_munge_that_is_down_for_a_while(self, call: Call) -> None:
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 12)))
+        wait_for(running_jobs)
+        (pid,) = daemon_pids("munged")
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(3)
+        testbed_start()
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 12
+        assert starts(marks) == Counter(range(12))
+
+    def test_an_absent_slurmctld_is_said_within_15_seconds(self, call: Call) -> None:
+        (pid,) = daemon_pids("slurmctld")
+        os.kill(pid, signal.SIGKILL)
+        try:
+            began = time.monotonic()
+            outcome = call.run(call.spec("true", 2))
+            assert time.monotonic() - began < 15
+        finally:
+            testbed_start()
+        assert outcome.code == 3
+        assert outcome.document["errors"][0].startswith("SLURM can't be reached: ")
+
+
+def testbed_start() -> None:
+    from conftest import SETTINGS
+
+    testbed("start", SETTINGS)
+    wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated,completing", "-o", "%R"))
+
+
+class TestEndsOfJobs:
+    def test_cancelled_from_outside_keeps_what_it_has(self, call: Call) -> None:
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        script, marks = counted(call, 1)
+        process = call.start(*call.run_arguments(call.spec(script, 40)))
+        wait_for(lambda: len(starts(marks)) > 8)
+        slurm("scancel", *live_jobs())
+        stdout, _stderr = process.communicate(timeout=60)
+        assert process.returncode == 1
+        summary = json.loads(stdout)
+        assert summary["succeeded"] >= 4
+        assert summary["succeeded"] + summary["not_run"] == 40
+        assert "was cancelled" in summary["failures"][0]["reason"]
+        assert set(starts(marks).values()) == {1}
+
+    def test_requeued_does_not_run_finished_tasks_again(self, call: Call) -> None:
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        wait_for(lambda: len(starts(marks)) > 8)
+        (job,) = live_jobs()
+        slurm("scontrol", "requeue", job)
+        wait_for(lambda: "PENDING" in slurm("squeue", "-h", "-o", "%T", "-j", job))
+        slurm("scontrol", "update", f"jobid={job}", "StartTime=now")
+        stdout, stderr = process.communicate(timeout=180)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 24
+        # Only what ran when the job was stopped ran twice.
+        assert sum(starts(marks).values()) <= 24 + 4
+
+    def test_a_killed_worker_costs_only_the_culprit(self, call: Call) -> None:
+        """As memory does it without cgroups: the whole job is shot, and nothing says by which task."""
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        task = call.script(
+            '#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\nsleep 0.2\n[ "$n" = 9 ] && kill -KILL $PPID\necho "{}" > "$4"\n'
+        )
+        outcome = call.run(call.spec(task, 20))
+        assert outcome.code == 1
+        assert outcome["succeeded"] == 19
+        assert [failure["index"] for failure in outcome["failures"]] == [9]
+        assert "was killed or failed" in outcome["failures"][0]["reason"]
+
+    def test_a_node_that_dies_while_its_worker_lives_on(self, call: Call) -> None:
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1}, extra_lines=["#SBATCH --no-requeue"])
+        script, marks = counted(call, 2)
+        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        wait_for(lambda: len(starts(marks)) > 4)
+        (job,) = live_jobs()
+        node = slurm("squeue", "-h", "-o", "%N", "-j", job).strip()
+        (slurmd,) = daemon_pids("slurmd", node)
+        os.kill(slurmd, signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=300)
+        testbed_start()
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 24
+        assert "NODE_FAIL" in stderr
+        # The old worker saw the mark of the server and ended: no task of it ran beside the new job for long.
+        assert sum(starts(marks).values()) <= 24 + 3 * 4, starts(marks)
+
+    def test_a_job_that_can_never_start_is_not_waited_for(self, call: Call) -> None:
+        call.config(nodes="9", partition="main")
+        outcome = call.run(call.spec("true", 2))
+        assert outcome.code in (1, 3)
+        assert outcome["not_run"] == 2
+        assert not live_jobs()
+
+
+class TestCancel:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_once_cancels_cleanly(self, call: Call, number: signal.Signals) -> None:
+        script, marks = counted(call, 1)
+        process = call.start(*call.run_arguments(call.spec(script, 200)))
+        wait_for(lambda: len(starts(marks)) > 20)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130, stderr
+        summary = json.loads(stdout)
+        assert summary["state"] == "cancelled"
+        assert summary["succeeded"] >= 4
+        assert summary["succeeded"] + summary["not_run"] == 200
+        assert not live_jobs()
+
+    def test_twice_leaves_the_jobs_running_and_says_how_to_resume(self, call: Call) -> None:
+        script, marks = counted(call, 1)
+        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        wait_for(running_jobs)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert f"fractal-slurm resume {call.run_id()}" in stderr
+
+    def test_by_the_command_with_and_without_a_driver(self, call: Call) -> None:
+        script, marks = counted(call, 1)
+        process = call.start(*call.run_arguments(call.spec(script, 100)))
+        wait_for(running_jobs)
+        assert call("cancel", call.run_id(), "--json").code == 0
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        process = call.start(*call.run_arguments(call.spec(script, 100)))
+        wait_for(running_jobs)
+        process.kill()
+        process.wait()
+        outcome = call("cancel", call.run_id(), "--json")
+        assert outcome.code == 130
+        assert outcome["state"] == "cancelled"
+        assert not live_jobs()
+
+
+class TestSeveralNodes:
+    @pytest.mark.parametrize(("nodes", "slots"), [(2, 6), (3, 9), (3, 3)])
+    def test_one_step_and_one_queue_for_all_nodes(self, call: Call, nodes: int, slots: int) -> None:
+        call.config(
+            nodes=str(nodes),
+            mem="50M",
+            batching={"target_cpus_per_job": slots, "max_cpus_per_job": slots, "target_num_jobs": 1, "max_num_jobs": 1},
+        )
+        script, marks = counted(call, 0.2)
+        outcome = call.run(call.spec(script, 40))
+        assert outcome.code == 0, outcome.stderr
+        assert (outcome["succeeded"], outcome["jobs"], outcome["srun_steps"]) == (40, 1, 1)
+        assert starts(marks) == Counter(range(40))
+        hosts = {task["host"] for task in call.report()["tasks"]}
+        assert len(hosts) == nodes
+
+
+class TestResultFiles:
+    def test_a_full_file_system_stops_the_worker_until_there_is_room(self, call: Call) -> None:
+        work = call.work(ANNA)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k,mode=0777", "none", work], check=True)
+        try:
+            call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1}, extra_lines=[f"head -c 250000 /dev/zero > {work}/ballast"])
+            task = call.script('#!/bin/sh\nhead -c 1000 /dev/urandom | od -An -tx1 | tr -d " \\n" > /dev/stderr\n')
+            process = call.start(*call.run_arguments(call.spec(task, 60)))
+            wait_for(lambda: list(work.glob("*/*.slurm.out")) and "waiting for room" in next(work.glob("*/*.slurm.out")).read_text())
+            (work / "ballast").unlink()
+            subprocess.run(["mount", "-o", "remount,size=20m", work], check=True)
+            stdout, stderr = process.communicate(timeout=90)
+            assert process.returncode == 0, stderr
+            assert json.loads(stdout)["succeeded"] == 60
+        finally:
+            subprocess.run(["umount", "-l", work], check=True)
+
+    def test_torn_doubled_and_foreign_lines_change_nothing(self, call: Call) -> None:
+        work = call.work(ANNA)
+        forged = (
+            '#!/bin/sh\nd=$(ls -d %s/*/*/)\n'
+            'grep -q 1 "$2" && printf \'{"task":0,"tok\\n{"task":5,"attempt":0,"token":"x","state":"failed"}\\n\' >> $d/results-0-0\n'
+            'echo "{}" > "$4"\n'
+        ) % work
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        outcome = call.run(call.spec(call.script(forged), 8))
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 8
+        assert "torn" in outcome.stderr
+        assert "foreign" in outcome.stderr
+
+
+class TestSites:
+    def test_a_login_profile_that_waits_or_exits_is_not_run(self, call: Call) -> None:
+        import pwd
+
+        profile = Path(pwd.getpwnam(ANNA).pw_dir) / ".profile"
+        bash_profile = profile.with_name(".bash_profile")
+        for file in (profile, bash_profile):
+            file.write_text("sleep 60\nexit 3\n")
+        try:
+            began = time.monotonic()
+            outcome = call.run(call.spec("true", 4))
+            assert outcome.code == 0, outcome.stderr
+            assert time.monotonic() - began < 30
+        finally:
+            profile.unlink()
+            bash_profile.unlink()
+
+    def test_a_task_over_its_memory_is_ended_by_the_watch(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_MEMORY_LIMIT"] = "watch"
+        task = call.script(
+            '#!/usr/bin/python3\nimport sys, time\nif "2" in open(sys.argv[2]).read():\n'
+            "    hog = bytearray(400_000_000)\n    time.sleep(30)\n"
+        )
+        # The job has room for all, so SLURM's own limit is not what ends it.
+        call.config(mem="200M", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        outcome = call.run(call.spec(task, 4))
+        assert outcome.code == 1
+        assert outcome["succeeded"] == 3
+        assert "its mem is 200 MB" in outcome["failures"][0]["reason"]
