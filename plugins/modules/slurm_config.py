@@ -61,7 +61,25 @@ options:
     description: Make the file's folder (mode 0755) where it is missing, and remove it with the file once it is empty.
     type: bool
     default: false
+  against_cluster:
+    description:
+      - Compare the configuration with the cluster that the host belongs to. What can never work is a failure, what may
+        have to wait a warning, and what the batching comes to is returned as advice.
+    type: bool
+    default: false
+  users:
+    description:
+      - With O(against_cluster=true), the users and groups (with a leading C(%)) whose accounts and limits are looked at.
+    type: list
+    elements: str
+    default: []
+  bin_dirs:
+    description: With O(against_cluster=true), folders in which SLURM's commands are looked for first.
+    type: list
+    elements: str
+    default: []
 seealso:
+  - module: fractal.slurm.cluster_info
   - module: fractal.slurm.slurm_config_info
   - module: fractal.slurm.validate_slurm_config
 """
@@ -102,6 +120,12 @@ backup_file:
   returned: when a copy was made
   type: str
   sample: /etc/fractal/slurm_config.json.4242.2026-05-01@10:00:00~
+advice:
+  description: What the batching comes to for 1, 96, 1,536 and 10,000 tasks, and more that is worth knowing.
+  returned: with O(against_cluster=true)
+  type: list
+  elements: str
+  sample: ["$.batching_config: 96 tasks: 6 jobs of up to 16 tasks, 16 at a time, by target resources"]
 faults:
   description: All that is wrong, one sentence each, with the JSON path.
   returned: on failure
@@ -127,6 +151,9 @@ def main():
             "mode": {"type": "raw", "default": "0644"},
             "backup": {"type": "bool", "default": False},
             "manage_directory": {"type": "bool", "default": False},
+            "against_cluster": {"type": "bool", "default": False},
+            "users": {"type": "list", "elements": "str", "default": []},
+            "bin_dirs": {"type": "list", "elements": "str", "default": []},
         },
         mutually_exclusive=[("content", "src", "template")],
         add_file_common_args=True,
