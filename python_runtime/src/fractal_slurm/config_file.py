@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -27,14 +29,15 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import ConfigFileError, FractalSlurmError
+from .errors import ConfigFileError, FractalSlurmError, shown
 from .memory import parse_memory
 from .walltime import parse_walltime
 
 DEFAULT_CONFIG_FILE = Path("/etc/fractal/slurm_config.json")
 ENVIRONMENT_VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Lone surrogates are no characters: JSON can spell them ("\ud800"), but UTF-8 can't hold them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What may stand in the value of an #SBATCH option. sbatch splits those lines at blanks, honours
 # quotes and backslashes, and takes the rest of a line from a "#" on for a comment.
 _OPTION_VALUE = re.compile(r"[^\s\"'\\#\x00-\x1f\x7f-\x9f-][^\s\"'\\#\x00-\x1f\x7f-\x9f]*")
@@ -62,6 +65,7 @@ RESERVED_OPTIONS = {
     "uid": "the engine submits as the user",
     "gid": "the engine submits as the user",
     "ntasks": "set batching_config, tasks_per_job and parallel_tasks_per_job instead",
+    "tasks": "set batching_config, tasks_per_job and parallel_tasks_per_job instead",
     "cpus-per-task": 'set "cpus_per_task" instead',
     "mem": 'set "mem" instead',
     "mem-per-cpu": 'set "mem" and "use_mem_per_cpu" instead',
@@ -84,7 +88,13 @@ _SHORT_OPTIONS = {
     "p": "partition",
     "A": "account",
 }
-_SBATCH_LINE = re.compile(r"#SBATCH\b(.*)", re.IGNORECASE | re.DOTALL)
+# sbatch's short options without a value, behind which a word may go on with another option (-Hn4).
+_SHORT_FLAGS = frozenset("hHIkOQRsuvV")
+SBATCH_PREFIX = "#SBATCH"
+# What the engine's own data in a script begins with; see worker.MAGIC.
+_DATA_PREFIX = "#FRACTAL-SLURM-DATA"
+# Above what SLURM's own counters hold, and small enough to print.
+MAX_COUNT = 10**12
 
 
 def check_text(value: str, what: str) -> str:
@@ -118,16 +128,35 @@ def _reserved(word: str) -> str | None:
     """The long name of the reserved option that a word of an #SBATCH line sets, if it does."""
     if word.startswith("--"):
         name = word[2:].partition("=")[0]
-        # getopt_long(3), which sbatch uses, accepts every unambiguous beginning of a name.
-        return next((full for full in RESERVED_OPTIONS if name and full.startswith(name) and _names(name, full)), None)
-    if word.startswith("-") and len(word) > 1:
-        return _SHORT_OPTIONS.get(word[1])
+        if not name or name in RESERVED_OPTIONS:
+            return name or None
+        # getopt_long(3), which sbatch uses, accepts every unambiguous beginning of a name (--ar for --array).
+        # No other option of sbatch's is named as one of these begins, so an ambiguous one does no harm here.
+        return next((full for full in RESERVED_OPTIONS if full.startswith(name)), None)
+    if word.startswith("-"):
+        for letter in word[1:]:
+            if letter in _SHORT_OPTIONS:
+                return _SHORT_OPTIONS[letter]
+            if letter not in _SHORT_FLAGS:
+                return None  # the rest is this option's value
     return None
 
 
-def _names(given: str, full: str) -> bool:
-    # "--mem" is an option of its own, beside "--mem-bind"; a short beginning such as "--e" is refused by sbatch.
-    return given == full or (len(given) >= 4 and full.startswith(given))
+def _directive_words(line: str) -> list[str]:
+    """The words of an #SBATCH line, as sbatch reads them: quotes hold them together, an open # ends them.
+
+    Raises:
+        FractalSlurmError: A backslash (sbatch drops it, in quotes too), or an open quote.
+    """
+    rest = line[len(SBATCH_PREFIX) :]
+    if "\\" in rest:
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: remove the backslash")
+    lexer = shlex.shlex(rest, posix=True, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, "#"
+    try:
+        return list(lexer)
+    except ValueError:
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: it has a quote that is not closed") from None
 
 
 def check_extra_line(line: str) -> str:
@@ -135,25 +164,34 @@ def check_extra_line(line: str) -> str:
 
     Raises:
         FractalSlurmError: A control character, a directive of another batch system (sbatch honours
-            ``#PBS`` and ``#BSUB``), a heterogeneous job, or one of :data:`RESERVED_OPTIONS`.
+            ``#PBS`` and ``#BSUB``, on any line of a script), a heterogeneous job, one of
+            :data:`RESERVED_OPTIONS`, or an #SBATCH line that sbatch can't read.
     """
     check_text(line.replace("\t", " "), "extra_lines")
-    stripped = line.strip()
-    if re.match(r"#(PBS|BSUB)\b", stripped, re.IGNORECASE):
+    if re.match(r"\s*#(PBS|BSUB)", line, re.IGNORECASE):
         raise FractalSlurmError(f"extra_lines {line!r} is not allowed: sbatch honours #PBS and #BSUB; use #SBATCH")
-    match = _SBATCH_LINE.match(stripped)
-    if match is None:
+    if line.startswith(_DATA_PREFIX):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: the engine marks its own data so")
+    # sbatch knows its lines by their first seven characters: no blank before them, in capitals, whatever follows.
+    if not line.startswith(SBATCH_PREFIX):
         return line
-    words = match[1].split()
-    if any(word in ("hetjob", "packjob") for word in words):
+    if line[len(SBATCH_PREFIX) :].strip().lower().startswith(("hetjob", "packjob")):
         raise FractalSlurmError(f"extra_lines {line!r} is not allowed: heterogeneous jobs are not supported")
+    words = _directive_words(line)
+    if words and not words[0].startswith("-"):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: {words[0]!r} is no option of sbatch")
     for word in words:
-        if word.startswith("#"):
-            break
         name = _reserved(word)
         if name is not None:
             raise FractalSlurmError(f"extra_lines {line!r} is not allowed: --{name}: {RESERVED_OPTIONS[name]}")
     return line
+
+
+def extra_line_warning(line: str) -> str | None:
+    """What to say of a line that looks like one of sbatch's, and is a mere comment to it."""
+    if line.startswith(SBATCH_PREFIX) or not line.strip().upper().startswith(SBATCH_PREFIX):
+        return None
+    return f"{line!r} has no effect: sbatch honours {SBATCH_PREFIX} in capitals, at the start of a line"
 
 
 def check_export_name(name: str) -> str:
@@ -190,16 +228,32 @@ def _as_memory(value: object) -> int:
     return parse_memory(value)
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise FractalSlurmError(f"found {value!r}; a number is allowed")
+def _as_count(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, str) and not _COUNT.fullmatch(value)):
+        raise FractalSlurmError(f"found {shown(value)}; an integer of at least 1 is allowed")
     return value
 
 
 def _number_to_text(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_COUNT:
         return str(value)
     return value
+
+
+def check_nodes(value: str) -> str:
+    """Accept a number of nodes, or two with a dash between them.
+
+    Raises:
+        FractalSlurmError: It is none.
+    """
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?", value):
+        raise FractalSlurmError(f'nodes {shown(value)} is not allowed: give a number of nodes such as "1" or "1-2"')
+    return value
+
+
+def _as_nodes(value: object) -> object:
+    value = _number_to_text(value)
+    return check_nodes(value) if isinstance(value, str) else value
 
 
 def _as_walltime(value: object) -> str:
@@ -218,8 +272,31 @@ _MEMORY_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\s*[0-9]+[MGT]?\s*$"}],
 }
 Memory = Annotated[int, BeforeValidator(_as_memory), WithJsonSchema(_MEMORY_SCHEMA)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_no_bool)]
-Walltime = Annotated[str, BeforeValidator(_as_walltime)]
+_COUNT = re.compile(r"[ \t]*[0-9]{1,18}[ \t]*")
+_COUNT_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": MAX_COUNT},
+        {"type": "string", "pattern": r"^[ \t]*[0-9]{1,18}[ \t]*$"},
+    ],
+}
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(_as_count), WithJsonSchema(_COUNT_SCHEMA)]
+_WALLTIME_SCHEMA = {"type": "string", "pattern": r"^\s*([0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2})\s*$"}
+Walltime = Annotated[str, BeforeValidator(_as_walltime), WithJsonSchema(_WALLTIME_SCHEMA)]
+# Numbers are common here, and templates often hand them over as such.
+_NUMBER_OR_TEXT_SCHEMA = {"type": ["integer", "string"]}
+# A truth as pydantic reads it.
+_TRUTHS = "|".join(
+    "".join(f"[{letter}{letter.upper()}]" for letter in word)
+    for word in ("true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0")
+)
+_FLAG_SCHEMA = {
+    "anyOf": [
+        {"type": "boolean"},
+        {"enum": [0, 1]},
+        {"type": "string", "pattern": f"^({_TRUTHS})$"},
+    ],
+}
+Flag = Annotated[bool, WithJsonSchema(_FLAG_SCHEMA)]
 Line = Annotated[str, BeforeValidator(lambda value: check_extra_line(value) if isinstance(value, str) else value)]
 ExportName = Annotated[str, AfterValidator(check_export_name)]
 ExportPath = Annotated[str, AfterValidator(check_export_path)]
@@ -246,7 +323,9 @@ class SlurmConfigSet(_Model):
     gres: Annotated[str, _option("gres")] | None = Field(
         default=None, description="Generic resources of a job, on each node (sbatch --gres)."
     )
-    gpus: Annotated[str, BeforeValidator(_number_to_text), _option("gpus")] | None = Field(
+    gpus: (
+        Annotated[str, BeforeValidator(_number_to_text), _option("gpus"), WithJsonSchema(_NUMBER_OR_TEXT_SCHEMA)] | None
+    ) = Field(
         default=None, description="GPUs of a job (sbatch --gpus)."
     )
     time: Walltime | None = Field(
@@ -256,7 +335,7 @@ class SlurmConfigSet(_Model):
     account: Annotated[str, _option("account")] | None = Field(
         default=None, description="Account to charge (sbatch --account), unless the user's settings name one."
     )
-    nodes: Annotated[str, BeforeValidator(_number_to_text), Field(pattern=r"^[0-9]+(-[0-9]+)?$")] | None = Field(
+    nodes: Annotated[str, BeforeValidator(_as_nodes), WithJsonSchema(_NUMBER_OR_TEXT_SCHEMA)] | None = Field(
         default=None, description='Number of nodes of a job (sbatch --nodes), e.g. "1" or "1-2".'
     )
     nodelist: Annotated[str, _option("nodelist")] | None = Field(
@@ -272,7 +351,7 @@ class SlurmConfigSet(_Model):
         default=None, description="Commands that fractal-server runs before sbatch over SSH. Not used here."
     )
     shebang_line: str | None = Field(default=None, description="First line of every sbatch script.")
-    use_mem_per_cpu: bool | None = Field(
+    use_mem_per_cpu: Flag | None = Field(
         default=None, description="Ask for --mem-per-cpu (mem / cpus_per_task) and not for --mem."
     )
 
@@ -335,7 +414,7 @@ class SlurmConfigFile(_Model):
     batching_config: BatchingConfig = Field(description="Limits of the batching heuristics.")
     user_local_exports: dict[ExportName, ExportPath] | None = Field(
         default=None,
-        description="Environment variables to export, with paths relative to the cache_dir of the user who runs a task.",
+        description="Environment variables to export, with paths relative to the cache_dir of a task's user.",
     )
 
 
@@ -397,6 +476,10 @@ def parse_json(text: str, *, source: str) -> Any:
         return json.loads(text, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigFileError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+    except ConfigFileError:
+        raise
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise ConfigFileError(f"{source}: can't be read: {error}") from None
     except RecursionError:
         raise ConfigFileError(f"{source}: no config: nested too deeply") from None
 
@@ -426,10 +509,11 @@ def json_path(location: Iterable[int | str]) -> str:
 
 
 def _describe(fault: Any) -> list[str]:
-    # pydantic marks a fault of a mapping's key by a last part "[key]".
-    location = tuple(part for part in fault["loc"] if part != "[key]")
+    kind, found, location = fault["type"], fault["input"], fault["loc"]
+    # pydantic marks a fault of the name of an export by a last part "[key]".
+    if len(location) == 3 and location[0] == "user_local_exports" and location[2] == "[key]":
+        location = location[:2]
     path = json_path(location)
-    kind, found = fault["type"], fault["input"]
     if kind == "extra_forbidden":
         known = _known(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -440,8 +524,7 @@ def _describe(fault: Any) -> list[str]:
     if kind == "value_error":
         error = fault["ctx"]["error"]
         return [f"{path}: {message}" for message in getattr(error, "messages", [str(error)])]
-    shown = repr(found) if len(repr(found)) <= 80 else f"{repr(found)[:77]}..."
-    return [f"{path}: found {shown}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"]
+    return [f"{path}: found {shown(found)}; {fault['msg'][:1].lower()}{fault['msg'][1:]}"]
 
 
 def dump_config(config: SlurmConfigFile) -> dict[str, Any]:
@@ -459,8 +542,13 @@ def config_warnings(config: SlurmConfigFile) -> list[str]:
                 f"$.{section}.pre_submission_commands: has no effect here: it belongs to submission over SSH"
             )
         if options is not None and options.extra_lines:
-            repeated = {line for line in options.extra_lines if options.extra_lines.count(line) > 1}
-            warnings += [f"$.{section}.extra_lines: {line!r} stands twice; the first is kept" for line in repeated]
+            path = f"$.{section}.extra_lines"
+            for line, count in Counter(options.extra_lines).items():
+                if count > 1:
+                    warnings.append(f"{path}: {line!r} stands twice; the first is kept")
+                warning = extra_line_warning(line)
+                if warning:
+                    warnings.append(f"{path}: {warning}")
     return warnings
 
 

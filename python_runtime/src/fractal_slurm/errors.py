@@ -6,6 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message shows it: on one line, cut where it is long.
+
+    Args:
+        value: What was found.
+        most: The most characters.
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        text = "an integer with too many digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class FractalSlurmError(ValueError):
     """Base of every error that this package raises on purpose.
 

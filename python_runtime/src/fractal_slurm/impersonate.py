@@ -71,7 +71,8 @@ def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
     Returns:
         Command to patterns. They cover exactly the forms that this module uses.
     """
-    bases = "|".join(re.escape(check_path(base.rstrip("/"), "the work folder")).replace(r"\-", "-") for base in base_dirs)
+    checked = [check_path(base.rstrip("/"), "the work folder") for base in base_dirs]
+    bases = "|".join(re.escape(base).replace(r"\-", "-") for base in checked)
     paths = rf"( ({bases})(/{_SAFE_NAME})+)+"
     return {
         "sbatch": ["--parsable"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import FractalSlurmError
+from .errors import FractalSlurmError, shown
 
 _PATTERN = re.compile(r"([0-9]+)([MGT]?)")
 _MB_PER_UNIT = {"": 1, "M": 1, "G": 1_000, "T": 1_000_000}
@@ -32,14 +32,14 @@ def parse_memory(value: object) -> int:
         FractalSlurmError: Anything else: other units, fractions, zero, negative or absurdly large amounts.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise FractalSlurmError(f"memory {value!r} is not allowed: give {ALLOWED}")
+        raise FractalSlurmError(f"memory {shown(value)} is not allowed: give {ALLOWED}")
     if isinstance(value, int):
         amount = value
     else:
         match = _PATTERN.fullmatch(value.strip(" \t"))
         if match is None or len(match[1]) > 18:
-            raise FractalSlurmError(f"memory {value!r} is not allowed: give {ALLOWED}")
+            raise FractalSlurmError(f"memory {shown(value)} is not allowed: give {ALLOWED}")
         amount = int(match[1]) * _MB_PER_UNIT[match[2]]
     if not 1 <= amount <= MAX_MEMORY_MB:
-        raise FractalSlurmError(f"memory {value!r} is not allowed: it must be from 1 MB to {MAX_MEMORY_MB} MB")
+        raise FractalSlurmError(f"memory {shown(value)} is not allowed: it must be from 1 MB to {MAX_MEMORY_MB} MB")
     return amount

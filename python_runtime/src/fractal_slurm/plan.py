@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ class Plan:
 
     Attributes:
         config: The config, with the batching that holds.
-        batches: First task and number of tasks of each job.
+        batches: The tasks of each job, by their indices.
         job_limit_s: Time limit of a full job, in seconds; None where the partition's default holds.
         reason: Why the batching is as it is, a sentence.
     """
@@ -60,7 +59,7 @@ def fit_walltime(
     if settings.time_scope == "job" or rounds < 1:
         raise ClusterError(f"time is {config.time}; {words}: lower time, or choose another partition")
     tasks_per_job = rounds * config.parallel_tasks_per_job
-    jobs = math.ceil(tot_tasks / tasks_per_job)
+    jobs = -(-tot_tasks // tasks_per_job)
     if jobs > config.max_num_jobs:
         raise ClusterError(
             f"a job of {config.tasks_per_job} tasks, {config.parallel_tasks_per_job} at a time, {config.time} each, "

@@ -13,8 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .batching import Batching, heuristics
-from .config_file import SlurmConfigFile, check_extra_line, check_option_value, check_text
-from .errors import FractalSlurmError, SpecError
+from .config_file import (
+    MAX_COUNT,
+    SlurmConfigFile,
+    check_extra_line,
+    check_nodes,
+    check_option_value,
+    check_text,
+    extra_line_warning,
+    json_path,
+)
+from .errors import FractalSlurmError, SpecError, shown
 from .memory import parse_memory
 from .walltime import parse_walltime
 
@@ -41,7 +50,7 @@ class SlurmConfig:
 
     partition: str
     cpus_per_task: int
-    mem_per_task_MB: int
+    mem_per_task_MB: int  # noqa: N815 - Fractal's name
     job_name: str
     target_cpus_per_job: int
     max_cpus_per_job: int
@@ -90,24 +99,29 @@ class Resolution:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_COUNT:
         value = str(value)
     if not isinstance(value, str):
-        raise FractalSlurmError(f"found {value!r}; a string is allowed")
+        raise FractalSlurmError(f"found {shown(value)}; a string is allowed")
     return check_option_value(value, "the value")
 
 
+def _nodes(value: object) -> str:
+    return check_nodes(_text(value))
+
+
 def _count(value: object) -> int:
-    if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise FractalSlurmError(f"found {value!r}; an integer of at least 1 is allowed")
-    return value
+    number = value
+    if isinstance(value, str) and value.isascii() and value.strip().isdecimal() and len(value) <= 18:
+        number = int(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_COUNT:
+        raise FractalSlurmError(f"found {shown(value)}; an integer from 1 to {MAX_COUNT} is allowed")
+    return number
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise FractalSlurmError(f"found {value!r}; true or false are allowed")
+        raise FractalSlurmError(f"found {shown(value)}; true or false are allowed")
     return value
 
 
@@ -118,7 +132,7 @@ def _time(value: object) -> str:
 
 def _lines(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise FractalSlurmError(f"found {value!r}; a list of strings is allowed")
+        raise FractalSlurmError(f"found {shown(value)}; a list of strings is allowed")
     return [check_extra_line(line) for line in value]
 
 
@@ -131,7 +145,7 @@ _META_OPTIONS: dict[str, Callable[[object], Any]] = {
     "gres": _text,
     "gpus": _text,
     "time": _time,
-    "nodes": _text,
+    "nodes": _nodes,
     "nodelist": _text,
     "exclude": _text,
     "extra_lines": _lines,
@@ -151,27 +165,32 @@ def _read_meta(meta: object, source: str, warnings: list[str]) -> dict[str, Any]
     if meta is None:
         return {}
     if not isinstance(meta, Mapping):
-        raise SpecError(f"{source}: $: found {meta!r}; an object is allowed")
+        raise SpecError(f"{source}: $: found {shown(meta)}; an object is allowed")
     options: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in meta.items():
+        where = f"{source}: {json_path((str(key),))}"
         if key == "account":
-            faults.append(f"{source}: $.account: {_ACCOUNT_REFUSED}")
+            faults.append(f"{where}: {_ACCOUNT_REFUSED}")
         elif key in _ONLY_IN_FILE:
-            warnings.append(f"{source}: $.{key}: has no effect: it is read from the config file only")
+            warnings.append(f"{where}: has no effect: it is read from the config file only")
         elif key not in _META_OPTIONS:
             near = difflib.get_close_matches(str(key), _META_OPTIONS, n=1, cutoff=0.8)
             if near:
-                warnings.append(f"{source}: $.{key}: unknown key, passed over; did you mean {near[0]!r}?")
+                warnings.append(f"{where}: unknown key, passed over; did you mean {near[0]!r}?")
         elif value is None and key in _REQUIRED:
-            faults.append(f"{source}: $.{key}: found null; it is required: leave it out to keep the config file's")
+            faults.append(f"{where}: found null; it is required: leave it out to keep the config file's")
         elif value is None:
             options[key] = None
         else:
             try:
                 options[key] = _META_OPTIONS[key](value)
             except FractalSlurmError as error:
-                faults += [f"{source}: $.{key}: {message}" for message in error.messages]
+                faults += [f"{where}: {message}" for message in error.messages]
+    for line in options.get("extra_lines") or ():
+        warning = extra_line_warning(line)
+        if warning:
+            warnings.append(f"{source}: $.extra_lines: {warning}")
     if faults:
         raise SpecError(faults)
     return options
@@ -253,7 +272,10 @@ def resolve(
         if config_file.gpu_slurm_config is None:
             warnings.append("needs_gpu is set, but the config file has no gpu_slurm_config: the default one is used")
         else:
-            layers.insert(1, (GPU_SLURM_CONFIG, config_file.gpu_slurm_config.model_dump(exclude_unset=True)))
+            gpu = config_file.gpu_slurm_config.model_dump(exclude_unset=True)
+            # null unsets an optional value; what a job can't do without stays the default's
+            gpu = {key: value for key, value in gpu.items() if value is not None or key not in _REQUIRED}
+            layers.insert(1, (GPU_SLURM_CONFIG, gpu))
 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -286,7 +308,8 @@ def resolve(
             sources[key] = HEURISTICS
         values[key] = getattr(batching, key)
     if values.get("gres") is not None and values.get("gpus") is not None and "gpu" in values["gres"]:
-        warnings.append(f"both gres ({values['gres']!r}) and gpus ({values['gpus']!r}) ask for GPUs: SLURM adds them up")
+        both = f"both gres ({values['gres']!r}) and gpus ({values['gpus']!r}) ask for GPUs"
+        warnings.append(f"{both}: SLURM adds them up")
     config = SlurmConfig(**{key: value for key, value in values.items() if value is not None})
     for key in config.__dataclass_fields__:
         sources.setdefault(key, BUILT_IN)

@@ -40,7 +40,8 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
     if record.get("token") not in tokens:
         return Kind.FOREIGN, record
     if "task" in record:
-        whole = type(record["task"]) is int and type(record.get("attempt")) is int and record.get("state") in TASK_STATES
+        numbered = type(record["task"]) is int and type(record.get("attempt")) is int
+        whole = numbered and record.get("state") in TASK_STATES
         return (Kind.TASK if whole else Kind.TORN), record
     if "begin" in record:
         return Kind.BEGIN, record

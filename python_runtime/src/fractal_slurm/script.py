@@ -17,7 +17,14 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, StrictUndefined
 
-from .config_file import check_export_name, check_export_path, check_extra_line, check_option_value, check_text
+from .config_file import (
+    SBATCH_PREFIX,
+    check_export_name,
+    check_export_path,
+    check_extra_line,
+    check_option_value,
+    check_text,
+)
 from .errors import FractalSlurmError, SpecError
 from .resolve import SlurmConfig
 from .walltime import format_walltime
@@ -29,7 +36,9 @@ _SCRIPT_MARGIN_BYTES = 4096
 # The longest name that squeue and sacct are asked to print in full.
 _MAX_NAME = 80
 
-_TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False).from_string(  # noqa: S701
+# No escaping by jinja2: that would be HTML's. Every value is checked and quoted before it gets here.
+_ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
+_TEMPLATE = _ENVIRONMENT.from_string(
     """\
 {{ shebang_line }}
 {% for name, value in options %}#SBATCH --{{ name }}={{ value }}
@@ -147,7 +156,7 @@ def sbatch_options(
     for option in ("constraint", "gres", "gpus", "account", "nodes", "nodelist", "exclude"):
         value = getattr(config, option)
         if value is not None:
-            options.append((option, check_option_value(str(value), option)))
+            options.append((option, str(value)))
     if limit is not None:
         options.append(("time", format_walltime(limit)))
     options += [
@@ -184,8 +193,9 @@ def render(
         FractalSlurmError: A value may not stand in a script.
         ScriptTooLarge: It is over the limit even so: the tasks have to be spread over more jobs.
     """
-    directives = [line for line in map(check_extra_line, config.extra_lines) if line.strip().upper().startswith("#SBATCH")]
-    lines = [line for line in config.extra_lines if line not in directives]
+    checked = [check_extra_line(line) for line in config.extra_lines]
+    directives = [line for line in checked if line.startswith(SBATCH_PREFIX)]
+    lines = [line for line in checked if not line.startswith(SBATCH_PREFIX)]
     worker = " ".join(
         (
             quote(settings.worker_python, "worker_python"),
@@ -196,7 +206,10 @@ def render(
     )
     text = _TEMPLATE.render(
         shebang_line=check_text(config.shebang_line, "shebang_line"),
-        options=sbatch_options(config, settings, token=token, tasks=len(tasks)),
+        options=[
+            (name, check_option_value(value, name))
+            for name, value in sbatch_options(config, settings, token=token, tasks=len(tasks))
+        ],
         directives=directives,
         extra_lines=lines,
         exports=[
@@ -210,7 +223,8 @@ def render(
     for encoding in ("plain", "zlib"):
         if encoding == "zlib":
             body = base64.encodebytes(zlib.compress(body, 6))
-        script = text.encode("utf-8") + _header(config, settings, token=token, tasks=len(tasks), encoding=encoding) + body
+        header = _header(config, settings, token=token, tasks=len(tasks), encoding=encoding)
+        script = text.encode("utf-8") + header + body
         if len(script) <= settings.max_script_bytes - _SCRIPT_MARGIN_BYTES:
             return script
     raise ScriptTooLarge(

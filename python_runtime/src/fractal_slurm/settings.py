@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import SettingsError
+from .errors import SettingsError, shown
 
 SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
 PREFIX = "FRACTAL_SLURM_"
+# Above any of them that makes sense.
+MAX_NUMBER = 10**12
 # Names with our prefix that are no settings.
 _NOT_OURS = ("FRACTAL_SLURM_CONFIG_FILE", "FRACTAL_SLURM_SETTINGS_FILE")
 
@@ -111,10 +113,11 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
-        import tomli as tomllib
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
     try:
         with file.open("rb") as stream:
-            return tomllib.load(stream)
+            content: dict[str, Any] = tomllib.load(stream)
+            return content
     except FileNotFoundError:
         if required:
             raise SettingsError(f"{file}: can't be read: it is not there") from None
@@ -123,17 +126,21 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         raise SettingsError(f"{file}: can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: no TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"{file}: no settings: nested too deeply") from None
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise SettingsError(f"{file}: can't be read: {error}") from None
 
 
 def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
     choices = entry.metadata["choices"]
     if isinstance(entry.default, int):
-        if isinstance(value, str) and value.strip().isdecimal():
+        if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 18:
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            faults.append(f"{where}: found {value!r}; a whole number of at least 0 is allowed")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
+            faults.append(f"{where}: found {shown(value)}; a whole number from 0 to {MAX_NUMBER} is allowed")
     elif not isinstance(value, str):
-        faults.append(f"{where}: found {value!r}; a string is allowed")
+        faults.append(f"{where}: found {shown(value)}; a string is allowed")
     elif choices and value not in choices:
         faults.append(f"{where}: found {value!r}; allowed are {', '.join(choices)}")
     elif value and not choices and not value.startswith("/"):

@@ -11,16 +11,21 @@ import difflib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import FractalSlurmError, SpecError
+from .config_file import json_path
+from .errors import FractalSlurmError, SpecError, shown
 from .script import split_command
 
 _TOP = ("task", "meta", "parameters")
 _TASK = ("name", "command", "meta")
+# How many parameter sets a message names; of a million wrong ones the first few tell enough.
+_MOST_FAULTS = 20
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -55,7 +60,7 @@ def load_spec(path: str) -> Spec:
     source = "standard input" if path == "-" else path
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"{source}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -69,12 +74,16 @@ def parse_spec(text: str, *, source: str) -> Spec:
     if _BLANK.match(text).end() < len(text) and text[_BLANK.match(text).end()] == "{":  # type: ignore[union-attr]
         try:
             document = _read_json(text)
+        except SpecError as error:
+            raise SpecError(f"{source}: {message}" for message in error.messages) from None
         except json.JSONDecodeError as error:
             if not _looks_like_yaml(text):
                 raise SpecError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
             document = _read_yaml(text, source)
         except RecursionError:
             raise SpecError(f"{source}: nested too deeply") from None
+        except ValueError as error:  # an integer of more than 4300 digits
+            raise SpecError(f"{source}: can't be read: {error}") from None
     else:
         document = _read_yaml(text, source)
     return build_spec(document, source=source)
@@ -88,6 +97,7 @@ def _looks_like_yaml(text: str) -> bool:
 def _read_json(text: str) -> dict[str, Any]:
     """Read a JSON object; its parameters become a list of lines, without ever being in memory all at once."""
     decoder = json.JSONDecoder()
+    strict_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
     position = _BLANK.match(text).end() + 1  # type: ignore[union-attr]
     document: dict[str, Any] = {}
     first = True
@@ -103,15 +113,24 @@ def _read_json(text: str) -> dict[str, Any]:
         key, position = decoder.raw_decode(text, position)
         position = _expect(text, position, ":")
         if key in document:
-            raise json.JSONDecodeError(f"the key {key!r} stands twice", text, position)
+            raise SpecError(f"the key {shown(key)} stands twice in one object: keep one")
         if key == "parameters" and text[position : position + 1] == "[":
             document[key], position = _read_parameters(text, position + 1, decoder)
         else:
-            document[key], position = decoder.raw_decode(text, position)
+            document[key], position = strict_decoder.raw_decode(text, position)
     end = _skip(text, position + 1)
     if end != len(text):
         raise json.JSONDecodeError("nothing may follow the object", text, end)
     return document
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as long as no key stands twice: of two, one would be lost without a word."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _value in pairs).items() if count > 1)
+        raise SpecError(f"the key {shown(twice)} stands twice in one object: keep one")
+    return result
 
 
 def _skip(text: str, position: int) -> int:
@@ -152,19 +171,57 @@ def _read_parameters(text: str, position: int, decoder: json.JSONDecoder) -> tup
 
 def to_line(parameters: Mapping[str, Any]) -> str:
     """One parameter set as one line of JSON."""
-    return json.dumps(parameters, ensure_ascii=False, separators=(",", ":"))
+    line = json.dumps(parameters, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate can't be written in UTF-8, but spelled as JSON does ("\\ud800").
+    return line if _SURROGATE.search(line) is None else json.dumps(parameters, separators=(",", ":"))
 
 
 def _read_yaml(text: str, source: str) -> Any:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader, the C one where there is one
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        try:
+            node = loader.get_single_node()
+            _check_keys(node, source)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except SpecError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise SpecError(f"{source}{where}: neither JSON nor YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise SpecError(f"{source}{where}: neither JSON nor YAML: {problem}") from None
+    except RecursionError:
+        raise SpecError(f"{source}: nested too deeply") from None
+    except (ValueError, OverflowError) as error:
+        # YAML takes 2001-99-99 for a date, 0x_ for a number, and a long row of digits for an integer.
+        raise SpecError(f"{source}: can't be read as YAML: {error}; quote it if it is a string") from None
+
+
+def _check_keys(root: Any, source: str) -> None:
+    """Refuse a mapping of a YAML document in which a key stands twice: one of the two would be lost without a word."""
+    import yaml
+
+    left, seen = [root], set()
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if not isinstance(node, yaml.MappingNode):
+            left += node.value
+            continue
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    where = f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+                    raise SpecError(f"{where}: the key {shown(key.value)} stands twice in one object: keep one")
+                keys.add((key.tag, key.value))
+            left += (key, value)
 
 
 def build_spec(document: object, *, source: str) -> Spec:
@@ -190,7 +247,7 @@ def build_spec(document: object, *, source: str) -> Spec:
             if known is not None and key not in known:
                 near = difflib.get_close_matches(str(key), list(known), n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                fault(f"{path}.{key}", f"unknown key; {hint}")
+                fault(path + json_path((str(key),))[1:], f"unknown key; {hint}")
         return value
 
     top = section(document, "$", _TOP)
@@ -212,8 +269,10 @@ def build_spec(document: object, *, source: str) -> Spec:
                 words = split_command(command)
             except FractalSlurmError as error:
                 faults += [f"{source}: {message.replace('task: $.', '$.task.')}" for message in error.messages]
-    task_meta = section(task.get("meta") or {}, "$.task.meta", None)
-    meta = section(top.get("meta") or {}, "$.meta", None)
+    task_meta, meta = (
+        {} if value is None else section(value, path, None)
+        for value, path in ((task.get("meta"), "$.task.meta"), (top.get("meta"), "$.meta"))
+    )
     parameters = _check_parameters(top.get("parameters", ()), fault) if "parameters" in top else []
     if faults:
         raise SpecError(faults)
@@ -222,8 +281,10 @@ def build_spec(document: object, *, source: str) -> Spec:
 
 def _check_parameters(value: object, fault: Any) -> Sequence[str]:
     if isinstance(value, _Lines):
-        for number, found in value.faults[:20]:
+        for number, found in value.faults[:_MOST_FAULTS]:
             fault(f"$.parameters[{number}]", f"found {_shown(found)}; an object is allowed")
+        if len(value.faults) > _MOST_FAULTS:
+            fault("$.parameters", f"{len(value.faults) - _MOST_FAULTS} more that are no objects")
         if not value and not value.faults:
             fault("$.parameters", "is empty: give one parameter set for each task")
         return value
@@ -232,20 +293,26 @@ def _check_parameters(value: object, fault: Any) -> Sequence[str]:
         return []
     if not value:
         fault("$.parameters", "is empty: give one parameter set for each task")
-    lines: list[str] = []
+    lines, faulty = [], 0
     for number, item in enumerate(value):
-        if not isinstance(item, Mapping):
-            fault(f"$.parameters[{number}]", f"found {_shown(item)}; an object is allowed")
-            continue
         try:
-            lines.append(to_line(item))
+            if isinstance(item, Mapping):
+                lines.append(to_line(item))
+                continue
+            message = f"found {_shown(item)}; an object is allowed"
+        except RecursionError:
+            message = "is nested too deeply"
         except (TypeError, ValueError) as error:
-            fault(f"$.parameters[{number}]", f"can't be written as JSON: {error}")
+            message = f"can't be written as JSON: {error}"
+        faulty += 1
+        if faulty <= _MOST_FAULTS:
+            fault(f"$.parameters[{number}]", message)
+    if faulty > _MOST_FAULTS:
+        fault("$.parameters", f"{faulty - _MOST_FAULTS} more that are no objects, or none of JSON")
     return lines
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shown(value, 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import FractalSlurmError
+from .errors import FractalSlurmError, shown
 
 _PATTERNS = (
     # minutes | minutes:seconds | hours:minutes:seconds
@@ -35,13 +35,13 @@ def parse_walltime(value: object) -> int:
         FractalSlurmError: Not a string, no such format, zero, or above a hundred years.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        raise FractalSlurmError(f"time {value!r} is an integer: quote it, YAML reads 10:00:00 as 36000")
+        raise FractalSlurmError(f"time {shown(value)} is an integer: quote it, YAML reads 10:00:00 as 36000")
     if not isinstance(value, str):
-        raise FractalSlurmError(f"time {value!r} is not allowed: give {ALLOWED}")
+        raise FractalSlurmError(f"time {shown(value)} is not allowed: give {ALLOWED}")
     text = value.strip()
     match = next((found for pattern in _PATTERNS if (found := pattern.fullmatch(text))), None)
     if match is None or len(text) > 32:
-        raise FractalSlurmError(f"time {value!r} is not allowed: give {ALLOWED}")
+        raise FractalSlurmError(f"time {shown(value)} is not allowed: give {ALLOWED}")
     part = {name: int(digits) for name, digits in match.groupdict().items() if digits is not None}
     seconds = (
         part.get("days", 0) * 86_400
@@ -50,7 +50,7 @@ def parse_walltime(value: object) -> int:
         + part.get("seconds", 0)
     )
     if not 0 < seconds <= MAX_SECONDS:
-        raise FractalSlurmError(f"time {value!r} is not allowed: it must be above zero and below a hundred years")
+        raise FractalSlurmError(f"time {shown(value)} is not allowed: it must be above zero and below a hundred years")
     return seconds
 
 
