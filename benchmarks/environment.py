@@ -92,6 +92,14 @@ class Environment:
         os.chown(folder, account.pw_uid, account.pw_gid)
         return folder
 
+    def give(self, folder: Path, destination: Path, user: str) -> None:
+        """Move a folder to where a user keeps it, and make all of it the user's."""
+        account = pwd.getpwnam(user)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder, destination)
+        for path in (destination.parent, destination, *destination.rglob("*")):
+            os.chown(path, account.pw_uid, account.pw_gid)
+
     # --- setting up and taking down
 
     def set_up(self) -> None:

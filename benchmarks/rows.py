@@ -358,21 +358,56 @@ def single_calls(environment: Environment) -> Iterator[Result]:
     )
 
 
-def plan_a_million(environment: Environment) -> Iterator[Result]:
-    """Plan 1,000,000 tasks and write the scripts of their 1,000 jobs."""
-    tasks, jobs = 1_000_000, 1000
-    local = environment.fresh_folder(SERVICE_USER, "plan")
-    config, spec = local / "config.json", local / "spec.json"
-    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
-    with spec.open("w", encoding="utf-8") as file:
-        meta = {"tasks_per_job": tasks // jobs, "parallel_tasks_per_job": CPUS}
-        task = {"name": "benchmark", "command": environment.task("sleep-0")}
+def write_spec(path: Path, command: str, tasks: int, jobs: int) -> None:
+    """Write a unit of work with many parameter sets, one after the other."""
+    meta = {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": CPUS}
+    task = {"name": "benchmark", "command": command}
+    with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"task": {json.dumps(task)}, "meta": {json.dumps(meta)}, "parameters": [\n')
         file.writelines(
             f'{{"zarr_url": "/data/plate.zarr/{index}", "channel": "DAPI"}}{"," if index < tasks - 1 else ""}\n'
             for index in range(tasks)
         )
         file.write("]}\n")
+
+
+def collecting(environment: Environment) -> Iterator[Result]:
+    """Collect and store 200,000 results of 20 jobs that have ended, with `fractal-slurm resume`."""
+    tasks, jobs = 200_000, 20
+    local, remote = environment.fresh_folder(SERVICE_USER, "collect"), environment.fresh_folder(USER, "collect")
+    config, spec = local / "config.json", local / "spec.json"
+    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    write_spec(spec, environment.task("sleep-0"), tasks, jobs)
+    request = {
+        "spec": str(spec),
+        "config": str(config),
+        "user": USER,
+        "cache_dir": str(remote / "cache"),
+        "work_dir": str(remote / "work"),
+        "results": str(local / "results"),
+    }
+    run = environment.ask_ours("write_results.py", request, environment=settings(environment, local))
+    environment.give(local / "results", Path(run["run_folder"]), USER)
+    finished = environment.run(
+        [environment.runtime / "fractal-slurm", "resume", run["run_id"], "--json"],
+        environment=settings(environment, local),
+    )
+    report = json.loads(finished.stdout)
+    if report["succeeded"] != tasks:
+        raise BenchmarkError(f"{tasks - report['succeeded']} of {tasks} results were not collected.")
+    what = "driver: 200,000 results collected and stored"
+    details = {"command_s": finished.wall_s, "bytes": run["bytes"]}
+    yield Result(what, "s", finished.wall_s, None, "", "<= 20 s", finished.wall_s <= 20, details)
+    yield Result("  peak memory", "MB", finished.peak_mb, None, "", "<= 300 MB", finished.peak_mb <= 300)
+
+
+def plan_a_million(environment: Environment) -> Iterator[Result]:
+    """Plan 1,000,000 tasks and write the scripts of their 1,000 jobs."""
+    tasks, jobs = 1_000_000, 1000
+    local = environment.fresh_folder(SERVICE_USER, "plan")
+    config, spec = local / "config.json", local / "spec.json"
+    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    write_spec(spec, environment.task("sleep-0"), tasks, jobs)
     request = {"spec": str(spec), "config": str(config), "folder": str(local)}
     figures = environment.ask_ours("plan_scripts.py", request)
     if figures["jobs"] != jobs:
@@ -410,6 +445,7 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "worker-start": worker_start,
     "worker": beside_hyperqueue,
     "plan": plan_a_million,
+    "collect": collecting,
     "throughput": throughput,
     "empty": empty_tasks,
     "some": some_tasks,

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write the journal of a run whose jobs have all ended, and the result files that their workers would have left.
+
+So the driver's part can be measured alone: `fractal-slurm resume` then finds everything still to be collected. The
+records are as the worker writes them, with an out-JSON of a typical size.
+
+Reads one JSON document on standard input: {"spec", "config", "user", "cache_dir", "work_dir", "results"}. Writes
+{"run_id", "run_folder", "bytes"}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from fractal_slurm.config_file import load_config_file
+from fractal_slurm.runner import connect, create_run
+from fractal_slurm.settings import load_settings
+from fractal_slurm.spec import load_spec
+
+
+def main() -> None:
+    """Do it and print where things are."""
+    request = json.load(sys.stdin)
+    settings = load_settings()
+    journal = create_run(
+        load_config_file(request["config"]),
+        load_spec(request["spec"]),
+        settings,
+        connect(settings),
+        user=request["user"],
+        cache_dir=request["cache_dir"],
+        work_dir=request["work_dir"],
+        say=lambda words: print(words, file=sys.stderr),
+    )
+    written = 0
+    with journal, journal.transaction():
+        journal.set("folder_made", True)
+        for job in journal.jobs():
+            folder = Path(request["results"]) / job.token
+            folder.mkdir(parents=True)
+            shared = {"token": job.token, "job": str(job.number), "restart": 0, "node": 0}
+            records: list[dict[str, object]] = [{"begin": 1.8e9, **shared, "nodes": 1, "slots": 4}]
+            for index, attempt, _arguments in journal.task_lines(job.token):
+                records.append(
+                    {"task": index, "attempt": attempt, **shared, "host": "n1", "start": 1.8e9, "seconds": 1.0123}
+                    | {"exit": 0, "signal": None, "peak_mb": 9.4, "cpu_s": 0.9876, "state": "succeeded"}
+                    | {"out": {"image_list_updates": [{"zarr_url": f"/data/plate.zarr/{index}", "origin": None}]}}
+                    | {"tail": f"2026-01-01 00:00:00,000; INFO; well {index} measured\n"}
+                )
+            records.append({"end": "the queue is empty", **shared, "host": "n1", "left": 0, "seconds": 1000.0})
+            text = "".join(f"\n{json.dumps(record)}\n" for record in records)
+            written += (folder / "results-0-0").write_text(text, encoding="utf-8")
+            journal.update_job(job.token, state="ended", slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1)
+        run_id, run_folder = journal.get("run_id"), journal.get("run_folder")
+    print(json.dumps({"run_id": run_id, "run_folder": run_folder, "bytes": written}))
+
+
+if __name__ == "__main__":
+    main()
