@@ -440,6 +440,16 @@ def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]
         )
 
 
+def growth(environment: Environment) -> Iterator[Result]:
+    """See how the cost of a run of empty tasks grows with the number of tasks and of jobs."""
+    for tasks, jobs in ((100, 4), (1000, 4), (10_000, 4), (50_000, 4), (100, 1), (100, 10), (100, 100)):
+        report = run_ours(environment, "sh -c 'exec true'", tasks, jobs, mem="100M")
+        if report["succeeded"] != tasks:
+            raise BenchmarkError(f"{tasks - report['succeeded']} of {tasks} empty tasks did not succeed.")
+        calls = f"{report['sudo_calls']} sudo and {report['squeue_calls']} squeue calls, {report['peak_mb']:.0f} MB"
+        yield Result(f"{tasks:,} empty tasks in {jobs} jobs", "s", report["wall_s"], None, calls, "", True, report)
+
+
 ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "cli": command_line,
     "worker-start": worker_start,
@@ -452,4 +462,5 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "calls": single_calls,
     "many": many_tasks,
     "many-small": many_small_tasks,
+    "growth": growth,
 }
