@@ -26,7 +26,7 @@ test: test-unit test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q tests/runtime tests/unit examples
+	$(VENV)/python -m pytest -q tests/runtime tests/unit examples benchmarks
 
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
