@@ -128,112 +128,31 @@ users:
   sample: [alice, bob]
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import sudoers
-from ..module_utils.sudo_listing import deciding_rule, parse_listing
-
-
-def forms(commands, work_dir):
-    """The command lines that the runtime uses, one a command.
-
-    Args:
-        commands: Command to absolute path.
-        work_dir: A folder that users' work lies below.
-    """
-    path = "%s/fractal/run" % work_dir.rstrip("/")
-    arguments = {
-        "sbatch": ["--parsable"],
-        "scancel": ["1"],
-        "cat": ["--", path],
-        "ls": ["--", path],
-        "mkdir": ["-p", "-m", "700", "--", path],
-    }
-    return [[commands[name]] + arguments[name] for name in arguments]
-
-
-def expand(entries, accounts, faults):
-    """The users of a list, groups replaced by their members; what is unknown is a fault."""
-    found = []
-    for entry in entries:
-        if not entry.startswith("%"):
-            found.append(entry)
-            continue
-        group = accounts.group(entry[1:])
-        if group is None:
-            faults.append("group %s: unknown on this host" % entry[1:])
-        else:
-            found += group.members
-    for name in found:
-        if accounts.user(name) is None:
-            faults.append("user %s: unknown on this host" % name)
-    return list(dict.fromkeys(found))
+from ..module_utils.impersonation import ARGUMENT_SPEC, Rights
 
 
 def main():
     """Ask sudo about each user and command line."""
     module = AnsibleModule(
-        argument_spec={
-            "service_user": {"type": "str", "required": True},
-            "users": {"type": "list", "elements": "str", "required": True},
-            "refused_users": {"type": "list", "elements": "str", "default": []},
-            "work_dirs": {"type": "list", "elements": "str", "default": ["/data"]},
-            "bin_dirs": {"type": "list", "elements": "str", "default": []},
-            "refused_commands": {
-                "type": "list",
-                "elements": "list",
-                "default": [["/bin/sh", "-c", "id"], ["/usr/bin/env"], ["/usr/bin/python3"], ["/usr/bin/tee", "/etc/passwd"]],
-            },
-            "fail_on_surprise": {"type": "bool", "default": False},
-        },
+        argument_spec=dict(ARGUMENT_SPEC, fail_on_surprise={"type": "bool", "default": False}),
         supports_check_mode=True,
     )
-    params = module.params
-    faults = []
-    sudo = module.get_bin_path("sudo")
-    if sudo is None:
-        faults.append("sudo is not installed on this host")
-    if os.geteuid() != 0:
-        faults.append("root's rights are needed to ask sudo about another user: run with become")
-    accounts = sudoers.HostAccounts()
-    if accounts.user(params["service_user"]) is None:
-        faults.append("the service user %s is unknown on this host" % params["service_user"])
-    users = expand(params["users"], accounts, faults)
-    if not params["work_dirs"]:
-        faults.append("work_dirs is empty: name a folder that users' work lies below")
-    commands, more = sudoers.find_commands(["sbatch", "scancel", "cat", "ls", "mkdir"], params["bin_dirs"])
-    faults += more if len(commands) < 5 else []
-    if faults:
-        module.fail_json(msg="\n".join(faults), faults=faults)
-
-    service = params["service_user"]
-    language = {"LC_ALL": "C", "LANGUAGE": "C"}
-    rules = parse_listing(module.run_command([sudo, "-n", "-ll", "-U", service], environ_update=language)[1])
-    used = forms(commands, params["work_dirs"][0])
-    questions = [(user, line, True) for user in users for line in used]
-    questions += [(user, line, False) for user in ["root"] + params["refused_users"] for line in used]
-    questions += [(user, line, False) for user in ["root"] + users for line in params["refused_commands"]]
-    matrix = []
-    surprises = []
-    for user, line, expected in questions:
-        status = module.run_command([sudo, "-n", "-l", "-U", service, "-u", user, "--"] + line, environ_update=language)[0]
-        allowed = status == 0
-        rule = deciding_rule(rules, line[0])
-        matrix.append({"user": user, "command": line, "allowed": allowed, "expected": expected, "rule": rule})
-        if allowed != expected:
-            words = "may run %s as %s, and must not" if allowed else "may not run %s as %s, and must"
-            surprises.append(("%s " + words) % (service, " ".join(line), user))
+    rights = Rights(module.params, module.get_bin_path("sudo"))
+    if rights.faults:
+        module.fail_json(msg="\n".join(rights.faults), faults=rights.faults)
+    rights.ask()
+    allowed = sum(1 for entry in rights.matrix if entry["allowed"])
     result = {
-        "matrix": matrix,
-        "surprises": surprises,
-        "allowed": sum(1 for entry in matrix if entry["allowed"]),
-        "refused": sum(1 for entry in matrix if not entry["allowed"]),
-        "users": users,
+        "matrix": rights.matrix,
+        "surprises": rights.surprises,
+        "allowed": allowed,
+        "refused": len(rights.matrix) - allowed,
+        "users": rights.users,
     }
-    if surprises and params["fail_on_surprise"]:
-        module.fail_json(msg="\n".join(surprises), **result)
+    if rights.surprises and module.params["fail_on_surprise"]:
+        module.fail_json(msg="\n".join(rights.surprises), **result)
     module.exit_json(changed=False, **result)
 
 
