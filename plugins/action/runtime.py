@@ -68,14 +68,18 @@ class ActionModule(ActionBase):
 def _setting_faults(settings: dict[str, Any]) -> list[str]:
     """Why the runtime would refuse these settings; it is asked itself."""
     module = runtime_module("settings")
-    text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False, default=str)}\n" for name, value in settings.items())
+    text = "".join(
+        f"{name} = {json.dumps(value, ensure_ascii=False, default=str)}\n" for name, value in settings.items()
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fractal_slurm_runtime_settings"
         path.write_text(text, encoding="utf-8")
         try:
             module.load_settings(path, environ={})
         except ModuleNotFoundError as error:
-            raise AnsibleError(f"{error.name} is missing on the controller (Python 3.10 needs it): install it") from error
+            raise AnsibleError(
+                f"{error.name} is missing on the controller (Python 3.10 needs it): install it"
+            ) from error
         except ValueError as error:
             faults = getattr(error, "messages", None) or [str(error)]
             return [fault.replace(str(path), path.name) for fault in faults]

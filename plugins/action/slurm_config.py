@@ -73,7 +73,8 @@ class ActionModule(ConfigActionBase):
         fit = runtime_module("fit")
         findings = fit.check(config, cluster, users=outcome["users"])
         by_severity = {
-            severity: [str(finding) for finding in findings if finding.severity is severity] for severity in fit.Severity
+            severity: [str(finding) for finding in findings if finding.severity is severity]
+            for severity in fit.Severity
         }
         warnings += [*outcome.get("warnings", []), *by_severity[fit.Severity.WARNING]]
         result["advice"] = by_severity[fit.Severity.ADVICE]

@@ -71,7 +71,7 @@ class ManagedFile:
         if before != text and not self._module.check_mode:
             if not os.path.isdir(self._directory):
                 os.mkdir(self._directory)
-                os.chmod(self._directory, 0o755)  # whatever the umask
+                os.chmod(self._directory, 0o755)  # noqa: S103 - for all to read, whatever the umask
             if self._backup and before is not None:
                 result["backup_file"] = self._module.backup_local(self.path)
             handle, temporary = tempfile.mkstemp(dir=self._module.tmpdir)

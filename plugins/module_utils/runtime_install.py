@@ -112,7 +112,7 @@ def describe_python(path):
     return {
         "path": path,
         "python": ".".join(map(str, found["version"])),
-        "machine": found["platform"][len("linux-"):],
+        "machine": found["platform"][len("linux-") :],
         "glibc": found["libc"][1],
     }
 
@@ -288,7 +288,9 @@ class Prefix:
         if os.path.lexists(link) and not os.path.islink(link):
             return "%s is there and no link of ours: move it away, or set fractal_slurm_runtime_command" % link
         if not os.path.isdir(os.path.dirname(link)):
-            return "the folder %s is not there: make it first, or set fractal_slurm_runtime_command" % os.path.dirname(link)
+            return "the folder %s is not there: make it first, or set fractal_slurm_runtime_command" % os.path.dirname(
+                link
+            )
         return None
 
     def switch(self, version):
@@ -366,13 +368,13 @@ def _make_folders(path):
     if not os.path.isdir(path):
         _make_folders(os.path.dirname(path))
         os.mkdir(path)
-        os.chmod(path, 0o755)
+        os.chmod(path, 0o755)  # noqa: S103 - for all to use
 
 
 def _open_to_all(folder):
     """Make everything readable by all, and runnable what its owner can run."""
-    for parent, folders, files in os.walk(folder):
-        os.chmod(parent, 0o755)
+    for parent, _folders, files in os.walk(folder):
+        os.chmod(parent, 0o755)  # noqa: S103 - for all to use
         for name in files:
             path = os.path.join(parent, name)
             if not os.path.islink(path):

@@ -24,7 +24,14 @@ def parse_listing(text):
     for line in text.splitlines():
         entry = re.match(r"Sudoers entry:\s*(.*)|LDAP Role:\s*(.*)", line)
         if entry:
-            rules.append({"source": (entry.group(1) or entry.group(2) or "").strip() or None, "run_as": "", "options": "", "commands": []})
+            rules.append(
+                {
+                    "source": (entry.group(1) or entry.group(2) or "").strip() or None,
+                    "run_as": "",
+                    "options": "",
+                    "commands": [],
+                }
+            )
             field = None
             continue
         if not rules:

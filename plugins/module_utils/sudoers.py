@@ -188,7 +188,9 @@ def account_faults(
             faults.append(fault)
         elif is_group:
             faults.extend(
-                _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable_groups)
+                _group_faults(
+                    name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable_groups
+                )
             )
         else:
             user = accounts.user(name)
@@ -285,7 +287,9 @@ def find_commands(names, bin_dirs):
     faults = []
     for folder in bin_dirs:
         if not re.fullmatch(r"(/[A-Za-z0-9_.+-]+)+", folder):
-            faults.append("the folder %r of SLURM commands must be absolute, without characters sudoers reads specially" % folder)
+            faults.append(
+                "the folder %r of SLURM commands must be absolute, without characters sudoers reads specially" % folder
+            )
     if faults:
         return found, faults
     for name in names:
@@ -488,7 +492,9 @@ class SudoersSet:
             os.mkdir(copies[original], 0o700)
         for number, path in enumerate(self.files):
             parent = copies.get(os.path.dirname(path))
-            copies[path] = os.path.join(parent, os.path.basename(path)) if parent else os.path.join(folder, "file%d" % number)
+            copies[path] = (
+                os.path.join(parent, os.path.basename(path)) if parent else os.path.join(folder, "file%d" % number)
+            )
         for path, text in self.files.items():
             lines = text.splitlines()
             for number, target in self._includes[path].items():

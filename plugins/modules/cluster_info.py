@@ -21,7 +21,8 @@ extends_documentation_fragment:
 options:
   users:
     description:
-      - Users whose accounts and limits are wanted, and groups of users with a leading C(%); none for those of all users.
+      - Users whose accounts and limits are wanted, and groups of users with a leading C(%).
+      - None for those of all users.
     type: list
     elements: str
     default: []
@@ -153,7 +154,7 @@ from ..module_utils.sudoers import HostAccounts
 _ALLOWED = ("scontrol", "sacctmgr")
 
 
-class Unanswered(Exception):
+class UnansweredError(Exception):
     """A command failed or did not answer; the message says which and why."""
 
 
@@ -161,7 +162,7 @@ def answer(argv, timeout):
     """Run a command and return its standard output.
 
     Raises:
-        Unanswered: It is not there, failed, or did not end in time.
+        UnansweredError: It is not there, failed, or did not end in time.
     """
     environment = dict(os.environ, LC_ALL="C")
     try:
@@ -175,12 +176,12 @@ def answer(argv, timeout):
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unanswered("%s did not answer within %d seconds" % (argv[0], timeout))
+        raise UnansweredError("%s did not answer within %d seconds" % (argv[0], timeout)) from None
     except OSError as error:
-        raise Unanswered("%s: %s" % (argv[0], error.strerror))
+        raise UnansweredError("%s: %s" % (argv[0], error.strerror)) from error
     if result.returncode != 0:
         words = result.stderr.decode("utf-8", "replace").strip() or "exit code %d" % result.returncode
-        raise Unanswered("%s: %s" % (argv[0], words))
+        raise UnansweredError("%s: %s" % (argv[0], words))
     return result.stdout.decode("utf-8", "replace")
 
 
@@ -192,7 +193,9 @@ def find(module, name):
             return path
     path = module.get_bin_path(name)
     if path is None:
-        raise Unanswered("%s is not on this host: install SLURM's client commands, or name their folder in bin_dirs" % name)
+        raise UnansweredError(
+            "%s is not on this host: install SLURM's client commands, or name their folder in bin_dirs" % name
+        )
     return path
 
 
@@ -228,7 +231,7 @@ def main():
             continue
         try:
             outputs[name] = answer([find(module, argv[0])] + argv[1:], module.params["timeout"])
-        except Unanswered as problem:
+        except UnansweredError as problem:
             if not accounting:
                 module.fail_json(msg="SLURM can't be reached from this host: %s" % problem)
             unanswered.append("accounts and their limits are not known: %s" % problem)

@@ -13,8 +13,8 @@ author:
   - The fractal.slurm authors (@fractal-analytics-platform)
 description:
   - Asks sudo itself, on the host, what the account of fractal-server may run as other users. Nothing is run as anybody.
-  - What must be allowed is the form in which the runtime uses each command, as each of O(users). What must be refused is
-    any of them as root and as each of O(refused_users), and shells and the like as anybody.
+  - What must be allowed is the form in which the runtime uses each command, as each of O(users). What must be refused
+    is any of them as root and as each of O(refused_users), and shells and the like as anybody.
   - Needs root's rights, since sudo tells nobody else about another user's.
 extends_documentation_fragment:
   - fractal.slurm.attributes.info
@@ -34,7 +34,8 @@ options:
     elements: str
     default: []
   work_dirs:
-    description: Folders that users' work lies below; C(cat), C(ls) and C(mkdir) are asked for with paths below the first.
+    description:
+      - Folders that users' work lies below. C(cat), C(ls) and C(mkdir) are asked for with paths below the first.
     type: list
     elements: str
     default: [/data]

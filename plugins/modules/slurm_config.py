@@ -69,7 +69,8 @@ options:
     default: false
   users:
     description:
-      - With O(against_cluster=true), the users and groups (with a leading C(%)) whose accounts and limits are looked at.
+      - With O(against_cluster=true), the users and groups (with a leading C(%)) whose accounts and limits are looked
+        at.
     type: list
     elements: str
     default: []
@@ -164,7 +165,9 @@ def main():
     if params["state"] == "absent":
         module.exit_json(**file.remove())
     if not isinstance(params["content"], str):
-        module.fail_json(msg="content is not validated: run this module by its action plugin, as fractal.slurm.slurm_config")
+        module.fail_json(
+            msg="content is not validated: run this module by its action plugin, as fractal.slurm.slurm_config"
+        )
     module.exit_json(**file.write(params["content"]))
 
 

@@ -276,9 +276,12 @@ def wanted_text(params, host, base):
         version = sudoers.parse_sudo_version(host.sudo_version())
         if version is None or version < sudoers.HARDENED_SUDO_VERSION:
             faults.append(
-                "hardened mode needs sudo %s or newer, which has argument patterns; this host has %s: use mode standard, "
-                "or another sudo"
-                % (".".join(map(str, sudoers.HARDENED_SUDO_VERSION)), ".".join(map(str, version)) if version else "another program")
+                "hardened mode needs sudo %s or newer, which has argument patterns; this host has %s: "
+                "use mode standard, or another sudo"
+                % (
+                    ".".join(map(str, sudoers.HARDENED_SUDO_VERSION)),
+                    ".".join(map(str, version)) if version else "another program",
+                )
             )
         elif not params["arguments"]:
             faults.append("hardened mode needs argument patterns: run this module by its action plugin")
@@ -352,7 +355,9 @@ def main():
     if params["main_file"] not in present.files:
         fail(module, ["the main file %s can't be read" % params["main_file"]], **result)
     if folder is None:
-        faults.append("%s does not include %s, so sudo would not read our file" % (params["main_file"], params["directory"]))
+        faults.append(
+            "%s does not include %s, so sudo would not read our file" % (params["main_file"], params["directory"])
+        )
         fail(module, faults, **result)
     own = os.path.join(folder, params["file"])
     base = sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None})

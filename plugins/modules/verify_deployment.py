@@ -157,7 +157,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import impersonation
 
 # The task says in its out-JSON (the fourth argument that it gets) who ran it, and where.
-PROBE = "/bin/sh -c 'printf \"{\\\"user\\\": \\\"%s\\\", \\\"host\\\": \\\"%s\\\"}\" \"$(id -un)\" \"$(hostname)\" > \"$4\"' probe"
+PROBE = '/bin/sh -c \'printf "{\\"user\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -un)" "$(hostname)" > "$4"\' probe'
 
 
 class Verification:
@@ -188,7 +188,8 @@ class Verification:
         self.rights.ask()
         for entry in self.rights.matrix:
             what = "%s as %s" % (" ".join(entry["command"]), entry["user"])
-            self.add("sudo says", what, entry["allowed"] == entry["expected"], "allowed" if entry["allowed"] else "refused")
+            words = "allowed" if entry["allowed"] else "refused"
+            self.add("sudo says", what, entry["allowed"] == entry["expected"], words)
         if not self._only_ask:
             for entry in self.rights.matrix:
                 if not entry["expected"]:
@@ -203,7 +204,8 @@ class Verification:
     def _try_refused(self, user, line):
         answer = self._as_service([self._sudo, "-n", "-u", user, "--"] + line)
         refused = answer.status != 0 and answer.err.startswith("sudo:")
-        self.add("refused", "%s as %s" % (" ".join(line), user), refused, answer.err.splitlines()[-1] if refused else "it ran")
+        words = answer.err.splitlines()[-1] if refused else "it ran"
+        self.add("refused", "%s as %s" % (" ".join(line), user), refused, words)
 
     def _runtime(self, *arguments, **options):
         environment = {
@@ -241,7 +243,15 @@ class Verification:
         spec = {"task": {"name": "verify", "command": PROBE}, "meta": {"partition": partition}, "parameters": [{}]}
         what = "%s in %s" % (user, partition)
         answer = self._runtime(
-            "run", "-", "--json", "--user", user, "--cache-dir", folder, "--work-dir", folder,
+            "run",
+            "-",
+            "--json",
+            "--user",
+            user,
+            "--cache-dir",
+            folder,
+            "--work-dir",
+            folder,
             stdin=json.dumps(spec).encode("utf-8"),
             timeout=self._params["timeout"],
         )

@@ -34,5 +34,6 @@ def runtime_module(name: str) -> ModuleType:
             raise
         raise AnsibleError(
             f"the Python package {missing} is missing on the controller, for the Python that runs Ansible "
-            f"({sys.executable}): install it there with `{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
+            f"({sys.executable}): install it there with "
+            f"`{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
         ) from error

@@ -372,17 +372,20 @@ def expand_hostlist(text: str) -> list[str]:
     Raises:
         FractalSlurmError: It is no host list, or one of more than 100,000 names.
     """
+    refusal = FractalSlurmError(f"the host list {text!r} is not allowed: give names, or ranges such as node[01-04]")
+    if not re.fullmatch(r"(?:[^\[\]\s]|\[[^\[\]]*\])+", text.strip()):
+        raise refusal
     found: list[str] = []
-    for entry in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+    for entry in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()):
         names = [""]
         for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", entry):
             ends = [literal] if literal else _ranges(ranges, text)
             if len(names) * len(ends) > 100_000:
                 raise FractalSlurmError(f"the host list {text!r} is too long")
             names = [name + end for name in names for end in ends]
-        found += [name.strip() for name in names if name.strip()]
-    if not found or "[" in "".join(found) or "]" in "".join(found):
-        raise FractalSlurmError(f"the host list {text!r} is not allowed: give names, or ranges such as node[01-04]")
+        found += names
+    if not found:
+        raise refusal
     return found
 
 

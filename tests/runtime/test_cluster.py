@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading what SLURM's commands print, from recorded output and in the forms that are documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fractal_slurm import cluster
+from fractal_slurm.errors import ClusterError, FractalSlurmError
+
+RECORDED = Path(__file__).parent / "recorded"
+VERSIONS = sorted(path.name for path in RECORDED.glob("cluster-*"))
+
+
+def recorded(version):
+    return {path.stem: path.read_text() for path in (RECORDED / version).glob("*.txt")}
+
+
+class TestParse:
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_reads_each_recorded_version(self, version):
+        found = cluster.parse(recorded(version))
+        assert found.version.startswith(version.removeprefix("cluster-"))
+        assert set(found.partitions) == {"main", "short", "down"}
+        assert found.partitions["main"].is_default
+        assert found.partitions["main"].max_time_s == 3600
+        assert found.partitions["main"].default_time_s == 600
+        assert found.partitions["short"].max_time_s == 60
+        assert found.partitions["short"].default_time_s is None
+        assert found.partitions["down"].state == "DOWN"
+        assert found.partitions["down"].max_time_s is None
+        assert [node.name for node in found.nodes_of("down")] == ["n2"]
+        node = found.nodes["n1"]
+        assert (node.cpus, node.memory_mb, node.gres, node.features) == (4, 8000, {"gpu": 2}, ("avx2", "ib"))
+        assert node.partitions == ("main", "short")
+        assert node.is_up
+        assert (found.max_array_size, found.max_job_count) == (501, 10000)
+        assert found.max_script_size == 4 * 1024 * 1024
+        assert found.private_data == ()
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_reads_accounts_and_limits(self, version):
+        found = cluster.parse(recorded(version))
+        if not found.has_accounting:
+            pytest.skip("recorded without accounting")
+        ben = next(entry for entry in found.associations if entry.user == "ben")
+        assert (ben.account, ben.qos, ben.default_qos, ben.max_submit) == ("proj1", ("small",), "small", 3)
+        assert ben.max_wall_s == 86_400
+        assert found.qos["small"].max_submit_per_user == 5
+        assert any(entry.account == "proj1" and entry.user == "" for entry in found.associations)
+
+    def test_names_the_commands_that_gave_nothing(self):
+        with pytest.raises(ClusterError, match=r"no output of scontrol --all --oneliner show node"):
+            cluster.parse({"config": "SLURM_VERSION = 22.05.8", "partitions": "PartitionName=a"})
+
+    def test_refuses_what_is_not_scontrol_s(self):
+        outputs = {"config": "hello = world", "partitions": "PartitionName=a", "nodes": "NodeName=a"}
+        with pytest.raises(ClusterError, match="SLURM_VERSION"):
+            cluster.parse(outputs)
+
+    def test_goes_without_accounting(self):
+        outputs = {name: text for name, text in recorded("cluster-22.05").items() if name in cluster.COMMANDS}
+        assert cluster.parse(outputs).associations is None
+
+    def test_reads_max_script_size(self):
+        outputs = recorded("cluster-22.05")
+        outputs["config"] = re.sub(
+            r"SchedulerParameters.*", "SchedulerParameters = bf_interval=1,max_script_size=8388608", outputs["config"]
+        )
+        assert cluster.parse(outputs).max_script_size == 8_388_608
+
+
+class TestNode:
+    @pytest.mark.parametrize(
+        ("state", "is_up"),
+        [
+            ("IDLE", True),
+            ("MIXED", True),
+            ("ALLOCATED", True),
+            ("IDLE+CLOUD+POWERED_DOWN", True),
+            ("DOWN*", False),
+            ("IDLE+DRAIN", False),
+            ("DOWN*+DRAIN", False),
+            ("IDLE+NOT_RESPONDING", False),
+            ("UNKNOWN", False),
+        ],
+    )
+    def test_knows_whether_it_is_up(self, state, is_up):
+        assert cluster.Node("n1", state, 1, 1).is_up is is_up
+
+    def test_leaves_out_what_is_set_aside_for_the_system(self):
+        node = cluster.parse_node("NodeName=n1 CPUEfctv=30 CPUTot=32 RealMemory=64000 MemSpecLimit=4000 State=IDLE")
+        assert (node.cpus, node.memory_mb) == (30, 60_000)
+
+    def test_reads_values_with_blanks(self):
+        line = "NodeName=n1 OS=Linux 6.1 #1 SMP State=DOWN Reason=disk is full [root@2026-01-01T00:00:00]"
+        node = cluster.parse_node(line)
+        assert node.state == "DOWN"
+        assert node.reason == "disk is full [root@2026-01-01T00:00:00]"
+
+
+class TestParseGres:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("(null)", {}),
+            ("", {}),
+            ("gpu", {"gpu": 1}),
+            ("gpu:2", {"gpu": 2}),
+            ("gpu:a100:4(S:0-1)", {"gpu": 4, "gpu:a100": 4}),
+            ("gpu:a100:2,gpu:v100:1,shard:8", {"gpu": 3, "gpu:a100": 2, "gpu:v100": 1, "shard": 8}),
+            ("gres/gpu:2", {"gpu": 2}),
+            ("gres/gpu=2", {"gpu": 2}),
+            ("bandwidth:4K", {"bandwidth": 4096}),
+        ],
+    )
+    def test_counts_by_name_and_type(self, text, expected):
+        assert cluster.parse_gres(text) == expected
+
+    def test_refuses_what_is_none(self):
+        with pytest.raises(FractalSlurmError, match="name:type:count"):
+            cluster.parse_gres("a:b:c:1")
+
+
+class TestExpandHostlist:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("n1", ["n1"]),
+            ("n1,n2", ["n1", "n2"]),
+            ("n[1-3]", ["n1", "n2", "n3"]),
+            ("gpu[01-02,7],login", ["gpu01", "gpu02", "gpu7", "login"]),
+            ("r[1-2]n[3-4]", ["r1n3", "r1n4", "r2n3", "r2n4"]),
+            ("n[1-2]-ib", ["n1-ib", "n2-ib"]),
+        ],
+    )
+    def test_names_each_node(self, text, expected):
+        assert cluster.expand_hostlist(text) == expected
+
+    @pytest.mark.parametrize("text", ["", "n[a-b]", "n[3-1]", "n[1-", "n[1-9999999]"])
+    def test_refuses_what_is_none(self, text):
+        with pytest.raises(FractalSlurmError):
+            cluster.expand_hostlist(text)

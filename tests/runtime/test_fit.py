@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Config files that fit the recorded cluster, and that do not."""
+
+from pathlib import Path
+
+import pytest
+from fractal_slurm import cluster, config_file, fit
+
+RECORDED = Path(__file__).parent / "recorded" / "cluster-22.05"
+CLUSTER = cluster.parse({path.stem: path.read_text() for path in RECORDED.glob("*.txt")})
+BATCHING = {
+    "target_cpus_per_job": 2,
+    "max_cpus_per_job": 4,
+    "target_mem_per_job": 2000,
+    "max_mem_per_job": 8000,
+    "target_num_jobs": 2,
+    "max_num_jobs": 3,
+}
+
+
+def check(default=None, gpu=None, batching=None, users=()):
+    data = {
+        "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": 100, **(default or {})},
+        "batching_config": {**BATCHING, **(batching or {})},
+    }
+    if gpu is not None:
+        data["gpu_slurm_config"] = gpu
+    return fit.check(config_file.parse_config(data, source="test"), CLUSTER, users=users)
+
+
+def messages(findings, severity):
+    return [str(finding) for finding in findings if finding.severity is severity]
+
+
+def errors(*args, **kwargs):
+    return messages(check(*args, **kwargs), fit.Severity.ERROR)
+
+
+def warnings(*args, **kwargs):
+    return messages(check(*args, **kwargs), fit.Severity.WARNING)
+
+
+class TestCheck:
+    def test_finds_nothing_wrong_with_what_fits(self):
+        findings = check({"time": "00:30:00", "constraint": "avx2&ib", "gres": "gpu:1"}, users=["anna", "ben"])
+        assert messages(findings, fit.Severity.ERROR) == []
+        assert messages(findings, fit.Severity.WARNING) == []
+
+    def test_errors_come_first_and_advice_last(self):
+        severities = [finding.severity for finding in check({"cpus_per_task": 4, "mem": 9000, "time": "1-00"})]
+        assert severities == sorted(severities, key=list(fit.Severity).index)
+
+    def test_advises_on_the_batching(self):
+        advice = messages(check(), fit.Severity.ADVICE)
+        assert [line for line in advice if "96 tasks: 3 jobs of up to 32 tasks, 4 at a time" in line]
+        assert len([line for line in advice if "tasks:" in line]) == 4
+
+
+class TestPartition:
+    def test_names_the_partitions_that_there_are(self):
+        assert errors({"partition": "gone"}) == [
+            "$.default_slurm_config.partition: found 'gone'; the cluster anst has down, main, short"
+        ]
+
+    def test_warns_where_it_is_not_up(self):
+        assert any("is DOWN" in line for line in warnings({"partition": "down"}))
+
+    def test_looks_at_the_gpu_section_by_its_own_path(self):
+        assert errors(gpu={"partition": "gone"}) == [
+            "$.gpu_slurm_config.partition: found 'gone'; the cluster anst has down, main, short"
+        ]
+
+
+class TestNodes:
+    @pytest.mark.parametrize(
+        ("option", "value", "words"),
+        [
+            ("cpus_per_task", 5, "it has 4 CPUs, and 5 are asked for"),
+            ("mem", "9G", "it has 8000 MB, and 9000 MB are asked for"),
+            ("gres", "gpu:3", "it has 2 gpu, and 3 gpu are asked for"),
+            ("gres", "gpu:a100:1", "1 gpu:a100 are asked for"),
+            ("gpus", "4", "4 gpu are asked for"),
+            ("constraint", "skylake", "it has the features avx2, ib, and 'skylake' is asked for"),
+        ],
+    )
+    def test_says_why_the_best_node_falls_short(self, option, value, words):
+        batching = {"max_cpus_per_job": 16, "max_mem_per_job": 64000}
+        found = errors({option: value}, batching=batching)
+        assert len(found) == 1
+        assert found[0].startswith(f"$.default_slurm_config.{option}: no node of the partition 'main' fits a task")
+        assert words in found[0]
+
+    def test_refuses_unknown_nodes(self):
+        assert "$.default_slurm_config.nodelist: no such nodes: n9" in errors({"nodelist": "n[1,9]"})
+
+    def test_refuses_nodes_of_another_partition(self):
+        found = errors({"partition": "short", "nodelist": "n2"})
+        assert "$.default_slurm_config.nodelist: not in the partition 'short': n2" in found
+
+    def test_refuses_when_all_are_excluded(self):
+        assert any("leave no node" in line for line in errors({"exclude": "n[1-3]"}))
+
+
+class TestTime:
+    def test_refuses_more_than_the_partition_allows(self):
+        assert errors({"time": "02:00:00"}) == [
+            "$.default_slurm_config.time: found '02:00:00'; the partition 'main' allows at most 01:00:00"
+        ]
+
+    def test_refuses_more_than_a_users_qos_allows(self):
+        assert errors({"time": "00:45:00"}, users=["ben"]) == [
+            "$.default_slurm_config.time: found '00:45:00'; the QOS 'small' of ben allows at most 00:30:00"
+        ]
+
+
+class TestAccount:
+    def test_refuses_users_without_one_where_accounts_are_enforced(self):
+        assert errors(users=["zoe"]) == [
+            "$.default_slurm_config.account: zoe has no account, and the cluster takes jobs of accounts only"
+        ]
+
+    def test_refuses_an_account_that_a_user_does_not_have(self):
+        assert errors({"account": "proj2"}, users=["anna"]) == [
+            "$.default_slurm_config.account: found 'proj2'; anna has proj1"
+        ]
+
+
+class TestBatching:
+    def test_warns_of_jobs_larger_than_a_node(self):
+        found = warnings(batching={"max_cpus_per_job": 8, "max_mem_per_job": "16G"})
+        assert any("max_cpus_per_job: found 8; the largest node of 'main' has 4 CPUs" in line for line in found)
+        assert any("max_mem_per_job: found 16000" in line for line in found)
+
+    def test_warns_of_more_jobs_than_a_user_may_submit(self):
+        found = warnings(batching={"max_num_jobs": 10}, users=["ben"])
+        assert any("the account 'proj1' allows ben 3 submitted jobs" in line for line in found)
+        assert any("the QOS 'small' allows ben 5 submitted jobs" in line for line in found)
+
+    def test_refuses_a_task_larger_than_a_job(self):
+        assert any(
+            "over max_cpus_per_job" in line
+            for line in errors({"cpus_per_task": 4}, batching={"target_cpus_per_job": 1, "max_cpus_per_job": 2})
+        )
+
+
+class TestSatisfies:
+    @pytest.mark.parametrize(
+        ("constraint", "expected"),
+        [
+            ("a", True),
+            ("c", False),
+            ("a&b", True),
+            ("a&c", False),
+            ("a|c", True),
+            ("c|d", False),
+            ("(a|c)&b", True),
+            ("(c|d)&b", False),
+            ("a,b", True),
+            ("[a|c]", True),
+            ("[c|d]", False),
+            ("a*2&c*2", True),
+            ("(a", True),
+        ],
+    )
+    def test_understands_and_or_and_parentheses(self, constraint, expected):
+        assert fit.satisfies(("a", "b"), constraint) is expected
