@@ -22,6 +22,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import any_texts, config_data, config_file, json_values, outcome
 
+FUZZED_KEYS = [
+    "default_slurm_config",
+    "gpu_slurm_config",
+    "batching_config",
+    "user_local_exports",
+    "partition",
+    "cpus_per_task",
+    "mem",
+    "time",
+    "extra_lines",
+    "max_num_jobs",
+    "[key]",
+]
+
 
 def faults(data):
     """The lines of the error that a config gives."""
@@ -222,12 +236,9 @@ class TestParseConfig:
     @given(
         st.recursive(
             json_values,
-            lambda children: st.dictionaries(
-                st.sampled_from(["default_slurm_config", "gpu_slurm_config", "batching_config", "mem", "partition", "time",
-                                 "cpus_per_task", "extra_lines", "user_local_exports", "max_num_jobs", "[key]"]) | any_texts,
-                children, max_size=4),
+            lambda children: st.dictionaries(st.sampled_from(FUZZED_KEYS) | any_texts, children, max_size=4),
         )
-    )  # fmt: skip
+    )
     def test_gives_lines_for_whatever_it_is_given(self, data):
         _config, lines = outcome(parse_config, data, source="config.json")
         assert all(line.startswith("config.json: $") and "\n" not in line for line in lines)
