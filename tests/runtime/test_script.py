@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import json
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+from fractal_slurm.config_file import RESERVED_OPTIONS
+from fractal_slurm.errors import FractalSlurmError, SpecError
+from fractal_slurm.script import (
+    ScriptTooLarge,
+    claim_path,
+    export_path,
+    job_folder,
+    job_limit_s,
+    output_path,
+    quote,
+    render,
+    rounds,
+    safe_job_name,
+    sbatch_options,
+    split_command,
+    stop_path,
+)
+from fractal_slurm.worker import MAGIC, read_work
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import HERE, TOKEN, job_settings, json_objects, outcome, slurm_config, texts
+
+# What render() may leave in a script as data; the rest of it is the shell's.
+DATA = b"\n" + MAGIC
+
+
+def script_of(config=None, settings=None, tasks=((0, 0, "{}"),)):
+    """A script, as text."""
+    return render(config or slurm_config(), settings or job_settings(), token=TOKEN, tasks=list(tasks)).decode("utf-8")
+
+
+def directives(script):
+    """The #SBATCH lines that sbatch would honour: those before the first line of the shell's."""
+    head = script.split("\nunset ")[0]
+    return [line for line in head.splitlines() if line.startswith("#SBATCH")]
+
+
+def options(script):
+    """The options of a script, by name."""
+    return dict(line.removeprefix("#SBATCH --").split("=", 1) for line in directives(script))
+
+
+def environment_of(script):
+    """What a real shell exports when it runs the script, up to where it becomes the worker."""
+    head = script.partition('if [ "${SLURM_JOB_NUM_NODES:-1}"')[0]
+    assert head != script
+    environment = {"SUDO_USER": "fractal", "PATH": "/usr/bin"}
+    text = f"{head}\nexec /usr/bin/env -0\n".encode()
+    result = subprocess.run(["/bin/sh", "-s"], input=text, env=environment, capture_output=True, check=True)
+    assert result.stderr == b""
+    pairs = (entry.split("=", 1) for entry in result.stdout.decode("utf-8").split("\0") if entry)
+    return dict(pairs)
+
+
+class TestRender:
+    def test_matches_the_recorded_script(self):
+        config = slurm_config(
+            {
+                "partition": "main",
+                "cpus_per_task": 2,
+                "mem": "2G",
+                "time": "00:20:00",
+                "constraint": "avx2",
+                "account": "imaging",
+                "extra_lines": ["#SBATCH --qos=normal", "export OMP_PROC_BIND=close", "module load cuda"],
+            },
+            user_local_exports={"CELLPOSE_LOCAL_MODELS_PATH": "models/cellpose", "NAPARI_CONFIG": "napari config.json"},
+            meta={"tasks_per_job": 3, "parallel_tasks_per_job": 2},
+            tot_tasks=3,
+        )
+        tasks = [
+            (number, 0, json.dumps({"well": f"B{number:02d}", "zarr_url": "/data/plate.zarr"})) for number in range(3)
+        ]
+        recorded = HERE / "recorded" / "measure_wells.sbatch"
+        assert script_of(config, tasks=tasks) == recorded.read_text(encoding="utf-8")
+
+    def test_begins_with_the_shebang_line(self):
+        assert script_of().startswith("#!/bin/sh\n")
+        assert script_of(slurm_config({"shebang_line": "#!/bin/bash -l"})).startswith("#!/bin/bash -l\n")
+
+    def test_puts_exports_after_lines_and_lines_after_directives(self):
+        config = slurm_config(
+            {"extra_lines": ["export A=1", "#SBATCH --qos=x", "export B=2"]}, user_local_exports={"C": "c", "D": "d"}
+        )
+        script = script_of(config)
+        cache = "/home/ann/.cache"
+        lines = (
+            "#SBATCH --qos=x",
+            "unset SUDO_",
+            "export A=1",
+            "export B=2",
+            f"export C={cache}/c",
+            "export D=",
+            "exec ",
+        )
+        places = [script.index(f"\n{line}") for line in lines]
+        assert places == sorted(places)
+        assert directives(script)[-1] == "#SBATCH --qos=x"
+
+    def test_hands_the_engines_options_to_sbatch(self):
+        config = slurm_config(
+            {"cpus_per_task": 2, "mem": "1500M", "gres": "gpu:1", "nodes": 1, "exclude": "n[3-4]", "time": "30"},
+            meta={"tasks_per_job": 8, "parallel_tasks_per_job": 4},
+            tot_tasks=8,
+        )
+        found = options(script_of(config, tasks=[(n, 0, "{}") for n in range(8)]))
+        assert found == {
+            "job-name": f"Measure_wells.{TOKEN}",
+            "comment": f"fractal-slurm:{TOKEN}",
+            "partition": "main",
+            "ntasks": "4",
+            "cpus-per-task": "2",
+            "mem": "6000M",
+            "gres": "gpu:1",
+            "nodes": "1",
+            "exclude": "n[3-4]",
+            "time": "01:01:00",
+            "chdir": "/home/ann/work/20260101-120000-abcd",
+            "output": f"/home/ann/work/20260101-120000-abcd/{TOKEN}.slurm.out",
+            "open-mode": "append",
+            "export": "ALL",
+            "propagate": "NONE",
+        }
+        assert set(found) & set(RESERVED_OPTIONS) >= {"job-name", "comment", "output", "chdir", "export", "propagate"}
+
+    def test_asks_for_memory_by_cpu_where_the_file_says_so(self):
+        config = slurm_config({"use_mem_per_cpu": True, "cpus_per_task": 3, "mem": "1000M"}, tot_tasks=2)
+        found = options(script_of(config, tasks=[(0, 0, "{}"), (1, 0, "{}")]))
+        assert found["mem-per-cpu"] == "334M"
+        assert "mem" not in found
+
+    def test_asks_for_no_more_slots_than_there_are_tasks(self):
+        config = slurm_config(meta={"tasks_per_job": 8, "parallel_tasks_per_job": 4}, tot_tasks=9)
+        assert options(script_of(config))["ntasks"] == "1"
+        assert options(script_of(config))["mem"] == "100M"
+
+    def test_leaves_the_limit_to_the_partition_where_no_time_is_given(self):
+        assert "time" not in options(script_of())
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 3), json_objects), min_size=1, max_size=5),
+        st.lists(texts.filter(str.strip), min_size=1, max_size=4),
+        st.booleans(),
+    )
+    def test_gives_the_worker_the_tasks_and_the_command_back(self, tasks, command, compressed):
+        lines = [(index, attempt, json.dumps(args)) for index, attempt, args in tasks]
+        whole = render(slurm_config(), job_settings(command=tuple(command)), token=TOKEN, tasks=lines)
+        if compressed:
+            lines *= 400  # the same lines again and again: the compressed form is far shorter
+            plain = render(slurm_config(), job_settings(command=tuple(command)), token=TOKEN, tasks=lines)
+            most = len(plain) + 4095
+            whole = render(
+                slurm_config(), job_settings(command=tuple(command), max_script_bytes=most), token=TOKEN, tasks=lines
+            )
+            assert len(whole) < len(plain)
+        header, found = read_work(whole)
+        assert header["encoding"] == ("zlib" if compressed else "plain")
+        assert header["command"] == list(command)
+        assert [tuple(line.decode("utf-8").split("\t", 2)) for line in found] == [
+            (str(index), str(attempt), args) for index, attempt, args in lines
+        ]
+
+    def test_tells_the_worker_what_it_needs(self):
+        config = slurm_config({"time": "30", "cpus_per_task": 2, "mem": "1G"})
+        header, _lines = read_work(script_of(config).encode())
+        assert header == {
+            "encoding": "plain",
+            "tasks": "1",
+            "token": TOKEN,
+            "claim": f"/home/ann/work/20260101-120000-abcd/{TOKEN}.claim",
+            "folder": f"/home/ann/work/20260101-120000-abcd/{TOKEN}",
+            "cpus_per_task": "2",
+            "memory_mb": "1000",
+            "memory_limit": "job",
+            "task_time_s": "1800",
+            "job_limit_s": "1860",
+            "kill_wait_s": "30",
+            "max_out_bytes": "1000000",
+            "task_logs": "joined",
+            "command": ["measure", "--verbose"],
+        }
+
+    def test_compresses_and_then_refuses_what_is_over_the_clusters_limit(self):
+        tasks = [(n, 0, json.dumps({"well": n, "noise": os.urandom(16).hex()})) for n in range(500)]
+        plain = len(script_of(tasks=tasks))
+        for most, encoding in ((plain + 4096, "plain"), (plain + 4095, "zlib")):
+            script = render(slurm_config(), job_settings(max_script_bytes=most), token=TOKEN, tasks=tasks)
+            assert len(script) <= most - 4096
+            assert read_work(script)[0]["encoding"] == encoding
+        with pytest.raises(ScriptTooLarge, match=r"500 tasks has \d+ bytes, compressed; the cluster takes 6000 "):
+            render(slurm_config(), job_settings(max_script_bytes=6_000), token=TOKEN, tasks=tasks)
+
+    @given(
+        st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True).map("V_{}".format), texts, max_size=4),
+        texts.map("/{}".format),
+    )
+    def test_a_shell_sees_the_exports_as_they_were_meant(self, exports, cache_dir):
+        # what may stand below a cache_dir is tested with the config file; here it is about quoting
+        exports = {name: path for name, path in exports.items() if path.strip("/. ") and ".." not in path.split("/")}
+        exports = {name: path.lstrip("/") for name, path in exports.items()}
+        config = slurm_config(user_local_exports=exports)
+        found = environment_of(script_of(config, job_settings(cache_dir=cache_dir)))
+        for name, path in exports.items():
+            assert found[name] == export_path(cache_dir, path)
+        assert not [name for name in found if name.startswith("SUDO_")]
+
+    @pytest.mark.parametrize(
+        "cache_dir",
+        ["/a b/c'd", '/a "b"', "/$(id)`id`", "/a;b&c|d>e", "/~", "/*?[x]", "/a\\b\\", "/é 漢", "/-n", "/%j #x"],
+    )
+    def test_a_cache_dir_with_blanks_and_quotes_comes_out_right(self, cache_dir):
+        found = environment_of(
+            script_of(
+                slurm_config(user_local_exports={"A": "b c/d'e", "B": '"$HOME"'}), job_settings(cache_dir=cache_dir)
+            )
+        )
+        assert found["A"] == f"{cache_dir}/b c/d'e"
+        assert found["B"] == f'{cache_dir}/"$HOME"'
+
+    def test_a_shell_runs_the_extra_lines_before_the_exports(self):
+        config = slurm_config({"extra_lines": ["export A='b  c'", "export HOME=/x"]}, user_local_exports={"A": "d"})
+        found = environment_of(script_of(config))
+        assert found["A"] == "/home/ann/.cache/d"
+        assert found["HOME"] == "/x"
+
+    @given(st.lists(st.text(max_size=12) | st.text("#SBATCHPU\n -=aJ\"'\\", max_size=20), max_size=3), texts)
+    def test_directives_are_ours_or_harmless_ones_of_the_extra_lines(self, lines, cache_dir):
+        config, messages = outcome(slurm_config, {"extra_lines": lines})
+        if messages:
+            return
+        script = script_of(config, job_settings(cache_dir=f"/{cache_dir}"))
+        found = directives(script)
+        ours = [f"#SBATCH --{name}={value}" for name, value in sbatch_options(
+            config, job_settings(), token=TOKEN, tasks=1)]  # fmt: skip
+        assert found[: len(ours)] == ours
+        assert found[len(ours) :] == [line for line in dict.fromkeys(lines) if line.startswith("#SBATCH")]
+        # sbatch honours these on any line of a script
+        assert not re.search(r"^#(PBS|BSUB)", script, re.MULTILINE)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"cache_dir": "/a\nb"},
+            {"cache_dir": "/a\rb"},
+            {"cache_dir": "/a\0b"},
+            {"cache_dir": "/a\udc80b"},
+            {"run_folder": "/a\n#SBATCH --array=1-9"},
+            {"run_folder": "/a b"},
+            {"run_folder": "/a#b"},
+            {"command": ("a", "b\nc")},
+            {"command": ("a\tb",)},
+            {"worker_python": "/usr/bin/py\nthon"},
+            {"worker_folder": "/x\ny"},
+            {"srun": "/usr/bin/srun\nid"},
+            {"memory_limit": "job\n"},
+            {"task_logs": "joined\nx"},
+        ],
+    )
+    def test_refuses_what_could_end_a_line_wherever_it_comes_from(self, changes):
+        with pytest.raises(FractalSlurmError):
+            script_of(slurm_config(user_local_exports={"A": "b"}), job_settings(**changes))
+
+    @pytest.mark.parametrize("token", ["a\nb", "a b", "a#b", "a'b"])
+    def test_refuses_a_token_that_is_no_word(self, token):
+        with pytest.raises(FractalSlurmError):
+            render(slurm_config(), job_settings(), token=token, tasks=[(0, 0, "{}")])
+
+    def test_quotes_the_programs_it_calls(self):
+        script = script_of(settings=job_settings(worker_python="/opt/my python/bin/python", worker_folder="/opt/it's"))
+        assert "exec '/opt/my python/bin/python' -I -S -c " in script
+        assert shlex.quote("/opt/it's") in script
+
+    def test_is_a_script_that_shells_can_read(self):
+        script = script_of(slurm_config(user_local_exports={"A": "it's"}))
+        for shell in ("sh", "bash"):
+            head = script.encode().partition(DATA)[0]
+            assert subprocess.run([shell, "-n"], input=head, capture_output=True, check=True).stderr == b""
+
+
+class TestJobLimitS:
+    def limit(self, tasks, parallel, time="10", **changes):
+        config = slurm_config(
+            {"time": time}, meta={"tasks_per_job": tasks, "parallel_tasks_per_job": parallel}, tot_tasks=tasks
+        )
+        return job_limit_s(config, job_settings(**changes), tasks)
+
+    def test_is_the_time_of_a_task_for_each_round_and_a_slack(self):
+        assert self.limit(8, 4) == 2 * 600 + 60
+        assert self.limit(7, 4) == 2 * 600 + 60
+        assert self.limit(9, 4) == 3 * 600 + 60
+        assert self.limit(1, 1) == 600 + 60
+
+    def test_is_in_whole_minutes_rounded_up(self):
+        assert self.limit(1, 1, time="0:30") == 120
+        assert self.limit(1, 1, start_slack_s=61) == 720
+        assert self.limit(1, 1, start_slack_s=0) == 600
+
+    def test_does_without_slack_where_only_that_is_over_the_partitions_limit(self):
+        assert self.limit(1, 1, max_walltime_s=600) == 600
+        assert self.limit(1, 1, max_walltime_s=659) == 600
+        assert self.limit(1, 1, max_walltime_s=660) == 660
+        assert self.limit(2, 1, max_walltime_s=600) == 1_260
+
+    def test_is_the_time_itself_where_that_limits_the_whole_job(self):
+        assert self.limit(8, 1, time_scope="job") == 600
+
+    def test_is_the_partitions_where_no_time_is_given(self):
+        assert job_limit_s(slurm_config(), job_settings(), 4) is None
+
+
+class TestRounds:
+    @given(st.integers(1, 8), st.integers(1, 1_000))
+    def test_counts_how_often_a_slot_runs_a_task(self, parallel, tasks):
+        config = slurm_config(meta={"tasks_per_job": 1_000, "parallel_tasks_per_job": parallel})
+        assert (rounds(config, tasks) - 1) * min(parallel, tasks) < tasks <= rounds(config, tasks) * parallel
+
+
+class TestSafeJobName:
+    @given(st.text())
+    def test_has_no_character_that_could_be_taken_for_something_else(self, name):
+        assert re.fullmatch(r"[A-Za-z0-9_+-]{1,80}", safe_job_name(name))
+
+    def test_keeps_a_plain_name(self):
+        assert safe_job_name("Convert_to_OME-Zarr+v2") == "Convert_to_OME-Zarr+v2"
+        assert safe_job_name("") == "task"
+
+
+class TestQuote:
+    @given(texts)
+    def test_is_one_word_to_a_shell(self, text):
+        assert shlex.split(quote(text, "it")) == [text]
+
+    def test_refuses_control_characters(self):
+        with pytest.raises(FractalSlurmError, match="it 'a\\\\nb' has the control character"):
+            quote("a\nb", "it")
+
+
+class TestExportPath:
+    @pytest.mark.parametrize("path", ["/abs", "..", "a/../../b", "", "a\nb"])
+    def test_refuses_what_leaves_the_cache_dir(self, path):
+        with pytest.raises(FractalSlurmError):
+            export_path("/cache", path)
+
+    @given(texts)
+    def test_stays_below_the_cache_dir(self, path):
+        found, messages = outcome(export_path, "/cache", path)
+        assert messages or found == "/cache" or found.startswith("/cache/")
+        assert messages or os.path.normpath(found) == found.rstrip("/")
+
+
+class TestPaths:
+    def test_lie_in_the_folder_of_the_run(self):
+        assert claim_path("/run", TOKEN) == f"/run/{TOKEN}.claim"
+        assert stop_path("/run", TOKEN) == f"/run/{TOKEN}.claim.stop"
+        assert job_folder("/run", TOKEN) == f"/run/{TOKEN}"
+        assert output_path("/run", TOKEN) == f"/run/{TOKEN}.slurm.out"
+
+
+class TestSplitCommand:
+    @given(st.lists(texts, min_size=1, max_size=4).filter(lambda words: words[0]))
+    def test_gives_back_words_that_were_quoted(self, words):
+        assert split_command(shlex.join(words)) == tuple(words)
+
+    def test_knows_no_shell(self):
+        assert split_command("run $HOME; rm -rf * | x `id` && 'a b'") == (
+            "run", "$HOME;", "rm", "-rf", "*", "|", "x", "`id`", "&&", "a b",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("command", ["", "  ", "''", "a 'b", 'a "b', "a \\"])
+    def test_refuses_what_is_no_command(self, command):
+        with pytest.raises(SpecError, match=r"task: \$\.command: "):
+            split_command(command)
+
+    @pytest.mark.parametrize("command", ["a\nb", "a\tb", "a\0b", "a\ud800b"])
+    def test_refuses_control_characters(self, command):
+        with pytest.raises(FractalSlurmError, match="control character"):
+            split_command(command)
