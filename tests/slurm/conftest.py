@@ -49,7 +49,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def testbed(action: str, settings: dict[str, Any] | None = None) -> None:
+def operate(action: str, settings: dict[str, Any] | None = None) -> None:
     """Start, stop or remove the testbed."""
     argv = ["/usr/bin/python3", str(TESTBED), action]
     argv += ["--settings", json.dumps(settings)] if settings else ["--base", str(BASE)]
@@ -218,7 +218,7 @@ def cluster() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.exit("the tests on a real SLURM need root: run `make test-integration`", returncode=2)
     remove()
-    testbed("start", SETTINGS)
+    operate("start", SETTINGS)
     RUNTIME.mkdir(mode=0o755)
     subprocess.run(["/usr/bin/python3", "-m", "venv", RUNTIME], check=True)
     install = [RUNTIME / "bin/pip", "install", "--quiet", "--disable-pip-version-check", REPO / "python_runtime"]
@@ -246,7 +246,7 @@ def grant(users: str, *, commands: str = "") -> None:
 
 def remove() -> None:
     if TESTBED.exists() and BASE.exists():
-        testbed("remove")
+        operate("remove")
     SUDOERS.unlink(missing_ok=True)
     for folder in (WORK, RUNTIME):
         shutil.rmtree(folder, ignore_errors=True)

@@ -264,7 +264,7 @@ class Impersonator:
         other = []
         for line in refused:
             hits = [number for number, path in enumerate(paths) if f"{path}'" in line or f"{path}\u2019" in line]
-            if line.startswith("mkdir:") and hits and line.endswith("File exists"):
+            if "mkdir:" in line and hits and line.endswith("File exists"):
                 for number in hits:
                     taken[number] = True
             elif line.strip():

@@ -37,17 +37,38 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
         return Kind.TORN, {}
     if not isinstance(record, dict):
         return Kind.TORN, {}
-    if record.get("token") not in tokens:
+    token = record.get("token")
+    if not isinstance(token, str) or token not in tokens:
         return Kind.FOREIGN, record
-    if "task" in record:
-        numbered = type(record["task"]) is int and type(record.get("attempt")) is int
-        whole = numbered and record.get("state") in TASK_STATES
-        return (Kind.TASK if whole else Kind.TORN), record
-    if "begin" in record:
-        return Kind.BEGIN, record
-    if "end" in record:
-        return Kind.END, record
+    for kind in (Kind.TASK, Kind.BEGIN, Kind.END):
+        if kind.value in record:
+            return (kind if _is_whole(kind, record) else Kind.TORN), record
     return Kind.TORN, record
+
+
+# What a record of each kind must have. The files are the user's: whatever is in one, it can't stop the driver.
+_FIELDS: dict[Kind, dict[str, type | tuple[type, ...]]] = {
+    Kind.TASK: {
+        "task": int,
+        "attempt": int,
+        "job": str,
+        "restart": int,
+        "node": int,
+        "reason": (str, type(None)),
+        "tail": (str, type(None)),
+    },
+    Kind.BEGIN: {"job": str, "restart": int, "node": int},
+    Kind.END: {"end": str, "restart": int, "node": int},
+}
+
+
+def _is_whole(kind: Kind, record: dict[str, Any]) -> bool:
+    if kind is Kind.TASK and record.get("state") not in TASK_STATES:
+        return False
+    return all(
+        isinstance(record.get(name), types) and not isinstance(record.get(name), bool)
+        for name, types in _FIELDS[kind].items()
+    )
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

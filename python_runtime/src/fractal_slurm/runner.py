@@ -256,7 +256,7 @@ class Runner:
         stored = journal.get("job_settings")
         self.job_settings = JobSettings(**{**stored, "command": tuple(stored["command"])})
         self.hidden: bool = journal.get("hides_jobs")
-        self.cancel_requested = False
+        self.cancel_at: float | None = None  # when to cancel, as a monotonic time
         self.detach_requested = False
         self.cancelled: bool = journal.get("cancelled", False)
         self.refusal: str | None = journal.get("refusal")
@@ -273,7 +273,7 @@ class Runner:
         self.full_until = 0.0
         self.durations: list[float] = []
         self.late: set[tuple[str, int]] = set()
-        self.lines_named = 0
+        self.named: set[str] = set()
         self.last_shown = 0.0
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -298,24 +298,37 @@ class Runner:
         while True:
             if self.detach_requested:
                 raise Detached
-            if self.cancel_requested and not self.cancelled:
+            if self.cancel_is_due() and not self.cancelled:
                 self.cancel()
             self.plan_again()
             now = time.monotonic()
             if now >= self.outage_until:
                 self.guarded(self.settle_unknown)
                 self.guarded(self.submit_some)
-            live = self.journal.jobs("submitting", "submitted", "ended")
-            if not live and not self.journal.jobs("planned"):
-                break
             if time.monotonic() >= self.next_poll and time.monotonic() >= self.outage_until:
                 self.guarded(self.poll)
                 self.next_poll = time.monotonic() + self.pause()
+            if not self.journal.jobs("planned", "submitting", "submitted", "ended") and not self.journal.unassigned():
+                break
             self.report()
             self.wait()
         self.journal.set("state", "cancelled" if self.cancelled else "done")
         self.journal.set("ended", time.time())
         self.report(force=True)
+
+    def cancel_is_due(self) -> bool:
+        return self.cancel_at is not None and time.monotonic() >= self.cancel_at
+
+    def interrupt(self, delay_s: float = 0.0) -> None:
+        """Cancel the run after a while, or, when that was asked for already, leave its jobs alone and stop driving.
+
+        Args:
+            delay_s: Seconds in which a second call still leaves all jobs as they are.
+        """
+        if self.cancel_at is None:
+            self.cancel_at = time.monotonic() + delay_s
+        else:
+            self.detach_requested = True
 
     def guarded(self, step: Callable[[], None]) -> None:
         """Do a step; if SLURM is silent, say so once, and wait with growing pauses."""
@@ -342,8 +355,7 @@ class Runner:
             due = max(due, self.outage_until)
         if self.full_until > time.monotonic():
             due = min(due, self.full_until)
-        flags = (self.cancel_requested, self.detach_requested)
-        while flags == (self.cancel_requested, self.detach_requested):
+        while not self.detach_requested and (self.cancelled or not self.cancel_is_due()):
             left = due - time.monotonic()
             if left <= 0:
                 return
@@ -429,7 +441,7 @@ class Runner:
             return
         most = self.settings.max_jobs_in_flight
         for job in self.journal.jobs("planned"):
-            if self.cancel_requested or self.detach_requested:
+            if self.cancel_is_due() or self.detach_requested:
                 return
             if most and len(self.journal.jobs("submitting", "submitted")) >= most:
                 return
@@ -592,12 +604,13 @@ class Runner:
             for job in self.journal.jobs("submitted")
             if self.hidden or self.watches.setdefault(job.token, Watch()).state in ("RUNNING", "COMPLETING")
         ]
-        peek = bool(running) and (now >= self.next_peek or self.hidden)
+        # Never together with jobs that ended: the last line of a file that is being written may be torn as yet.
+        peek = bool(running) and not ended and (now >= self.next_peek or self.hidden)
         if peek:
             self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
             self.next_peek = now + self.peek_s
         if ended or peek:
-            self.collect(ended + (running if peek else []), now)
+            self.collect(running if peek else ended, now)
         for job in self.journal.jobs("ended"):
             self.settle(job, now)
 
@@ -685,23 +698,37 @@ class Runner:
                 watch = self.watches[folders[folder].token]
                 watch.files = [f"{folder}/{name}" for name in names if name.startswith("results-")]
                 paths += [path for path in watch.files if path not in paths]
+        odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
         try:
             with self.journal.transaction():
                 for line in self.read(paths):
-                    self.take_line(line)
+                    kind = self.take_line(line)
+                    if kind in odd:
+                        odd[kind] += 1
         except ClusterError as error:
             self.say(f"results can't be read now: {error}")
             return
+        if any(odd.values()) and all(job.state == "ended" for job in jobs):
+            self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:
             self.watches[job.token].listed = True
         for job in jobs:
             watch = self.watches[job.token]
             if watch.running_since is not None and watch.done and job.tasks > watch.done:
-                rate = watch.done / (now - watch.running_since)
+                rate = watch.done / max(0.5, now - watch.running_since)
                 watch.predicted_end = now + (job.tasks - watch.done) / rate
 
-    def take_line(self, line: bytes) -> None:
-        """One line of a result file."""
+    def name_odd_lines(self, jobs: Sequence[Job], torn: int, foreign: int) -> None:
+        """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
+        which = ", ".join(job.slurm_job_id or job.token for job in jobs)
+        words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were passed over"
+        if words not in self.named:
+            self.named.add(words)
+            self.journal.event("odd lines", which, words)
+            self.say(words)
+
+    def take_line(self, line: bytes) -> Kind:
+        """One line of a result file; returns what it is."""
         kind, record = classify(line, self.tokens)
         if kind is Kind.TASK:
             watch = self.watches.setdefault(record["token"], Watch())
@@ -713,6 +740,7 @@ class Runner:
         elif kind is Kind.END:
             watch = self.watches.setdefault(record["token"], Watch())
             watch.ends[int(record["restart"]), int(record["node"])] = str(record["end"])
+        return kind
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
         """The end of a task. The first whole record of the valid attempt counts; others are named."""
@@ -851,6 +879,8 @@ class Runner:
                 break
             time.sleep(0.5)
             self.guarded(self.poll)
+        if self.detach_requested:
+            return
         left = [job.slurm_job_id for job in self.journal.jobs("submitted") if job.slurm_job_id]
         self.guarded(lambda: self.slurm.cancel(self.user, left))
         self.last_submission = self.next_poll = time.monotonic()

@@ -177,7 +177,7 @@ class Slurm:
         sudo: Who crosses to other users.
         timeout: Seconds after which a command counts as unanswered.
         squeue_calls: Number of squeue calls so far.
-        squeue_s: Duration of the last one, in seconds.
+        squeue_s: Duration of the last one that was answered, in seconds.
     """
 
     bin_dir: str
@@ -271,14 +271,12 @@ class Slurm:
         which = f"--jobs={','.join(job_ids)}" if job_ids else f"--name={','.join(names)}"
         self.squeue_calls += 1
         began = time.monotonic()
-        try:
-            result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%j|%r", which)
-        finally:
-            self.squeue_s = time.monotonic() - began
+        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%j|%r", which)
         if result.returncode != 0:
             if "Invalid job id specified" in result.stderr:
                 return {}
             raise Silence(f"squeue: {first_error(result.stderr)}")
+        self.squeue_s = time.monotonic() - began
         found = {}
         for line in result.stdout.splitlines():
             fields = line.strip().split("|", 5)

@@ -136,7 +136,8 @@ class Slurm:
             if values["JobState"] in ENDED:
                 return Job(job_id, values["JobState"], int(values["ExitCode"].split(":")[0]))
             if time.monotonic() > deadline:
-                raise AssertionError(f"job {job_id} is {values['JobState']} after {timeout_s:.0f} s: {values['Reason']}")
+                state = f"{values['JobState']} ({values['Reason']})"
+                raise AssertionError(f"job {job_id} is {state} after {timeout_s:.0f} s")
             time.sleep(0.2)
 
     def run(self, command: str, *options: str, user: str = "root", timeout_s: float = 60) -> Job:
