@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A site's cluster, seen from its login node: the rights, the runtime on all nodes, a plate over two nodes."""
+
+import json
+
+import pytest
+import testinfra
+from fractal_slurm.testing import Slurm, fractal_run, sudo_matrix
+
+testinfra_hosts = ["podman://fsm-cluster-login"]
+
+NODES = ["fsm-cluster-c1", "fsm-cluster-c2"]
+COMMANDS = [["/usr/bin/sbatch", "--parsable"], ["/usr/bin/scancel", "1"], ["/usr/bin/cat", "--", "/a"]]
+RUNTIME = "/usr/local/bin/fractal-slurm"
+
+
+@pytest.fixture(scope="module")
+def plate(host):
+    """What the plate's demo printed, measured as two users."""
+    demo = host.run(
+        "/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /shared/plate"
+    )
+    assert demo.rc == 0, demo.stdout + demo.stderr
+    return demo.stdout
+
+
+def report_of(host, run_id):
+    return json.loads(host.check_output(f"runuser -u fractal -- {RUNTIME} report {run_id} --json"))
+
+
+def test_nodes_are_idle(host):
+    assert Slurm(host).node_states() == dict.fromkeys(NODES, "idle")
+
+
+def test_a_job_of_two_nodes_runs(host):
+    assert Slurm(host).run("srun --export=ALL true", "--nodes=2", user="anna").state == "COMPLETED"
+
+
+def test_the_same_runtime_is_on_all_nodes(host):
+    ask = f"{RUNTIME} --version; readlink /opt/fractal-slurm/current"
+    hosts = ["fsm-cluster-login", *NODES]
+    versions = {name: testinfra.get_host(f"podman://{name}").check_output(ask) for name in hosts}
+    assert len(set(versions.values())) == 1, versions
+
+
+@pytest.mark.parametrize("node", [*NODES, "fsm-cluster-ctl"])
+def test_compute_nodes_and_controller_grant_no_rights(node):
+    other = testinfra.get_host(f"podman://{node}")
+    assert not other.file("/etc/sudoers.d/fractal-slurm").exists
+
+
+def test_sudo_grants_what_was_meant_and_nothing_more(host):
+    answers = sudo_matrix(host, "fractal", ["anna", "ben", "carl", "root"], COMMANDS)
+    assert {user for (user, _command), allowed in answers.items() if allowed} == {"anna", "ben"}
+    assert all(allowed for (user, _command), allowed in answers.items() if user in {"anna", "ben"})
+
+
+def test_a_plate_is_measured(plate):
+    assert "96 of 96 wells measured" in plate
+
+
+def test_files_belong_to_their_users(plate):
+    for user in ("anna", "ben"):
+        assert f"plate-demo belong to {user}" in plate
+
+
+def test_both_nodes_took_part(host, plate):
+    status = json.loads(host.check_output(f"runuser -u fractal -- {RUNTIME} status --json"))
+    tasks = [task for run in status["runs"] for task in report_of(host, run["run_id"])["tasks"]]
+    assert {task["host"] for task in tasks} == set(NODES)
+
+
+def test_a_submit_limit_is_waited_for(host, plate):
+    """The QOS of dora lets her have one job at a time, and eight wells are two."""
+    layout = json.loads(host.file("/shared/plate/plate/images/layout.json").content_string)
+    spec = {
+        "task": {"name": "Measure", "command": "/usr/bin/python3 /opt/plate/measure_well.py", "meta": {}},
+        "meta": {},
+        "parameters": [{"well": entry["well"], "image": entry["image"]} for entry in layout[:8]],
+    }
+    home = "/shared/home/dora"
+    code, summary, messages = fractal_run(
+        host, spec, service_user="fractal", user="dora", cache_dir=f"{home}/cache", work_dir=f"{home}/work"
+    )
+    assert code == 0, messages
+    assert (summary["jobs"], summary["succeeded"]) == (2, 8)
+
+
+def test_a_user_who_is_not_allowed_is_refused_in_a_sentence(host):
+    spec = {"task": {"name": "Any", "command": "/bin/true", "meta": {}}, "meta": {}, "parameters": [{}]}
+    home = "/shared/home/carl"
+    code, _summary, messages = fractal_run(
+        host, spec, service_user="fractal", user="carl", cache_dir=home, work_dir=f"{home}/work"
+    )
+    assert code == 3
+    assert "carl" in messages
+    assert "FRACTAL_IMPERSONATE_USERS" in messages
+
+
+def test_a_failing_task_fails_alone(host):
+    spec = {
+        "task": {"name": "Measure", "command": "/usr/bin/python3 /opt/plate/measure_well.py", "meta": {}},
+        "meta": {},
+        "parameters": [{"well": "A01", "image": "/nowhere/A01.pgm"}],
+    }
+    home = "/shared/home/anna"
+    code, summary, _messages = fractal_run(
+        host, spec, service_user="fractal", user="anna", cache_dir=home, work_dir=f"{home}/work"
+    )
+    assert code == 1
+    assert summary["failed"] == 1
+    assert summary["failures"][0]["index"] == 0
