@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
+_JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 TASK_STATES = frozenset({"succeeded", "failed", "timeout", "memory", "cut"})
 
 
@@ -17,6 +20,7 @@ class Kind(Enum):
     TASK = "task"  # a task ended
     BEGIN = "begin"  # a worker started
     END = "end"  # a worker ended by itself
+    BEAT = "beat"  # a worker is alive
     TORN = "torn"  # no record: cut, or overwritten
     FOREIGN = "foreign"  # a record of another run
 
@@ -40,35 +44,59 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
     token = record.get("token")
     if not isinstance(token, str) or token not in tokens:
         return Kind.FOREIGN, record
-    for kind in (Kind.TASK, Kind.BEGIN, Kind.END):
+    for kind in (Kind.TASK, Kind.BEGIN, Kind.END, Kind.BEAT):
         if kind.value in record:
             return (kind if _is_whole(kind, record) else Kind.TORN), record
     return Kind.TORN, record
 
 
+def _is_number(value: object) -> bool:
+    # What SQLite and file offsets hold.
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_text(value: object) -> bool:
+    # JSON can spell lone surrogates ("\\ud800"); neither SQLite nor a terminal takes them.
+    return isinstance(value, str) and _SURROGATE.search(value) is None
+
+
+def _is_job_id(value: object) -> bool:
+    return isinstance(value, str) and _JOB_ID.fullmatch(value) is not None
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, str) and value in TASK_STATES
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _or_absent(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or check(value)
+
+
+_WORKER = {"restart": _is_number, "node": _is_number}
 # What a record of each kind must have. The files are the user's: whatever is in one, it can't stop the driver.
-_FIELDS: dict[Kind, dict[str, type | tuple[type, ...]]] = {
+_FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
     Kind.TASK: {
-        "task": int,
-        "attempt": int,
-        "job": str,
-        "restart": int,
-        "node": int,
-        "reason": (str, type(None)),
-        "tail": (str, type(None)),
+        "task": _is_number,
+        "attempt": _is_number,
+        "state": _is_state,
+        "job": _is_job_id,
+        **_WORKER,
+        "reason": _or_absent(_is_text),
+        "tail": _or_absent(_is_text),
+        "host": _or_absent(_is_text),
+        "log": _or_absent(_is_place),
     },
-    Kind.BEGIN: {"job": str, "restart": int, "node": int},
-    Kind.END: {"end": str, "restart": int, "node": int},
+    Kind.BEGIN: {"job": _is_job_id, **_WORKER},
+    Kind.END: {"end": _is_text, **_WORKER},
 }
 
 
 def _is_whole(kind: Kind, record: dict[str, Any]) -> bool:
-    if kind is Kind.TASK and record.get("state") not in TASK_STATES:
-        return False
-    return all(
-        isinstance(record.get(name), types) and not isinstance(record.get(name), bool)
-        for name, types in _FIELDS[kind].items()
-    )
+    return all(check(record.get(name)) for name, check in _FIELDS[kind].items())
 
 
 def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

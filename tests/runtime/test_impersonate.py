@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import re
+
+import pytest
+from fractal_slurm.errors import FractalSlurmError
+from fractal_slurm.impersonate import (
+    COMMANDS,
+    Impersonator,
+    check_path,
+    check_user_name,
+    clean_environment,
+    hardened_arguments,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import outcome
+
+names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,6}", fullmatch=True)
+paths = st.lists(names, min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts))
+
+
+def allows(command, arguments, bases=("/home/ann/work", "/scratch")):
+    """Whether a hardened rule lets a command run: sudo joins its arguments with blanks and matches the whole."""
+    joined = " ".join(arguments)
+    patterns = hardened_arguments(bases)[command]
+    return any(re.search(p, joined) is not None if p.startswith("^") else p == joined for p in patterns)
+
+
+class TestHardenedArguments:
+    def test_covers_the_five_commands_and_no_other(self):
+        assert COMMANDS == ("sbatch", "scancel", "cat", "ls", "mkdir")
+        assert set(hardened_arguments(["/work"])) == set(COMMANDS)
+
+    @pytest.mark.parametrize(
+        ("command", "arguments"),
+        [
+            ("sbatch", ["--parsable"]),
+            ("scancel", ["1"]),
+            ("scancel", ["1", "22", "333"]),
+            ("cat", ["--", "/home/ann/work/run/results-0-0"]),
+            ("cat", ["--", "/home/ann/work/a", "/scratch/b/c.json"]),
+            ("ls", ["--", "/scratch/run"]),
+            ("mkdir", ["-p", "-m", "700", "--", "/scratch/run"]),
+            ("mkdir", ["--", "/scratch/run/token.claim", "/scratch/run/token.claim.stop"]),
+        ],
+    )
+    def test_allows_the_forms_that_the_runtime_uses(self, command, arguments):
+        assert allows(command, arguments)
+
+    @pytest.mark.parametrize(
+        ("command", "arguments"),
+        [
+            ("sbatch", []),
+            ("sbatch", ["--parsable", "--wrap=id"]),
+            ("sbatch", ["--parsable", "/home/ann/x.sh"]),
+            ("sbatch", ["--parsable\n"]),
+            ("scancel", []),
+            ("scancel", ["--user=ann"]),
+            ("scancel", ["1", "-u", "ann"]),
+            ("scancel", ["1_2"]),
+            ("scancel", ["1\n2"]),
+            ("scancel", ["12345678901"]),
+            ("cat", ["/home/ann/work/x"]),
+            ("cat", ["--", "/etc/shadow"]),
+            ("cat", ["--", "/home/ann/work"]),
+            ("cat", ["--", "/home/ann/workx/y"]),
+            ("cat", ["--", "/home/ann/work/../.ssh/id_rsa"]),
+            ("cat", ["--", "/home/ann/work/.hidden"]),
+            ("cat", ["--", "/home/ann/work/a/.."]),
+            ("cat", ["--", "/home/ann/work//x"]),
+            ("cat", ["--", "/home/ann/work/x/"]),
+            ("cat", ["--", "/home/ann/work/x", "/etc/shadow"]),
+            ("cat", ["--", "/home/ann/work/x /etc/shadow"]),
+            ("cat", ["--", "/home/ann/work/x\n/etc/shadow"]),
+            ("cat", ["--", "/home/ann/work/-n"]),
+            ("cat", ["--", "/homeXann/work/x"]),
+            ("cat", ["--"]),
+            ("ls", ["-l", "--", "/scratch/x"]),
+            ("ls", ["--", "/"]),
+            ("mkdir", ["-p", "-m", "777", "--", "/scratch/x"]),
+            ("mkdir", ["-m", "4777", "--", "/scratch/x"]),
+            ("mkdir", ["-p", "--", "/scratch/x"]),
+        ],
+    )
+    def test_allows_nothing_else(self, command, arguments):
+        assert not allows(command, arguments)
+
+    @given(st.lists(paths, min_size=1, max_size=3), st.lists(paths, min_size=1, max_size=3))
+    def test_allows_plain_paths_below_any_base(self, bases, below):
+        assert allows("cat", ["--", *(base + path for base in bases for path in below)], bases)
+
+    @given(st.lists(st.text(max_size=12) | paths, max_size=3))
+    def test_keeps_cat_below_the_bases_whatever_the_arguments(self, arguments):
+        if allows("cat", arguments):
+            assert arguments[0] == "--"
+            words = " ".join(arguments[1:]).split(" ")
+            assert all(re.match("/(home/ann/work|scratch)/", word) and "/." not in word for word in words)
+
+    @pytest.mark.parametrize(
+        "base", ["", "/", "work", "/a b", "/a/../b", "/a/.b", "/a$", "/a*", "/(a|b)", "/a\nb", "/-a"]
+    )
+    def test_refuses_a_work_folder_that_is_no_plain_path(self, base):
+        with pytest.raises(FractalSlurmError, match="the work folder"):
+            hardened_arguments([base])
+
+    def test_takes_a_dot_in_a_base_for_a_dot(self):
+        assert allows("ls", ["--", "/a.b-c/x"], ["/a.b-c"])
+        assert not allows("ls", ["--", "/aXb-c/x"], ["/a.b-c"])
+
+
+class TestCheckUserName:
+    @pytest.mark.parametrize("name", ["ann", "a", "_svc", "ann.lee-2", "Ann", "host$", "a" * 32])
+    def test_takes_names_of_users(self, name):
+        assert check_user_name(name) == name
+
+    @pytest.mark.parametrize(
+        "name",
+        ["", "root", "#0", "#1000", "-u", "ann lee", "ann\n", "ann\0", "a;b", "%group", "a/b", "0", "ALL,b", "!ann"],
+    )
+    def test_refuses_what_sudo_reads_otherwise(self, name):
+        with pytest.raises(FractalSlurmError, match="as a user to impersonate"):
+            check_user_name(name)
+
+    @pytest.mark.parametrize("name", ["a" * 33, "é", ".ann", "$ann", "ann$x"])
+    def test_refuses_what_is_no_users_name(self, name):
+        with pytest.raises(FractalSlurmError, match="as a user to impersonate"):
+            check_user_name(name)
+
+
+class TestCheckPath:
+    @given(st.text(max_size=16) | paths)
+    def test_lets_only_plain_absolute_paths_through(self, text):
+        path, messages = outcome(check_path, text, "it")
+        if messages:
+            assert "\n" not in messages[0]
+        else:
+            assert re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", path)
+            assert not any(part.startswith((".", "-")) for part in path.split("/"))
+
+
+class TestArgv:
+    def test_is_the_command_line_that_the_rules_expect(self):
+        argv = Impersonator(slurm_bin_dir="/opt/slurm/bin").argv("ann", "sbatch", ["--parsable"])
+        assert argv == [
+            "/usr/bin/sudo", "--non-interactive", "--set-home", "-u", "ann", "--", "/opt/slurm/bin/sbatch", "--parsable"
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_names_every_command_by_its_absolute_path(self, command):
+        assert re.fullmatch(rf"/(usr/)?bin/{command}", Impersonator().argv("ann", command, [])[6])
+
+    @pytest.mark.parametrize("command", ["sh", "bash", "/usr/bin/cat", "rm", "", "sbatch ", "cat\n"])
+    def test_refuses_other_commands(self, command):
+        with pytest.raises(FractalSlurmError, match="allowed are sbatch, scancel, cat, ls, mkdir"):
+            Impersonator().argv("ann", command, [])
+
+    def test_refuses_what_is_no_user(self):
+        with pytest.raises(FractalSlurmError, match="as a user to impersonate"):
+            Impersonator().argv("root", "ls", [])
+
+
+class TestCleanEnvironment:
+    def test_hands_on_nothing_but_what_slurm_needs(self, monkeypatch):
+        for name, value in {
+            "SLURM_CONF": "/x",
+            "LD_PRELOAD": "/y",
+            "SBATCH_WRAP": "id",
+            "PATH": "/z",
+            "PYTHONPATH": "/w",
+        }.items():
+            monkeypatch.setenv(name, value)
+        environment = clean_environment()
+        assert environment["SLURM_CONF"] == "/x"
+        assert set(environment) <= {"PATH", "LANG", "SLURM_CONF", "HOME", "USER", "LOGNAME"}
+        assert "/z" not in environment["PATH"]
+
+
+class TestRefusal:
+    def test_names_the_user_the_command_and_the_aliases(self):
+        words = Impersonator().refusal("ann", "/usr/bin/sbatch")
+        assert "run /usr/bin/sbatch as ann" in words
+        assert "FRACTAL_IMPERSONATE_USERS" in words
+        assert "FRACTAL_CMD" in words

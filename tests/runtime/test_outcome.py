@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import itertools
+
+import pytest
+from fractal_slurm.outcome import LOST, Action, judge
+from fractal_slurm.slurm import FINAL_STATES, NODE_FAULTS
+
+AGAIN, RETRY, ALONE, FAIL, NOT_RUN = Action.AGAIN, Action.RETRY, Action.ALONE, Action.FAIL, Action.NOT_RUN
+
+
+def verdict(state, **changes):
+    """The fate of the tasks of a job that ran and made some progress."""
+    usual = {
+        "reason": "None",
+        "job": "job 7",
+        "slots": 4,
+        "began": True,
+        "progress": True,
+        "worker_end": None,
+        "cancelled_by_us": False,
+    }
+    return judge(state=state, **{**usual, **changes})
+
+
+class TestJudge:
+    @pytest.mark.parametrize(
+        ("state", "changes", "running", "waiting"),
+        [
+            # somebody wanted it so
+            ("CANCELLED", {"cancelled_by_us": True}, NOT_RUN, NOT_RUN),
+            ("CANCELLED", {}, NOT_RUN, NOT_RUN),
+            ("DEADLINE", {}, NOT_RUN, NOT_RUN),
+            # the nodes' fault: what ran counts its tries, what waited does not
+            ("NODE_FAIL", {}, RETRY, AGAIN),
+            ("BOOT_FAIL", {"began": False, "progress": False}, RETRY, RETRY),
+            ("PREEMPTED", {}, RETRY, AGAIN),
+            # the tasks' fault
+            ("TIMEOUT", {}, FAIL, AGAIN),
+            ("TIMEOUT", {"progress": False}, FAIL, RETRY),
+            ("OUT_OF_MEMORY", {"slots": 1}, FAIL, AGAIN),
+            ("OUT_OF_MEMORY", {"slots": 4}, ALONE, AGAIN),
+            ("OUT_OF_MEMORY", {"began": False}, FAIL, FAIL),
+            ("FAILED", {"slots": 1, "progress": False}, FAIL, RETRY),
+            ("FAILED", {"slots": 4, "progress": False}, ALONE, AGAIN),
+            ("FAILED", {"began": False}, FAIL, FAIL),
+            # nobody's fault that is known
+            ("COMPLETED", {"began": False, "progress": False}, RETRY, RETRY),
+            ("COMPLETED", {"worker_end": "no further task can end within the job's time limit"}, RETRY, AGAIN),
+            ("COMPLETED", {"progress": False}, RETRY, RETRY),
+            (LOST, {}, RETRY, AGAIN),
+            (LOST, {"began": False, "progress": False}, RETRY, RETRY),
+        ],
+    )
+    def test_decides_by_how_the_job_ended(self, state, changes, running, waiting):
+        found = verdict(state, **changes)
+        assert (found.running, found.waiting) == (running, waiting)
+        assert found.words.startswith(("job 7", "the run"))
+
+    def test_gives_slurms_reason_where_there_is_one(self):
+        assert verdict("NODE_FAIL", reason="NodeDown").words == "job 7 was lost with its node: NODE_FAIL (NodeDown)"
+        assert verdict("NODE_FAIL", reason="exit 0:0").words == "job 7 was lost with its node: NODE_FAIL"
+        assert verdict("CANCELLED", reason="by 1000").words == "job 7 was cancelled by 1000"
+        assert verdict("CANCELLED").words == "job 7 was cancelled from outside"
+
+    def test_never_goes_on_for_ever_without_progress(self):
+        """Of a job in which no task ended, every waiting task counts a try, is run alone, or is given up."""
+        states = sorted(FINAL_STATES | NODE_FAULTS | {LOST})
+        for state, slots, began, end in itertools.product(states, (1, 4), (False, True), (None, "the job was ended")):
+            found = verdict(state, slots=slots, began=began, worker_end=end, progress=False)
+            assert found.running is not AGAIN
+            if found.waiting is AGAIN:
+                # fewer tasks are left for the next job: those that ran go into jobs of their own
+                assert found.running is ALONE
+                assert slots > 1

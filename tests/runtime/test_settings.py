@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from dataclasses import fields
+
+import pytest
+from fractal_slurm.errors import SettingsError
+from fractal_slurm.settings import PREFIX, Settings, load_settings
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import outcome
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Writes a settings file."""
+    path = tmp_path / "fractal-slurm.toml"
+
+    def write(content):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+class TestLoadSettings:
+    def test_has_a_default_and_a_description_of_everything(self, toml):
+        assert load_settings(toml(""), {}) == Settings()
+        assert all(entry.metadata["description"].endswith(".") for entry in fields(Settings))
+
+    def test_reads_the_file(self, toml):
+        settings = load_settings(toml('slurm_bin_dir = "/opt/slurm/bin"\nmax_jobs_in_flight = 5\n'), {})
+        assert (settings.bin_dir(), settings.max_jobs_in_flight) == ("/opt/slurm/bin", 5)
+
+    def test_takes_a_variable_over_the_file(self, toml):
+        path = toml('max_jobs_in_flight = 5\ntask_logs = "joined"')
+        environ = {"FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT": " 7 ", "FRACTAL_SLURM_TASK_LOGS": "separate"}
+        settings = load_settings(path, environ)
+        assert (settings.max_jobs_in_flight, settings.task_logs) == (7, "separate")
+
+    def test_finds_the_file_by_its_variable(self, toml):
+        path = toml("max_retries = 2")
+        assert load_settings(environ={"FRACTAL_SLURM_SETTINGS_FILE": str(path)}).max_retries == 2
+
+    def test_leaves_the_variable_of_fractals_own_file_alone(self, toml):
+        assert load_settings(toml(""), {"FRACTAL_SLURM_CONFIG_FILE": "x"}) == Settings()
+
+    def test_asks_for_a_file_only_where_one_was_named(self, tmp_path):
+        with pytest.raises(SettingsError, match="can't be read: it is not there"):
+            load_settings(tmp_path / "nowhere.toml", {})
+        with pytest.raises(SettingsError, match="can't be read: Is a directory"):
+            load_settings(tmp_path, {})
+
+    def test_names_every_fault_at_once(self, toml):
+        path = toml(
+            'slurm_bindir = "/x"\nzzz = 1\nmax_retries = -1\nsudo = 3\nworker_python = "python"\nmemory_limit = "no"\n'
+            "max_out_bytes = true\nkill = 1.5\n"
+        )
+        with pytest.raises(SettingsError) as caught:
+            load_settings(path, {"FRACTAL_SLURM_MAX_NODE_RETRIES": "two", "FRACTAL_SLURM_STATE_DIR": "here"})
+        lines = [line.removeprefix(f"{path}: ") for line in caught.value.messages]
+        assert lines[0] == "slurm_bindir: unknown setting; did you mean 'slurm_bin_dir'?"
+        assert lines[1].startswith("zzz: unknown setting; known are slurm_bin_dir, ")
+        assert lines[2] == "max_retries: found -1; a whole number from 0 to 1000000000000 is allowed"
+        assert lines[3] == "sudo: found 3; a string is allowed"
+        assert lines[4] == "worker_python: found 'python'; an absolute path is allowed"
+        assert lines[5] == "memory_limit: found 'no'; allowed are job, watch"
+        assert lines[6].startswith("max_out_bytes: found True; a whole number")
+        assert lines[7].startswith("kill: unknown setting")
+        assert lines[8] == "FRACTAL_SLURM_STATE_DIR: found 'here'; an absolute path is allowed"
+        assert lines[9].startswith("FRACTAL_SLURM_MAX_NODE_RETRIES: found 'two'; a whole number")
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            ("a = ", "no TOML"),
+            ("max_retries = 1\nmax_retries = 2", "no TOML"),
+            (b"a = '\xff'", "no TOML"),
+            ("a = " + "[" * 50_000, "nested too deeply"),
+            ("a = " + "9" * 5000, "can't be read"),
+        ],
+    )
+    def test_says_why_a_file_cannot_be_read(self, toml, content, words):
+        with pytest.raises(SettingsError, match=words) as caught:
+            load_settings(toml(content), {})
+        assert len(caught.value.messages) == 1
+
+    @pytest.mark.parametrize("value", ["9" * 5000, "-1", "1.5", "", "1_0", "1e3", "0x10"])
+    def test_refuses_variables_that_are_no_numbers(self, toml, value):
+        with pytest.raises(SettingsError, match="FRACTAL_SLURM_MAX_RETRIES: found "):
+            load_settings(toml(""), {"FRACTAL_SLURM_MAX_RETRIES": value})
+
+    @given(st.sampled_from([entry.name for entry in fields(Settings)]), st.text(max_size=8) | st.integers().map(str))
+    def test_takes_any_value_or_refuses_it_in_one_line(self, name, value):
+        variable = PREFIX + name.upper()
+        settings, messages = outcome(load_settings, "/dev/null", {variable: value})
+        if settings:
+            assert type(getattr(settings, name)) is type(getattr(Settings(), name))
+        else:
+            (message,) = messages
+            assert message.startswith(f"{variable}: found ")
+            assert "\n" not in message
+
+
+class TestSettings:
+    def test_finds_folders_of_its_own_where_none_are_set(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        assert Settings().state_path() == tmp_path / "fractal-slurm"
+        assert str(Settings(state_dir="/var/lib/x").state_path()) == "/var/lib/x"
+        assert Settings().python().startswith("/")
+        assert Settings().folder().endswith("/fractal_slurm")
+        assert Settings(slurm_bin_dir="/opt/slurm/bin/").bin_dir() == "/opt/slurm/bin"
+
+    def test_finds_slurm_by_the_path(self, monkeypatch, tmp_path):
+        command = tmp_path / "sbatch"
+        command.touch(mode=0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert Settings().bin_dir() == str(tmp_path)
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert Settings().bin_dir() == "/usr/bin"

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The worker's pure functions. What it does in a job is tested on a real SLURM."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from fractal_slurm import worker
+from fractal_slurm.script import render
+from fractal_slurm.worker import chunk_bounds, read_work, slot_environment, slots_of_node, split_cpus
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import TOKEN, job_settings, slurm_config
+
+
+def script(tasks, **changes):
+    """A script with so many tasks."""
+    lines = [(number, 0, "{}") for number in range(tasks)]
+    return render(slurm_config(), job_settings(**changes), token=TOKEN, tasks=lines)
+
+
+class TestReadWork:
+    def test_notices_a_script_that_was_cut(self):
+        whole = script(3)
+        with pytest.raises(ValueError, match="the script holds 2 tasks, not 3: it was cut or changed"):
+            read_work(whole[: whole.rindex(b"2\t0\t")])
+
+    def test_notices_a_script_without_data(self):
+        with pytest.raises(ValueError, match="not found"):
+            read_work(b"#!/bin/sh\ntrue\n")
+
+    def test_is_not_deceived_by_what_tasks_say(self):
+        args = '{"a": "#FRACTAL-SLURM-DATA 1\\n\\ntasks\\t9"}'
+        data = render(
+            slurm_config(), job_settings(command=("a", "#FRACTAL-SLURM-DATA 1")), token=TOKEN, tasks=[(0, 0, args)]
+        )
+        header, lines = read_work(data)
+        assert header["tasks"] == "1"
+        assert lines == [f"0\t0\t{args}".encode()]
+
+
+class TestSlotsOfNode:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [("1", [1]), ("4", [4]), ("4,2", [4, 2]), ("4(x2),1", [4, 4, 1]), ("1(x3)", [1, 1, 1]), ("", [1]), (None, [1])],
+    )
+    def test_reads_slurms_way_to_write_it(self, value, expected):
+        for node, slots in enumerate(expected):
+            assert slots_of_node(value, node) == (expected, slots)
+
+    def test_has_one_slot_on_a_node_that_is_not_listed(self):
+        assert slots_of_node("4", 1) == ([4], 1)
+
+    @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 5)), min_size=1, max_size=4))
+    def test_reads_any_list(self, groups):
+        text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in groups)
+        assert slots_of_node(text, 0)[0] == [count for count, times in groups for _ in range(times)]
+
+
+class TestChunkBounds:
+    @given(st.integers(1, 20_000), st.integers(1, 256))
+    def test_covers_every_task_once_with_chunks_that_shrink(self, tasks, slots):
+        bounds = chunk_bounds(tasks, slots)
+        sizes = [after - before for before, after in pairwise(bounds)]
+        assert (bounds[0], bounds[-1]) == (0, tasks)
+        assert min(sizes) >= 1
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] == 1
+
+    def test_has_few_chunks_for_many_tasks(self):
+        assert len(chunk_bounds(10**6, 64)) < 2_000
+
+
+class TestSplitCpus:
+    def test_pins_nothing_where_slurm_did_not_confine_the_job(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+        for granted in ("4", "", "x"):
+            monkeypatch.setenv("SLURM_CPUS_ON_NODE", granted)
+            assert split_cpus(2, 2) is None
+
+    def test_gives_each_slot_cpus_of_its_own_where_it_did(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1_001, 1_003, 1_005, 1_007})
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+        assert split_cpus(2, 2) == [{1_001, 1_003}, {1_005, 1_007}]
+        assert split_cpus(4, 1) == [{1_001}, {1_003}, {1_005}, {1_007}]
+
+    def test_pins_nothing_where_there_are_fewer_cpus_than_the_slots_need(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1_001, 1_003})
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+        assert split_cpus(2, 2) is None
+
+
+class TestSlotEnvironment:
+    def test_sets_the_threads_of_libraries_unless_somebody_did(self, monkeypatch):
+        monkeypatch.setenv("MKL_NUM_THREADS", "9")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        env = slot_environment(0, 4, 2)
+        assert (env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"], env["SLURM_CPUS_PER_TASK"]) == ("2", "9", "2")
+
+    @pytest.mark.parametrize(
+        ("devices", "slots", "expected"),
+        [
+            ("0,1,2,3", 4, ["0", "1", "2", "3"]),
+            ("0,1,2,3", 2, ["0,1", "2,3"]),
+            ("0,1", 4, ["0", "1", "0", "1"]),
+            ("0", 2, ["0", "0"]),
+            ("", 2, ["", ""]),
+        ],
+    )
+    def test_shares_the_gpus_of_the_job(self, monkeypatch, devices, slots, expected):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        assert [slot_environment(number, slots, 1)["CUDA_VISIBLE_DEVICES"] for number in range(slots)] == expected
+
+
+class TestImports:
+    def test_needs_nothing_beside_the_standard_library(self):
+        code = "import sys; sys.path.append(sys.argv[1]); import worker; print(*sorted(sys.modules))"
+        folder = os.path.dirname(worker.__file__)
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True
+        )
+        assert not {"pydantic", "json", "subprocess", "typing"} & set(result.stdout.split())
