@@ -79,8 +79,8 @@ class TestFitWalltime:
             self.fit(100, 1, 1_200, tot_tasks=100)
         assert str(caught.value) == (
             "a job of 100 tasks, 1 at a time, 10 each, needs 16:41:00; the partition 'main' allows 00:20:00 (MaxTime); "
-            "smaller jobs would be 50, over max_num_jobs (10): lower time, raise max_num_jobs or the resources of a job, "
-            "or choose another partition"
+            "smaller jobs would be 50, over max_num_jobs (10): lower time, raise max_num_jobs or the resources of a "
+            "job, or choose another partition"
         )
 
     @given(
