@@ -20,8 +20,8 @@ from conftest import (
     daemon_pids,
     frozen,
     live_jobs,
-    slurm,
     operate,
+    slurm,
     wait_for,
 )
 
@@ -326,7 +326,7 @@ class TestCancel:
         assert starts(marks) == Counter(range(24))
 
     def test_by_the_command_with_and_without_a_driver(self, call: Call) -> None:
-        script, marks = counted(call, 1)
+        script, _marks = counted(call, 1)
         process = call.start(*call.run_arguments(call.spec(script, 100)))
         wait_for(running_jobs)
         assert call("cancel", call.run_id(), "--json").code == 0
@@ -364,7 +364,10 @@ class TestResultFiles:
         work = call.work(ANNA)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k,mode=0777", "none", work], check=True)
         try:
-            call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1}, extra_lines=[f"head -c 250000 /dev/zero > {work}/ballast"])
+            call.config(
+                batching={"target_num_jobs": 1, "max_num_jobs": 1},
+                extra_lines=[f"head -c 250000 /dev/zero > {work}/ballast"],
+            )
             task = call.script('#!/bin/sh\nhead -c 1000 /dev/urandom | od -An -tx1 | tr -d " \\n" > /dev/stderr\n')
             process = call.start(*call.run_arguments(call.spec(task, 60)))
             wait_for(lambda: os.statvfs(work).f_bavail == 0)
@@ -380,11 +383,12 @@ class TestResultFiles:
 
     def test_torn_doubled_and_foreign_lines_change_nothing(self, call: Call) -> None:
         work = call.work(ANNA)
+        lines = r'{"task":0,"tok\n{"task":5,"attempt":0,"token":"x","state":"failed"}\n{"begin":1,"token":[]}\n'
         forged = (
-            '#!/bin/sh\nd=$(ls -d %s/*/*/)\n'
-            'grep -q 1 "$2" && printf \'{"task":0,"tok\\n{"task":5,"attempt":0,"token":"x","state":"failed"}\\n\' >> $d/results-0-0\n'
+            f"#!/bin/sh\nd=$(ls -d {work}/*/*/)\n"
+            f"grep -q 1 \"$2\" && printf '{lines}' >> $d/results-0-0\n"
             'echo "{}" > "$4"\n'
-        ) % work
+        )
         call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
         outcome = call.run(call.spec(call.script(forged), 8))
         assert outcome.code == 0, outcome.stderr

@@ -101,7 +101,12 @@ class TestTasksThatFail:
         assert outcome.code == 1
         assert (outcome["succeeded"], outcome["failed"]) == (8, 2)
         third, fifth = outcome["failures"]
-        assert (third["index"], third["reason"], third["exit_code"], third["log_tail"]) == (3, "exit code 7", 7, "now 3\n")
+        assert (third["index"], third["reason"], third["exit_code"], third["log_tail"]) == (
+            3,
+            "exit code 7",
+            7,
+            "now 3\n",
+        )
         assert (fifth["index"], fifth["reason"], fifth["signal"]) == (5, "ended by signal 11 (SIGSEGV)", 11)
 
     def test_a_command_that_is_not_there(self, call: Call) -> None:
@@ -129,7 +134,10 @@ class TestTasksThatFail:
     def test_a_task_over_its_time_is_ended_and_the_next_begins(self, call: Call) -> None:
         # Deaf to SIGTERM, and with a child: the whole process group goes. 4 tasks in one slot.
         task = call.script('#!/bin/sh\ngrep -q 1 "$2" || exit 0\ntrap "" TERM\nsleep 1000 &\nwait\nsleep 1000\n')
-        call.config(time="00:00:02", batching={"target_cpus_per_job": 1, "max_cpus_per_job": 1, "max_num_jobs": 1, "target_num_jobs": 1})
+        call.config(
+            time="00:00:02",
+            batching={"target_cpus_per_job": 1, "max_cpus_per_job": 1, "max_num_jobs": 1, "target_num_jobs": 1},
+        )
         outcome = call.run(call.spec(task, 4))
         assert outcome.code == 1
         assert outcome["succeeded"] == 3

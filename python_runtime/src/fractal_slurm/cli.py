@@ -150,7 +150,11 @@ def _against_cluster(config: SlurmConfigFile, file: str) -> list[str]:
         if partition.get("State", "UP") != "UP":
             warnings.append(f"{where}.partition: {options.partition!r} is {partition['State']}, not UP")
         most = partition.get("MaxTime", "UNLIMITED")
-        if options.time and most not in ("UNLIMITED", "INFINITE") and parse_walltime(options.time) > parse_walltime(most):
+        if (
+            options.time
+            and most not in ("UNLIMITED", "INFINITE")
+            and parse_walltime(options.time) > parse_walltime(most)
+        ):
             faults.append(f"{where}.time: found {options.time!r}; the partition {options.partition!r} allows {most}")
     if faults:
         raise ClusterError(faults)
@@ -211,7 +215,11 @@ def explain(spec_path: str, config_path: str | None, account: str | None, as_jso
         )
         return
     rows = [
-        (name, json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value, resolution.sources[name])
+        (
+            name,
+            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value,
+            resolution.sources[name],
+        )
         for name, value in values.items()
         if value not in (None, [], {})
     ]
@@ -337,9 +345,9 @@ def run(
     settings = load_settings()
     faults: list[str] = []
     loaded: list[Any] = []
-    for load, path in ((_load_config, config_path), (load_spec, spec_path)):
+    for load in (lambda: _load_config(config_path), lambda: load_spec(spec_path)):
         try:
-            loaded.append(load(path))  # type: ignore[operator]
+            loaded.append(load())
         except FractalSlurmError as error:
             faults += error.messages
     if faults:
@@ -387,7 +395,7 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
         except FractalSlurmError:
             line.close()
             if not any(job.slurm_job_id or job.state == "submitting" for job in journal.jobs()):
-                journal.set("state", "refused")
+                journal.put("state", "refused")
             raise
         line.close()
         summary = runner.summary()
@@ -542,7 +550,11 @@ def doctor(users: tuple[str, ...], config_path: str | None, as_json: bool) -> No
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:
-        table("", ("check", "", "what was found, what to do"), [(f.check, "ok" if f.ok else "FAIL", f.words) for f in findings])
+        table(
+            "",
+            ("check", "", "what was found, what to do"),
+            [(f.check, "ok" if f.ok else "FAIL", f.words) for f in findings],
+        )
     sys.exit(0 if all(finding.ok for finding in findings) else ClusterError.exit_code)
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,8 @@ CREATE TABLE event (at REAL NOT NULL, what TEXT NOT NULL, subject TEXT NOT NULL,
 """
 _SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
-# Jobs that SLURM may hold.
-LIVE = ("submitting", "submitted")
+# States of a task that are its end.
+FINAL = ("succeeded", "failed", "not_run")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,9 @@ class Journal:
         self._db = connection
         self._lock_fd = lock_fd
         self._depth = 0
+        # Told of each task that came to its end, once that is on disk: index, state, reason, record.
+        self.listener: Callable[[int, str, str | None, str | None], None] | None = None
+        self._ended: list[tuple[int, str, str | None, str | None]] = []
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -121,9 +124,11 @@ class Journal:
             with journal.transaction():
                 connection.executemany("INSERT INTO task (idx, args) VALUES (?, ?)", enumerate(args))
                 for key, value in values.items():
-                    journal.set(key, value)
+                    journal.put(key, value)
         except (OSError, sqlite3.Error) as error:
-            raise RunError(f"the journal can't be written in {folder}: {error}; see state_dir in our settings") from None
+            raise RunError(
+                f"the journal can't be written in {folder}: {error}; see state_dir in our settings"
+            ) from None
         return journal
 
     @classmethod
@@ -180,14 +185,19 @@ class Journal:
             self._depth -= 1
             if self._depth == 0:
                 self._db.execute("ROLLBACK")
+                self._ended.clear()
             raise
         self._depth -= 1
         if self._depth == 0:
             self._db.execute("COMMIT")
+            ended, self._ended = self._ended, []
+            for end in ended:
+                if self.listener is not None:
+                    self.listener(*end)
 
     # -- the run -----------------------------------------------------------------------------------------
 
-    def set(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: Any) -> None:
         """Remember a value of the run."""
         self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
@@ -225,7 +235,7 @@ class Journal:
         """Change fields of a job, and note the change as an event."""
         columns = ", ".join(f"{name} = ?" for name in values)
         with self.transaction():
-            self._db.execute(f"UPDATE job SET {columns} WHERE token = ?", (*values.values(), token))  # noqa: S608
+            self._db.execute(f"UPDATE job SET {columns} WHERE token = ?", (*values.values(), token))
             if event:
                 self.event(event, token, json.dumps(values))
 
@@ -233,8 +243,9 @@ class Journal:
         """The jobs in any of these states, or all, by number."""
         where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         rows = self._db.execute(
-            "SELECT token, number, state, slurm_job_id, slurm_state, reason, tasks, slots, nodes, submitted_at, began_at, "
-            f"ended_at FROM job {where} ORDER BY number",  # noqa: S608
+            "SELECT token, number, state, slurm_job_id, slurm_state, reason, tasks, slots, nodes, "
+            "submitted_at, began_at, "
+            f"ended_at FROM job {where} ORDER BY number",
             states,
         )
         return [Job(*row) for row in rows]
@@ -243,34 +254,24 @@ class Journal:
         """The tokens of all jobs that ever were."""
         return {row[0] for row in self._db.execute("SELECT token FROM job")}
 
-    def job_ids(self) -> set[str]:
-        """The ids of all jobs that SLURM accepted."""
-        return {row[0] for row in self._db.execute("SELECT slurm_job_id FROM job WHERE slurm_job_id IS NOT NULL")}
-
     # -- tasks -------------------------------------------------------------------------------------------
 
     def task_lines(self, token: str) -> list[tuple[int, int, str]]:
         """Index, attempt and args of the tasks that a job is to run."""
         return list(
-            self._db.execute("SELECT idx, attempt, args FROM task WHERE token = ? AND state IN ('waiting', 'cut') ORDER BY idx", (token,))
+            self._db.execute(
+                "SELECT idx, attempt, args FROM task WHERE token = ? AND state IN ('waiting', 'cut') ORDER BY idx",
+                (token,),
+            )
         )
 
     def tasks_of(self, token: str, *states: str) -> list[int]:
         """The tasks of a job that are in any of these states, by index."""
         rows = self._db.execute(
-            f"SELECT idx FROM task WHERE token = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY idx",  # noqa: S608
+            f"SELECT idx FROM task WHERE token = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY idx",
             (token, *states),
         )
         return [row[0] for row in rows]
-
-    def attempts(self, indices: Sequence[int]) -> dict[int, tuple[int, str | None, str]]:
-        """Attempt, token and state of tasks."""
-        found = {}
-        for index in indices:
-            row = self._db.execute("SELECT attempt, token, state FROM task WHERE idx = ?", (index,)).fetchone()
-            if row is not None:
-                found[index] = row
-        return found
 
     def task_row(self, index: int) -> tuple[int, str | None, str, int, int, str | None] | None:
         """Attempt, token, state, retries, node_retries and record of one task."""
@@ -281,23 +282,25 @@ class Journal:
 
     def finish_task(self, index: int, state: str, reason: str | None, record: str | None) -> None:
         """Note how a task ended; without a record the one that it has is kept."""
-        self._db.execute(
-            "UPDATE task SET state = ?, reason = ?, record = coalesce(?, record) WHERE idx = ?",
-            (state, reason, record, index),
-        )
+        with self.transaction():
+            self._db.execute(
+                "UPDATE task SET state = ?, reason = ?, record = coalesce(?, record) WHERE idx = ?",
+                (state, reason, record, index),
+            )
+            if self.listener is not None and state in FINAL:
+                self._ended.append((index, state, reason, record))
 
     def finish_tasks(self, indices: Iterable[int], state: str, reason: str) -> None:
         """The same end for several tasks."""
         with self.transaction():
-            self._db.executemany(
-                "UPDATE task SET state = ?, reason = ? WHERE idx = ?", ((state, reason, index) for index in indices)
-            )
+            for index in indices:
+                self.finish_task(index, state, reason, None)
 
     def try_again(self, index: int, *, own_fault: bool) -> None:
         """Set a task up for its next attempt."""
         column = "retries" if own_fault else "node_retries"
         self._db.execute(
-            f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = 'waiting', token = NULL "  # noqa: S608
+            f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = 'waiting', token = NULL "
             "WHERE idx = ?",
             (index,),
         )
@@ -312,7 +315,10 @@ class Journal:
 
     def unassigned(self) -> list[int]:
         """Waiting tasks that belong to no job."""
-        return [row[0] for row in self._db.execute("SELECT idx FROM task WHERE token IS NULL AND state = 'waiting' ORDER BY idx")]
+        return [
+            row[0]
+            for row in self._db.execute("SELECT idx FROM task WHERE token IS NULL AND state = 'waiting' ORDER BY idx")
+        ]
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
@@ -322,7 +328,7 @@ class Journal:
         """Index, attempt, token, state, reason, record and args of tasks in any of these states, or all."""
         where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
         yield from self._db.execute(
-            f"SELECT idx, attempt, token, state, reason, record, args FROM task {where} ORDER BY idx",  # noqa: S608
+            f"SELECT idx, attempt, token, state, reason, record, args FROM task {where} ORDER BY idx",
             states,
         )
 

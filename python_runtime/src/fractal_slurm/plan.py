@@ -42,9 +42,7 @@ def make_plan(resolution: Resolution, settings: JobSettings, tot_tasks: int) -> 
     return Plan(config, batches, job_limit_s(config, settings, min(size, tot_tasks)), reason)
 
 
-def fit_walltime(
-    config: SlurmConfig, settings: JobSettings, tot_tasks: int, reason: str
-) -> tuple[SlurmConfig, str]:
+def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, reason: str) -> tuple[SlurmConfig, str]:
     """Put fewer tasks into a job where its time limit would be over the partition's.
 
     Raises:

@@ -64,7 +64,8 @@ class ProgressLine:
             )
             if number
         ]
-        return f"[{'#' * filled}{'.' * (_BAR - filled)}] {', '.join(parts)}; jobs: {', '.join(jobs) or 'none'}  {progress.elapsed_s:.0f} s"
+        bar = "#" * filled + "." * (_BAR - filled)
+        return f"[{bar}] {', '.join(parts)}; jobs: {', '.join(jobs) or 'none'}  {progress.elapsed_s:.0f} s"
 
     def say(self, sentence: str) -> None:
         """A sentence on a line of its own."""
@@ -231,7 +232,5 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> bytes:
     if journal.get("job_settings")["task_logs"] == "separate":
         name = f"task-{index}-{record['attempt']}.log"
     offset, size = record["log"]
-    data = b"".join(
-        sudo.read_files(journal.get("user"), [f"{folder}/{name}"], timeout=600, max_bytes=offset + size)
-    )
+    data = b"".join(sudo.read_files(journal.get("user"), [f"{folder}/{name}"], timeout=600, max_bytes=offset + size))
     return data[offset : offset + size]

@@ -36,6 +36,7 @@ from .settings import Settings
 from .slurm import HOPELESS_REASONS, JobState, Silence, Slurm, Submitted, hides_jobs, seconds
 from .spec import Spec
 from .walltime import parse_walltime
+from .worker import BEAT_S
 
 PREFLIGHT_TIMEOUT_S = 12
 # A record is an out-JSON, the end of a log, and little more.
@@ -75,6 +76,11 @@ class Watch:
     predicted_end: float | None = None
     began: bool = False
     ends: dict[tuple[int, int], str] = field(default_factory=dict)
+    nodes: int = 1
+    lines: int = 0
+    lines_before: int = 0
+    heard_at: float | None = None
+    list_again: bool = False
     listed: bool = False
     files: list[str] = field(default_factory=list)
 
@@ -287,13 +293,13 @@ class Runner:
         """
         if not self.journal.get("folder_made"):
             self.slurm.sudo.mkdir(self.user, [self.run_folder], timeout=self.settings.command_timeout_s)
-            self.journal.set("folder_made", True)
+            self.journal.put("folder_made", True)
         if self.hidden:
             self.say(
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
                 "by their result files"
             )
-        self.journal.set("state", "driven")
+        self.journal.put("state", "driven")
         self.next_poll = time.monotonic() + 0.3
         while True:
             if self.detach_requested:
@@ -312,8 +318,8 @@ class Runner:
                 break
             self.report()
             self.wait()
-        self.journal.set("state", "cancelled" if self.cancelled else "done")
-        self.journal.set("ended", time.time())
+        self.journal.put("state", "cancelled" if self.cancelled else "done")
+        self.journal.put("ended", time.time())
         self.report(force=True)
 
     def cancel_is_due(self) -> bool:
@@ -428,7 +434,7 @@ class Runner:
                 self.journal.add_job(self.new_token(), batch)
             if alone:
                 self.journal.add_job(self.new_token(), alone, slots=1)
-                self.journal.set("alone", [])
+                self.journal.put("alone", [])
 
     def new_token(self) -> str:
         token = secrets.token_hex(8)
@@ -495,7 +501,7 @@ class Runner:
         """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
         self.refusal = words
         with self.journal.transaction():
-            self.journal.set("refusal", words)
+            self.journal.put("refusal", words)
             for job in self.journal.jobs("planned"):
                 self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
                 self.journal.update_job(job.token, "refused", state="refused", reason=words)
@@ -538,7 +544,7 @@ class Runner:
             self.fence(rest)
 
     def fence(self, jobs: Sequence[Job]) -> None:
-        """Take the claims of jobs that may or may not exist; whose claim is ours is submitted again, under a new token."""
+        """Take the claims of jobs that may or may not exist. Where the claim is ours, the work gets a new token."""
         paths = [claim_path(self.run_folder, job.token) for job in jobs]
         taken = self.slurm.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
         claimed = []
@@ -547,7 +553,9 @@ class Runner:
             if ours or self.slurm.sudo.is_folder(self.user, path, timeout=self.settings.command_timeout_s):
                 with self.journal.transaction():
                     indices = self.journal.tasks_of(job.token, "waiting", "cut")
-                    self.journal.update_job(job.token, "fenced", state="abandoned", reason="its submission got no answer")
+                    self.journal.update_job(
+                        job.token, "fenced", state="abandoned", reason="its submission got no answer"
+                    )
                     if indices:
                         self.journal.add_job(self.new_token(), indices, slots=job.slots)
             else:
@@ -611,6 +619,8 @@ class Runner:
             self.next_peek = now + self.peek_s
         if ended or peek:
             self.collect(running if peek else ended, now)
+            if self.hidden and peek:
+                self.judge_hidden(running, now)
         for job in self.journal.jobs("ended"):
             self.settle(job, now)
 
@@ -644,6 +654,27 @@ class Runner:
                 self.job_ended(job, found.state, found.reason, nodes=found.nodes)
             elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
                 self.hopeless(job, found)
+
+    def judge_hidden(self, jobs: Sequence[Job], now: float) -> None:
+        """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
+
+        A job whose worker has begun and then fell silent is lost. One that has not begun waits, for all we know.
+        """
+        for job in jobs:
+            watch = self.watches[job.token]
+            if watch.lines != watch.lines_before:
+                watch.lines_before, watch.heard_at = watch.lines, now
+            silent = now - watch.heard_at if watch.heard_at is not None else 0.0
+            watch.state = "RUNNING" if watch.began else "PENDING"
+            if watch.began and watch.running_since is None:
+                watch.running_since = now
+                self.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=watch.nodes)
+            if self.worker_ended(replace(job, nodes=watch.nodes), watch):
+                self.job_ended(job, "COMPLETED", "", nodes=watch.nodes)
+            elif watch.began and silent > self.settings.silent_worker_s:
+                self.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
+            elif watch.began and silent > 2 * BEAT_S:
+                watch.list_again = True  # it may have been requeued, and write another file
 
     def predict_from_others(self, watch: Watch) -> None:
         if self.durations and watch.running_since is not None:
@@ -684,12 +715,13 @@ class Runner:
         unlisted = []
         for job in jobs:
             watch = self.watches.setdefault(job.token, Watch())
-            watch.done = 0
+            watch.done = watch.lines = 0
             if watch.files:
                 paths += watch.files
             else:
-                paths += [self.predicted_file(job, node) for node in range(job.nodes)]
-            if watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed:
+                paths += [self.predicted_file(job, node) for node in range(max(job.nodes, watch.nodes))]
+            if watch.list_again or (watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed):
+                watch.list_again = False
                 unlisted.append(job)
         if unlisted:
             # Not all came from where it was expected: a job that was requeued has other files, too.
@@ -730,16 +762,18 @@ class Runner:
     def take_line(self, line: bytes) -> Kind:
         """One line of a result file; returns what it is."""
         kind, record = classify(line, self.tokens)
+        if kind in (Kind.TORN, Kind.FOREIGN):
+            return kind
+        watch = self.watches.setdefault(record["token"], Watch())
+        watch.began = True
+        watch.lines += 1
         if kind is Kind.TASK:
-            watch = self.watches.setdefault(record["token"], Watch())
-            watch.began = True
             watch.done += 1
             self.take_record(record, line.decode("utf-8", "replace"))
         elif kind is Kind.BEGIN:
-            self.watches.setdefault(record["token"], Watch()).began = True
+            watch.nodes = max(watch.nodes, record["nodes"])
         elif kind is Kind.END:
-            watch = self.watches.setdefault(record["token"], Watch())
-            watch.ends[int(record["restart"]), int(record["node"])] = str(record["end"])
+            watch.ends[record["restart"], record["node"]] = record["end"]
         return kind
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
@@ -830,7 +864,7 @@ class Runner:
                     self.journal.try_again(index, own_fault=False)
                     again += 1
             if alone:
-                self.journal.set("alone", [*self.journal.get("alone", []), *alone])
+                self.journal.put("alone", [*self.journal.get("alone", []), *alone])
             self.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
         if again:
             # Should the job's worker live on, on a node that SLURM gave up: it starts nothing more.
@@ -858,7 +892,7 @@ class Runner:
         self.cancelled = True
         live = self.journal.jobs("submitting", "submitted")
         with self.journal.transaction():
-            self.journal.set("cancelled", True)
+            self.journal.put("cancelled", True)
             self.journal.event("cancel")
             for job in self.journal.jobs("planned"):
                 self.journal.finish_tasks(
@@ -868,7 +902,11 @@ class Runner:
         if not live:
             return
         self.say(f"cancelling {len(live)} jobs; what has finished is brought home")
-        marks = [path for job in live for path in (stop_path(self.run_folder, job.token), claim_path(self.run_folder, job.token))]
+        marks = [
+            path
+            for job in live
+            for path in (stop_path(self.run_folder, job.token), claim_path(self.run_folder, job.token))
+        ]
         try:
             self.slurm.sudo.take_names(self.user, marks, timeout=self.settings.command_timeout_s)
         except FractalSlurmError as error:

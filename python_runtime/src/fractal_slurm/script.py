@@ -134,9 +134,7 @@ def rounds(config: SlurmConfig, tasks: int) -> int:
     return -(-tasks // min(config.parallel_tasks_per_job, tasks))
 
 
-def sbatch_options(
-    config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int
-) -> list[tuple[str, str]]:
+def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int) -> list[tuple[str, str]]:
     """The options of a job, in the order of the script."""
     slots = min(config.parallel_tasks_per_job, tasks)
     limit = job_limit_s(config, settings, tasks)

@@ -53,6 +53,9 @@ class Settings:
     results_wait_s: int = _setting(30, "Seconds to wait for the results of a job that ended (file systems lag).")
     sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
     command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
+    silent_worker_s: int = _setting(
+        600, "Where SLURM hides jobs (PrivateData): seconds of silence after which a job that began counts as lost."
+    )
     cancel_grace_s: int = _setting(10, "Seconds that workers get to end their tasks when a run is cancelled.")
 
     def bin_dir(self) -> str:

@@ -143,7 +143,10 @@ class Silence(ClusterError):
 
 def first_error(stderr: str) -> str:
     """SLURM's own words, without the name of the command before them."""
-    lines = [re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip()) for line in stderr.splitlines()]
+    lines = [
+        re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip())
+        for line in stderr.splitlines()
+    ]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
 
 
@@ -156,7 +159,12 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
     if returncode == 0:
         if len(ids) == 1:
             return Submission(Submitted.ACCEPTED, ids[0])
-        found = [word for line in stdout.splitlines() if (m := re.search(r"Submitted batch job (\d+)", line)) for word in m.groups()]
+        found = [
+            word
+            for line in stdout.splitlines()
+            if (m := re.search(r"Submitted batch job (\d+)", line))
+            for word in m.groups()
+        ]
         if len(found) == 1:
             return Submission(Submitted.ACCEPTED, found[0])
         return Submission(Submitted.UNKNOWN, words=f"sbatch printed no job id, but {stdout.strip()[:200]!r}")
@@ -219,7 +227,11 @@ class Slurm:
         Raises:
             Silence: slurmctld does not answer.
         """
-        pairs = (line.split("=", 1) for line in self._answer("scontrol", "show", "config", timeout=timeout).splitlines() if "=" in line)
+        pairs = (
+            line.split("=", 1)
+            for line in self._answer("scontrol", "show", "config", timeout=timeout).splitlines()
+            if "=" in line
+        )
         return {name.strip(): value.strip() for name, value in pairs}
 
     def partition(self, name: str) -> dict[str, str]:
@@ -237,7 +249,9 @@ class Slurm:
 
     def partitions(self) -> list[str]:
         """The names of all partitions that this host's user sees."""
-        return sorted({line.strip() for line in self._answer("sinfo", "--noheader", "--format=%R").splitlines() if line.strip()})
+        return sorted(
+            {line.strip() for line in self._answer("sinfo", "--noheader", "--format=%R").splitlines() if line.strip()}
+        )
 
     def submit(self, user: str, script: bytes, *, timeout: float) -> Submission:
         """Submit a script as ``user``.
@@ -303,7 +317,9 @@ class Slurm:
                 job_id, state, exit_code, nodes, name = fields
                 # "CANCELLED by 1000"; of a job that was requeued the last line is the newest.
                 word, _blank, rest = state.partition(" ")
-                found[job_id] = JobState(job_id, word, rest or f"exit {exit_code}", int(nodes) if nodes.isdigit() else 1, name)
+                found[job_id] = JobState(
+                    job_id, word, rest or f"exit {exit_code}", int(nodes) if nodes.isdigit() else 1, name
+                )
         return found
 
     def cancel(self, user: str, job_ids: Sequence[str]) -> None:

@@ -18,10 +18,17 @@ What is on disk, in the job's folder (made by the worker, private to the user):
 ``stop``                    made by the server: start nothing more, end what runs
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
 import time
+
+TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
+if TYPE_CHECKING:
+    from resource import struct_rusage
+    from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
 # The threads of the usual numerical libraries; each is set to cpus_per_task unless the job's environment has it.
@@ -41,6 +48,8 @@ ENDING = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP)
 TICK_S = 1.0
 WATCH_S = 0.5
 SYNC_S = 5.0
+# A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
+BEAT_S = 30.0
 TASK_KILL_S = 10.0
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 
@@ -49,23 +58,23 @@ class Fenced(Exception):
     """The work of this job was given to another job."""
 
 
-def read_work(data):
+def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
     """Split a script into the header of its data part and its task lines.
 
     Args:
         data: The whole script, bytes.
 
     Returns:
-        The header (str to str; ``command`` is a list) and the task lines, bytes: index, attempt and args-JSON,
-        split by tabs.
+        The header by name, the command's words, and the task lines: index, attempt and args-JSON, split by tabs.
     """
     data = data[data.index(b"\n" + MAGIC) + 1 :]
     head, _blank, body = data.partition(b"\n\n")
-    header = {"command": []}
+    header: dict[str, str] = {}
+    command: list[str] = []
     for line in head.decode("utf-8", "surrogateescape").split("\n")[1:]:
         key, _tab, value = line.partition("\t")
         if key == "command":
-            header["command"].append(value)
+            command.append(value)
         else:
             header[key] = value
     if header["encoding"] == "zlib":
@@ -78,10 +87,10 @@ def read_work(data):
         lines.pop()
     if len(lines) != int(header["tasks"]):
         raise ValueError(f"the script holds {len(lines)} tasks, not {header['tasks']}: it was cut or changed")
-    return header, lines
+    return header, command, lines
 
 
-def slots_of_node(tasks_per_node, node):
+def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
     """The slots of one node, out of SLURM_TASKS_PER_NODE, e.g. ``4(x2),1``.
 
     Args:
@@ -98,7 +107,7 @@ def slots_of_node(tasks_per_node, node):
     return slots, slots[node] if node < len(slots) else 1
 
 
-def chunk_bounds(tasks, slots):
+def chunk_bounds(tasks: int, slots: int) -> list[int]:
     """Cut the queue into chunks that shrink towards its end, for several nodes to take from.
 
     Large at first, so that few are taken (a file operation each, on a network file system); single tasks at
@@ -113,7 +122,7 @@ def chunk_bounds(tasks, slots):
     return bounds
 
 
-def split_cpus(slots, cpus_per_task):
+def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
     """A CPU set for each slot, or nothing where SLURM did not confine this job to the CPUs that it granted.
 
     Pinning by guess puts neighbouring jobs on the same CPUs, since without confinement every job sees all.
@@ -123,21 +132,21 @@ def split_cpus(slots, cpus_per_task):
     if not granted.isdigit() or len(cpus) != int(granted) or len(cpus) < slots * cpus_per_task:
         return None
     # Hardware threads of one core go to one slot.
-    siblings = {}
+    siblings: dict[int, str] = {}
     for cpu in cpus:
         try:
             with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
                 siblings[cpu] = file.read()
         except OSError:
             siblings[cpu] = ""
-    first = {}
+    first: dict[str | int, int] = {}
     for cpu in cpus:
         first.setdefault(siblings[cpu] or cpu, cpu)
     cpus.sort(key=lambda cpu: (first[siblings[cpu] or cpu], cpu))
     return [set(cpus[n * cpus_per_task : (n + 1) * cpus_per_task]) for n in range(slots)]
 
 
-def slot_environment(number, slots, cpus_per_task):
+def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, str]:
     """The environment of the tasks of one slot: threads, its share of the job's GPUs."""
     env = dict(os.environ)
     env["SLURM_CPUS_PER_TASK"] = str(cpus_per_task)
@@ -155,7 +164,7 @@ def slot_environment(number, slots, cpus_per_task):
 class Slot:
     """A place for one running task."""
 
-    def __init__(self, number, env, cpus, log_path):
+    def __init__(self, number: int, env: dict[str, str], cpus: set[int] | None, log_path: str) -> None:
         self.number = number
         self.env = env
         self.cpus = cpus
@@ -165,21 +174,21 @@ class Slot:
         self.index = self.attempt = 0
         self.files = ("", "")
         self.began = self.began_clock = 0.0
-        self.kill_at = None  # when SIGKILL follows, once the task has been told to end
-        self.verdict = None  # why we end the task: (state, reason)
+        self.kill_at: float | None = None  # when SIGKILL follows, once the task has been told to end
+        self.verdict: tuple[str, str] | None = None  # why we end the task: (state, reason)
 
 
 class Worker:
     """Runs the tasks; see the module's text."""
 
-    def __init__(self, header, lines, tasks_per_node):
+    def __init__(self, header: dict[str, str], command: list[str], lines: list[bytes], tasks_per_node: str) -> None:
         self.header = header
         self.job = os.environ.get("SLURM_JOB_ID", "0")
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.node = int(os.environ.get("SLURM_NODEID") or 0)
         self.host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         self.folder = header["folder"]
-        self.command = header["command"]
+        self.command = command
         self.cpus_per_task = int(header["cpus_per_task"])
         self.task_time_s = float(header["task_time_s"])
         self.memory_mb = int(header["memory_mb"]) if header["memory_limit"] == "watch" else 0
@@ -195,19 +204,19 @@ class Worker:
         self.deadline = self.began + float(header["job_limit_s"]) if float(header["job_limit_s"]) else None
         self.next_line = self.chunk = self.chunk_end = 0
         self.bounds = chunk_bounds(len(lines), self.total_slots) if self.nodes > 1 else None
-        self.finished = set()
-        self.running = {}
-        self.undecided = []
+        self.finished: set[int] = set()
+        self.running: dict[int, Slot] = {}
+        self.undecided: list[tuple[float, Slot, int, struct_rusage]] = []
         self.pending = b""  # records that could not be written yet
         self.unsynced = False
         self.ended = 0
-        self.stopping = None  # why no further task is started
+        self.stopping: str | None = None  # why no further task is started
         self.ending = False  # whether the running tasks were told to end, too
         self.log_offset = 0
 
     # -- the start ---------------------------------------------------------------------------------------
 
-    def claim(self):
+    def claim(self) -> None:
         """Take this submission's token for this job, or learn that it was given away (rule 7 of the design)."""
         path = self.header["claim"]
         try:
@@ -220,7 +229,7 @@ class Worker:
             if owner != self.job:
                 raise Fenced(f"job {owner} does this work already") from None
 
-    def prepare(self):
+    def prepare(self) -> None:
         os.umask(0o077)
         os.makedirs(self.folder, exist_ok=True)
         name = f"{self.restart}-{self.node}"
@@ -243,7 +252,7 @@ class Worker:
         self.null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         cpu_sets = split_cpus(self.slot_count, self.cpus_per_task)
         self.all_cpus = os.sched_getaffinity(0) if cpu_sets else None
-        self.free = []
+        self.free: list[Slot] = []
         for number in reversed(range(self.slot_count)):
             slot = Slot(
                 number,
@@ -255,8 +264,8 @@ class Worker:
                 slot.log_fd = os.open(slot.log_path, flags | os.O_TRUNC, 0o600)
             self.free.append(slot)
 
-    def make_scratch(self):
-        """A private folder for the args and out files of running tasks: on the node if it has room, else with the job."""
+    def make_scratch(self) -> str:
+        """A private folder for the args and out files of running tasks: on the node, else in the job's folder."""
         name = f"fractal-{self.header['token']}-{self.restart}-{self.node}"
         for parent in (os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108 - made anew, private, by a name that can't be guessed
             if parent and os.path.isabs(parent):
@@ -269,7 +278,7 @@ class Worker:
         os.makedirs(path, mode=0o700, exist_ok=True)
         return path
 
-    def skip_finished(self):
+    def skip_finished(self) -> None:
         """A requeued job does not run again what an earlier start of it finished."""
         import json
 
@@ -282,13 +291,13 @@ class Worker:
                         record = json.loads(line)
                     except ValueError:
                         continue
-                    if isinstance(record, dict) and record.get("token") == self.header["token"]:
-                        if record.get("state") in ("succeeded", "failed", "timeout", "memory"):
-                            self.finished.add(record.get("task"))
+                    ours = isinstance(record, dict) and record.get("token") == self.header["token"]
+                    if ours and record.get("state") in ("succeeded", "failed", "timeout", "memory"):
+                        self.finished.add(int(record.get("task", -1)))
 
     # -- the queue ---------------------------------------------------------------------------------------
 
-    def next_task(self):
+    def next_task(self) -> bytes | None:
         """The next task's line, or None when there is none left for this node."""
         while True:
             if self.bounds is None:
@@ -302,20 +311,21 @@ class Worker:
                 continue
             return line
 
-    def take_chunk(self):
-        while self.chunk < len(self.bounds) - 1:
+    def take_chunk(self) -> bool:
+        bounds = self.bounds or [0]
+        while self.chunk < len(bounds) - 1:
             chunk, self.chunk = self.chunk, self.chunk + 1
             try:
                 os.symlink(str(self.node), f"{self.folder}/chunks-{self.restart}/{chunk}")
             except FileExistsError:
                 continue
-            self.next_line, self.chunk_end = self.bounds[chunk], self.bounds[chunk + 1]
+            self.next_line, self.chunk_end = bounds[chunk], bounds[chunk + 1]
             return True
         return False
 
     # -- one task ----------------------------------------------------------------------------------------
 
-    def start(self, slot, line):
+    def start(self, slot: Slot, line: bytes) -> None:
         """Start a task in a free slot."""
         index, attempt, args = line.split(b"\t", 2)
         slot.index, slot.attempt = int(index), int(attempt)
@@ -354,10 +364,16 @@ class Worker:
         else:
             self.running[slot.pid] = slot
         finally:
-            if slot.cpus:
+            if self.all_cpus:
                 os.sched_setaffinity(0, self.all_cpus)
 
-    def finish(self, slot, status, usage, verdict):
+    def finish(
+        self,
+        slot: Slot,
+        status: int | None,
+        usage: struct_rusage | None,
+        verdict: tuple[str, str] | None,
+    ) -> None:
         """Write the record of a task that ended, and free its slot.
 
         Args:
@@ -366,11 +382,8 @@ class Worker:
             usage: Its resource usage.
             verdict: (state, reason), or None if its exit code is to decide.
         """
-        global json
-        import json  # after the first tasks started; see the module's text
-
         now = time.monotonic()
-        record = {
+        record: dict[str, Any] = {
             "task": slot.index,
             "attempt": slot.attempt,
             "token": self.header["token"],
@@ -416,7 +429,7 @@ class Worker:
         slot.pid = 0
         self.free.append(slot)
 
-    def read_out(self, path):
+    def read_out(self, path: str) -> tuple[Any, str | None]:
         """The out-JSON of a task, and what is wrong with it."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -435,12 +448,14 @@ class Worker:
             os.close(fd)
         if not data:
             return None, None
+        import json
+
         try:
             return json.loads(data), None
         except (ValueError, RecursionError) as error:
             return None, f"the out-JSON is no JSON: {error}"
 
-    def keep_log(self, slot, record, tail_bytes):
+    def keep_log(self, slot: Slot, record: dict[str, Any], tail_bytes: int) -> None:
         """Move what a task printed to the log of the job; the record says where, and holds the last of it."""
         try:
             size = os.fstat(slot.log_fd).st_size
@@ -459,7 +474,7 @@ class Worker:
                 os.close(slot.log_fd)
                 slot.log_fd = -1
 
-    def append_log(self, fd, size):
+    def append_log(self, fd: int, size: int) -> None:
         position = 0
         while position < size:
             data = os.pread(fd, min(1 << 20, size - position), position)
@@ -474,11 +489,13 @@ class Worker:
 
     # -- the result file ---------------------------------------------------------------------------------
 
-    def write_record(self, record):
+    def write_record(self, record: dict[str, Any]) -> None:
+        import json  # once the first tasks are running; see the module's text
+
         self.pending += b"\n" + json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
         self.flush()
 
-    def flush(self):
+    def flush(self) -> None:
         """Write what is pending. On a full or absent file system it stays pending, and no further task starts."""
         try:
             while self.pending:
@@ -488,7 +505,7 @@ class Worker:
         except OSError as error:
             self.complain(f"results can't be written: {error.strerror}; waiting for room")
 
-    def sync(self):
+    def sync(self) -> None:
         if self.unsynced:
             try:
                 os.fdatasync(self.results_fd)
@@ -496,9 +513,9 @@ class Worker:
             except OSError as error:
                 self.complain(f"results can't be written: {error.strerror}")
 
-    said = None
+    said: str | None = None
 
-    def complain(self, text):
+    def complain(self, text: str) -> None:
         if text != self.said:
             self.said = text
             sys.stderr.write(f"fractal-slurm worker: {text}\n")
@@ -506,10 +523,12 @@ class Worker:
 
     # -- the loop ----------------------------------------------------------------------------------------
 
-    def run(self):
+    def run(self) -> int:
         """Run the queue to its end. Returns the exit code of the job."""
         next_tick = next_watch = self.began
         next_sync = self.began + SYNC_S
+        next_beat = self.began + BEAT_S
+        ended = 0
         while True:
             self.fill()
             if not self.running and not self.undecided:
@@ -533,12 +552,18 @@ class Worker:
             if self.memory_mb and now >= next_watch:
                 next_watch = now + WATCH_S
                 self.watch_memory()
+            if self.ended != ended:
+                ended, next_beat = self.ended, now + BEAT_S
+            elif now >= next_beat:
+                next_beat = now + BEAT_S
+                self.pending += f'\n{{"beat":{time.time():.0f},"token":"{self.header["token"]}"}}\n'.encode("ascii")
+                self.flush()
             if now >= next_sync:
                 next_sync = now + SYNC_S
                 self.sync()
         return self.close()
 
-    def pause(self):
+    def pause(self) -> float:
         """Seconds until something is due, at the most."""
         if self.pending or self.undecided:
             return 0.1
@@ -551,7 +576,7 @@ class Worker:
                     timeout = min(timeout, max(0.01, due - now))
         return timeout
 
-    def fill(self):
+    def fill(self) -> None:
         """Give every free slot a task, as long as there are tasks that can end in time."""
         while self.free and not self.stopping and not self.pending:
             if self.deadline and time.monotonic() + max(self.task_time_s, 1.0) > self.deadline:
@@ -573,7 +598,7 @@ class Worker:
                     self.wait_for_room()
                 return
 
-    def wait_for_room(self):
+    def wait_for_room(self) -> None:
         """Nothing runs and nothing can be written: look again in a while, unless the job is being ended."""
         info = signal.sigtimedwait(WAITED, 2.0)
         if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
@@ -585,7 +610,7 @@ class Worker:
             return
         self.fill()
 
-    def reap(self):
+    def reap(self) -> None:
         """Take note of every task that ended."""
         while True:
             try:
@@ -604,24 +629,24 @@ class Worker:
             else:
                 self.finish(slot, status, usage, self.final_verdict(slot, status))
 
-    def final_verdict(self, slot, status):
+    def final_verdict(self, slot: Slot, status: int) -> tuple[str, str] | None:
         if slot.verdict is not None:
             # A task that was told to end and yet ended well has done its work.
             return slot.verdict if status else None
         return None
 
-    def decide(self, now):
+    def decide(self, now: float) -> None:
         """Judge the tasks that were ended by a signal: cut short if the job is being ended, else failed."""
         waiting, self.undecided = self.undecided, []
         for due, slot, status, usage in waiting:
             if self.ending:
-                self.finish(slot, status, usage, ("cut", self.stopping))
+                self.finish(slot, status, usage, ("cut", self.stopping or ""))
             elif now >= due:
                 self.finish(slot, status, usage, None)
             else:
                 self.undecided.append((due, slot, status, usage))
 
-    def enforce(self, now):
+    def enforce(self, now: float) -> None:
         """End the tasks whose time is over: TERM, and KILL when they do not heed it."""
         for pid, slot in self.running.items():
             if slot.kill_at is not None:
@@ -632,12 +657,12 @@ class Worker:
                 slot.verdict = ("timeout", f"over its time of {self.task_time_s:g} s")
                 self.tell_to_end(slot, TASK_KILL_S)
 
-    def tell_to_end(self, slot, grace_s):
+    def tell_to_end(self, slot: Slot, grace_s: float) -> None:
         slot.kill_at = time.monotonic() + grace_s
         signal_group(slot.pid, signal.SIGTERM)
         signal_group(slot.pid, signal.SIGCONT)
 
-    def end_all(self, why):
+    def end_all(self, why: str) -> None:
         """The job is being ended: start nothing more, end what runs."""
         if self.ending:
             return
@@ -647,12 +672,12 @@ class Worker:
                 slot.verdict = ("cut", why)
             self.tell_to_end(slot, self.grace_s)
 
-    def look_for_stop(self):
+    def look_for_stop(self) -> None:
         """The server's mark, made where it wants a job to end without SLURM's help."""
         if not self.ending and os.path.isdir(f"{self.header['claim']}.stop"):
             self.end_all("the run was cancelled")
 
-    def watch_memory(self):
+    def watch_memory(self) -> None:
         """End the task whose process group uses more memory than a task may have."""
         used = group_memory_mb({slot.pid for slot in self.running.values()})
         for slot in self.running.values():
@@ -662,13 +687,10 @@ class Worker:
                 slot.kill_at = time.monotonic()
                 signal_group(slot.pid, signal.SIGKILL)
 
-    def close(self):
+    def close(self) -> int:
         """Write what is left, clean up, and say how the queue ended."""
-        global json
-        import json
-
         left = self.bounds is None and len(self.lines) - self.next_line
-        record = {
+        record: dict[str, Any] = {
             "end": self.stopping or "the queue is empty",
             "token": self.header["token"],
             "job": self.job,
@@ -702,24 +724,24 @@ class Worker:
         return 74 if self.pending else 0  # EX_IOERR of sysexits.h
 
 
-def signal_name(number):
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return "unknown"
 
 
-def signal_group(pid, number):
+def signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
 
-def group_memory_mb(groups):
+def group_memory_mb(groups: set[int]) -> dict[int, float]:
     """Resident memory of process groups, in MB. Pages that processes share count once (Pss), where it matters."""
     page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
-    members = {}
+    members: dict[int, list[tuple[str, float]]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -738,7 +760,7 @@ def group_memory_mb(groups):
     return used
 
 
-def proportional_mb(name, resident):
+def proportional_mb(name: str, resident: float) -> float:
     try:
         with open(f"/proc/{name}/smaps_rollup", "rb") as file:
             for line in file:
@@ -749,14 +771,14 @@ def proportional_mb(name, resident):
     return resident
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Entry point: ``worker SCRIPT TASKS_PER_NODE``; ``-`` for a script on standard input."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
     path, tasks_per_node = argv
     fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
-        header, lines = read_work(file.read())
-    worker = Worker(header, lines, tasks_per_node)
+        header, command, lines = read_work(file.read())
+    worker = Worker(header, command, lines, tasks_per_node)
     try:
         worker.claim()
     except Fenced as reason:

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A :class:`concurrent.futures.Executor` for commands, on the same engine as the command line.
+
+Example::
+
+    with SlurmExecutor("anna", cache_dir="/cache/anna", work_dir="/work/anna") as executor:
+        future = executor.submit("python3 /opt/tasks/measure.py", {"well": "B03"})
+        print(future.result().out)
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config_file import SlurmConfigFile, load_config_file
+from .errors import FractalSlurmError, RunError
+from .runner import Runner, connect, create_run
+from .settings import Settings, load_settings
+from .spec import build_spec
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task that succeeded leaves.
+
+    Attributes:
+        out: Its out-JSON; None if it wrote none.
+        log_tail: The end of what it printed.
+        seconds: How long it ran.
+        host: Where.
+        run_id: The run that it belonged to, for ``fractal-slurm report``.
+    """
+
+    out: Any
+    log_tail: str
+    seconds: float
+    host: str
+    run_id: str
+
+
+class TaskFailed(FractalSlurmError):
+    """A task that did not succeed.
+
+    Attributes:
+        exit_code: Its exit code, if it had one.
+        log_tail: The end of what it printed.
+    """
+
+    exit_code: int | None  # type: ignore[assignment]
+
+    def __init__(self, reason: str, *, exit_code: int | None = None, log_tail: str = "") -> None:
+        super().__init__(f"{reason}\n{log_tail}".rstrip() if log_tail else reason)
+        self.exit_code = exit_code
+        self.log_tail = log_tail
+
+
+@dataclass
+class _Waiting:
+    future: Future[TaskResult]
+    command: str
+    parameters: Mapping[str, Any]
+
+
+class SlurmExecutor(Executor):
+    """Runs commands as SLURM jobs of a user. Tasks that are submitted shortly after one another share jobs.
+
+    A task is cancellable until it is handed to SLURM, which happens at the end of the window in which it was
+    submitted.
+
+    Args:
+        user: Whom to run them as.
+        cache_dir: The user's cache_dir, base of user_local_exports.
+        work_dir: A folder that the user can write, on the nodes too.
+        config: The config file, or its path.
+        task_name: The tasks' name.
+        task_meta: task.meta.
+        meta: WorkflowTask.meta.
+        account: The account from the user's settings.
+        settings: Our own settings; None to read them.
+        window_s: Seconds after a submission in which others join it.
+        say: Takes sentences for a person.
+
+    Raises:
+        FractalSlurmError: The config file or the settings are not valid.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        *,
+        cache_dir: str,
+        work_dir: str,
+        config: SlurmConfigFile | str | Path = "/etc/fractal/slurm_config.json",
+        task_name: str = "task",
+        task_meta: Mapping[str, Any] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        account: str | None = None,
+        settings: Settings | None = None,
+        window_s: float = 0.1,
+        say: Callable[[str], None] = lambda _sentence: None,
+    ) -> None:
+        self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config)
+        self._settings = settings or load_settings()
+        self._task = {"name": task_name, "meta": dict(task_meta or {})}
+        self._meta = dict(meta or {})
+        self._options: dict[str, Any] = {
+            "user": user,
+            "cache_dir": cache_dir,
+            "work_dir": work_dir,
+            "account": account,
+            "say": say,
+        }
+        self._window_s = window_s
+        self._say = say
+        self._changed = threading.Condition()
+        self._waiting: list[_Waiting] = []
+        self._window_ends = 0.0
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._runners: list[Runner] = []
+        self._gatherer: threading.Thread | None = None
+
+    def submit(  # type: ignore[override]
+        self, command: str | Sequence[str], parameters: Mapping[str, Any] | None = None, /
+    ) -> Future[TaskResult]:
+        """Run a command once.
+
+        Args:
+            command: The command, as one string (split without a shell) or as words. It is given
+                ``--args-json FILE --out-json FILE``.
+            parameters: What stands in its args file.
+
+        Returns:
+            A future whose result is a :class:`TaskResult`, or whose exception is :class:`TaskFailed`.
+
+        Raises:
+            RuntimeError: The executor was shut down.
+        """
+        line = command if isinstance(command, str) else shlex.join(command)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            waiting = _Waiting(Future(), line, dict(parameters or {}))
+            if not self._waiting:
+                self._window_ends = time.monotonic() + self._window_s
+            self._waiting.append(waiting)
+            if self._gatherer is None:
+                self._gatherer = threading.Thread(target=self._gather, name="fractal-slurm gatherer", daemon=True)
+                self._gatherer.start()
+            self._changed.notify_all()
+        return waiting.future
+
+    def map(  # type: ignore[override]
+        self,
+        command: str | Sequence[str],
+        parameters: Iterable[Mapping[str, Any]],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[TaskResult]:
+        """Run a command once for each parameter set; results come in their order.
+
+        Args:
+            command: See :meth:`submit`.
+            parameters: The parameter sets.
+            timeout: Seconds, from this call on, after which TimeoutError is raised.
+            chunksize: Has no effect; the config file's batching decides.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        futures = [self.submit(command, each) for each in parameters]
+
+        def results() -> Iterator[TaskResult]:
+            try:
+                for future in futures:
+                    yield future.result(None if end is None else max(0.0, end - time.monotonic()))
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        return results()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and free what was used.
+
+        Args:
+            wait: Whether to return only when all tasks have ended.
+            cancel_futures: Whether to cancel what was not handed to SLURM yet.
+        """
+        with self._changed:
+            self._closed = True
+            if cancel_futures:
+                for waiting in self._waiting:
+                    waiting.future.cancel()
+            self._changed.notify_all()
+        if wait:
+            if self._gatherer is not None:
+                self._gatherer.join()
+            for thread in self._threads:
+                thread.join()
+
+    def cancel(self) -> None:
+        """Cancel everything, jobs that run included; their futures raise :class:`TaskFailed`."""
+        self.shutdown(wait=False, cancel_futures=True)
+        with self._changed:
+            runners = list(self._runners)
+        for runner in runners:
+            if runner.cancel_at is None:
+                runner.interrupt()
+
+    def _gather(self) -> None:
+        """Hand what came in a window to SLURM, as one run for each command."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                while (left := self._window_ends - time.monotonic()) > 0 and not self._closed:
+                    self._changed.wait(left)
+                gathered, self._waiting = self._waiting, []
+            by_command: dict[str, list[_Waiting]] = {}
+            for waiting in gathered:
+                if waiting.future.set_running_or_notify_cancel():
+                    by_command.setdefault(waiting.command, []).append(waiting)
+            for tasks in by_command.values():
+                thread = threading.Thread(target=self._run, args=(tasks,), name="fractal-slurm run", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _run(self, tasks: list[_Waiting]) -> None:
+        """Drive one run, in a thread of its own."""
+        futures = [task.future for task in tasks]
+        try:
+            document = {
+                "task": {**self._task, "command": tasks[0].command},
+                "meta": self._meta,
+                "parameters": [dict(task.parameters) for task in tasks],
+            }
+            spec = build_spec(document, source="submit")
+            slurm = connect(self._settings)
+            with create_run(self._config, spec, self._settings, slurm, **self._options) as journal:
+                run_id = journal.get("run_id")
+                journal.listener = lambda *end: _settle(futures[end[0]], run_id, *end[1:])
+                runner = Runner(journal, self._settings, slurm, say=self._say)
+                with self._changed:
+                    self._runners.append(runner)
+                try:
+                    runner.drive()
+                finally:
+                    with self._changed:
+                        self._runners.remove(runner)
+            error: BaseException = RunError("the run ended without a result of this task")
+        except BaseException as raised:  # whatever it is, those who wait are to know
+            error = raised
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+
+
+def _settle(future: Future[TaskResult], run_id: str, state: str, reason: str | None, text: str | None) -> None:
+    """Tell a future how its task ended."""
+    if future.done():
+        return
+    record = json.loads(text) if text else {}
+    tail = record.get("tail") or ""
+    if state == "succeeded":
+        future.set_result(TaskResult(record.get("out"), tail, record["seconds"], record["host"], run_id))
+    else:
+        future.set_exception(TaskFailed(reason or state, exit_code=record.get("exit"), log_tail=tail))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Clusters that are set up otherwise: limits on jobs, hidden jobs, wrappers around sbatch, accounting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from conftest import ANNA, BASE, BEN, SERVICE, SETTINGS, Call, live_jobs, operate, slurm, wait_for
+from test_faults import counted, running_jobs, starts
+
+
+def restart(**changes: object) -> None:
+    """Start the testbed with other settings."""
+    operate("start", {**SETTINGS, **changes})
+    wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated", "-o", "%R"))
+
+
+class TestHiddenJobs:
+    @pytest.fixture(autouse=True)
+    def private(self) -> Iterator[None]:
+        restart(slurm_conf={**SETTINGS["slurm_conf"], "PrivateData": "jobs"})
+        yield
+        restart()
+
+    def test_a_run_ends_well_and_says_how_it_is_followed(self, call: Call) -> None:
+        script, marks = counted(call, 0.3)
+        outcome = call.run(call.spec(script, 16))
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 16
+        assert outcome.stderr.count("PrivateData") == 1
+        assert starts(marks) == Counter(range(16))
+
+    def test_a_killed_driver_is_resumed(self, call: Call) -> None:
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        wait_for(lambda: starts(marks))
+        process.kill()
+        process.wait()
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 16
+        assert starts(marks) == Counter(range(16))
+
+    def test_a_worker_that_falls_silent_is_lost_and_its_tasks_run_again(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_SILENT_WORKER_S"] = "5"
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        marks = call.work(ANNA)
+        task = call.script(
+            f'#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\n[ "$n" = 3 ] && mkdir {marks}/once && kill -KILL $PPID\n'
+            'sleep 0.3\necho "{}" > "$4"\n'
+        )
+        outcome = call.run(call.spec(task, 8))
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 8
+        assert "silent" in outcome.stderr
+
+
+class TestLimits:
+    @pytest.fixture(scope="class", autouse=True)
+    def accounting(self) -> Iterator[None]:
+        restart(accounting=True, accounts={"fst": [SERVICE, ANNA, BEN]})
+        slurm("sacctmgr", "--immediate", "add", "qos", "fst-small", "set", "MaxSubmitJobsPerUser=3")
+        slurm("sacctmgr", "--immediate", "modify", "user", ANNA, "set", "QOS=fst-small", "DefaultQOS=fst-small")
+        slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "MaxSubmitJobs=2")
+        wait_for(lambda: "fst-small" in slurm("scontrol", "show", "assoc_mgr", "flags=qos"))
+        yield
+        restart()
+
+    @pytest.mark.parametrize(
+        ("user", "limit", "word"),
+        [(ANNA, 3, "QOSMaxSubmitJobPerUserLimit"), (BEN, 2, "AssocMaxSubmitJobLimit")],
+        ids=["QOS", "association"],
+    )
+    def test_a_limit_on_submitted_jobs_is_waited_out(self, call: Call, user: str, limit: int, word: str) -> None:
+        jobs = 30
+        call.config(
+            batching={"target_num_jobs": jobs, "max_num_jobs": jobs, "target_cpus_per_job": 1, "max_cpus_per_job": 1}
+        )
+        outcome = call.run(call.spec("true", 2 * jobs), user)
+        assert outcome.code == 0, outcome.stderr
+        assert (outcome["succeeded"], outcome["jobs"]) == (2 * jobs, jobs)
+        assert outcome.stderr.count(word) == 1
+
+    def test_an_account_that_does_not_exist_fails_at_once_in_slurms_words(self, call: Call) -> None:
+        call.config(account="no-such-account")
+        began = time.monotonic()
+        outcome = call.run(call.spec("true", 2))
+        assert outcome.code == 3
+        assert "Invalid account" in outcome.stderr
+        assert time.monotonic() - began < 20
+
+    def test_a_job_that_slurmctld_forgot_is_found_in_the_accounting(self, call: Call) -> None:
+        script, marks = counted(call, 2)
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        wait_for(lambda: len(starts(marks)) > 5)
+        os.kill(process.pid, signal.SIGSTOP)
+        slurm("scancel", *live_jobs())
+        wait_for(lambda: not live_jobs())
+        time.sleep(SECONDS_TO_FORGET)
+        os.kill(process.pid, signal.SIGCONT)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 1, stderr
+        assert "was cancelled by 0" in json.loads(stdout)["failures"][-1]["reason"]
+
+    def test_max_jobs_in_flight_is_our_own_limit(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT"] = "1"
+        process = call.start(*call.run_arguments(call.spec(call.script("#!/bin/sh\nsleep 0.5\n"), 16)))
+        most = 0
+        while process.poll() is None:
+            most = max(most, len(live_jobs()))
+            time.sleep(0.2)
+        assert process.returncode == 0
+        assert most == 1
+
+
+SECONDS_TO_FORGET = 35  # slurmctld purges after MinJobAge, and looks twice a minute
+
+
+class TestWrappers:
+    def test_text_around_the_job_id_does_no_harm(self, call: Call) -> None:
+        wrapper = BASE / "bin/sbatch"
+        original = wrapper.read_text()
+        lines = original.splitlines()
+        lines.insert(1, "echo 'Welcome to our cluster: 42 jobs today'")
+        wrapper.write_text("\n".join(lines) + "\n")
+        try:
+            outcome = call.run(call.spec("true", 4))
+        finally:
+            wrapper.write_text(original)
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 4
+
+    def test_a_umask_of_077_and_a_home_that_is_absent(self, call: Call) -> None:
+        import pwd
+
+        home = pwd.getpwnam(ANNA).pw_dir
+        os.rename(home, f"{home}.away")
+        try:
+            outcome = call.run(call.spec("true", 4))
+        finally:
+            os.rename(f"{home}.away", home)
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 4
+        assert running_jobs() == []
