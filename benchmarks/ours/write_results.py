@@ -5,13 +5,14 @@ So the driver's part can be measured alone: `fractal-slurm resume` then finds ev
 records are as the worker writes them, with an out-JSON of a typical size.
 
 Reads one JSON document on standard input: {"spec", "config", "user", "cache_dir", "work_dir", "results"}. Writes
-{"run_id", "run_folder", "bytes"}.
+{"run_id", "run_folder", "create_s", "result_bytes"}; create_s is the time from the spec to a journal that is on disk.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from fractal_slurm.config_file import load_config_file
@@ -24,6 +25,7 @@ def main() -> None:
     """Do it and print where things are."""
     request = json.load(sys.stdin)
     settings = load_settings()
+    start = time.monotonic()
     journal = create_run(
         load_config_file(request["config"]),
         load_spec(request["spec"]),
@@ -34,6 +36,7 @@ def main() -> None:
         work_dir=request["work_dir"],
         say=lambda words: print(words, file=sys.stderr),
     )
+    create_s = time.monotonic() - start
     written = 0
     with journal, journal.transaction():
         journal.set("folder_made", True)
@@ -54,7 +57,8 @@ def main() -> None:
             written += (folder / "results-0-0").write_text(text, encoding="utf-8")
             journal.update_job(job.token, state="ended", slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1)
         run_id, run_folder = journal.get("run_id"), journal.get("run_folder")
-    print(json.dumps({"run_id": run_id, "run_folder": run_folder, "bytes": written}))
+    figures = {"run_id": run_id, "run_folder": run_folder, "create_s": create_s, "result_bytes": written}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
