@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Versions of the runtime in a folder: which counts as installed, which is current, which may go."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import time
+
+import pytest
+from ansible_collections.fractal.slurm.plugins.module_utils import runtime_install
+from ansible_collections.fractal.slurm.plugins.module_utils.runtime_install import InstallError, Prefix
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    (tmp_path / "bin").mkdir()
+    return Prefix(str(tmp_path / "opt"), str(tmp_path / "bin" / "fractal-slurm"))
+
+
+def pretend(prefix, version, age=0):
+    """A folder that looks installed, without anything in it that could run."""
+    folder = prefix.folder(version)
+    os.makedirs(folder)
+    marker = os.path.join(folder, runtime_install.MARKER)
+    with open(marker, "w", encoding="utf-8") as stream:
+        json.dump({"version": version, "digest": "d", "wheels": {}}, stream)
+    moment = time.time() - age
+    os.utime(marker, (moment, moment))
+
+
+class TestPrefix:
+    def test_knows_nothing_before_the_first_installation(self, prefix):
+        assert prefix.versions() == []
+        assert prefix.current() is None
+        assert prefix.remnants() == []
+
+    def test_a_folder_without_a_marker_is_no_version(self, prefix):
+        os.makedirs(prefix.folder("1.0-00000000"))
+        assert prefix.versions() == []
+        assert not prefix.is_sound("1.0-00000000")
+
+    def test_a_marker_without_an_environment_is_not_sound(self, prefix):
+        pretend(prefix, "1.0-00000000")
+        assert prefix.versions() == ["1.0-00000000"]
+        assert not prefix.is_sound("1.0-00000000")
+
+    @pytest.mark.parametrize("version", ["", ".", "..", "current", "../../etc", "1.0", "x-00000000"])
+    def test_takes_no_other_folder_for_a_version(self, prefix, version):
+        assert prefix.marker(version) is None
+
+    def test_switching_sets_both_links(self, prefix, tmp_path):
+        pretend(prefix, "1.0-00000000")
+        assert prefix.links_differ("1.0-00000000")
+        prefix.switch("1.0-00000000")
+        assert not prefix.links_differ("1.0-00000000")
+        assert prefix.current() == "1.0-00000000"
+        assert os.readlink(tmp_path / "bin" / "fractal-slurm") == f"{prefix.path}/current/bin/fractal-slurm"
+
+    def test_remembers_what_was_current_before(self, prefix):
+        for version in ("1.0-00000000", "1.1-11111111"):
+            pretend(prefix, version)
+            prefix.switch(version)
+        assert prefix.previous() == "1.0-00000000"
+
+    def test_going_back_and_forth(self, prefix):
+        for version in ("1.0-00000000", "1.1-11111111"):
+            pretend(prefix, version)
+            prefix.switch(version)
+        prefix.switch(prefix.previous())
+        assert prefix.current() == "1.0-00000000"
+        assert prefix.previous() == "1.1-11111111"
+
+    def test_keeps_the_current_the_previous_and_the_newest(self, prefix):
+        for number in range(5):
+            version = f"1.{number}-{number:08d}"
+            pretend(prefix, version, age=1000 - number)
+            prefix.switch(version)
+        assert prefix.superfluous(3) == ["1.1-00000001", "1.0-00000000"]
+        assert prefix.superfluous(2) == ["1.2-00000002", "1.1-00000001", "1.0-00000000"]
+        assert prefix.superfluous(9) == []
+
+    def test_does_not_replace_a_file_of_others(self, prefix, tmp_path):
+        (tmp_path / "bin" / "fractal-slurm").write_text("something else")
+        assert "no link of ours" in prefix.link_fault()
+
+    def test_removes_only_what_is_ours(self, prefix, tmp_path):
+        pretend(prefix, "1.0-00000000")
+        prefix.switch("1.0-00000000")
+        os.makedirs(os.path.join(prefix.path, "something-else"))
+        prefix.remove_all()
+        assert os.listdir(prefix.path) == ["something-else"]
+        assert not os.path.lexists(tmp_path / "bin" / "fractal-slurm")
+
+    def test_removes_the_folder_once_it_is_empty(self, prefix):
+        pretend(prefix, "1.0-00000000")
+        prefix.remove_all()
+        assert not os.path.exists(prefix.path)
+
+
+class TestFindPython:
+    def test_says_why_there_is_none(self):
+        assert runtime_install.find_python("/nowhere/python3") == "/nowhere/python3 is not there"
+
+    def test_refuses_one_that_other_users_can_not_reach(self, tmp_path):
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        (closed / "python3").write_text("#!/bin/sh\n")
+        (closed / "python3").chmod(0o755)
+        assert "can't be run by other users" in runtime_install.find_python(str(closed / "python3"))
+
+
+class TestToml:
+    def test_writes_strings_numbers_and_truth_values(self):
+        text = runtime_install.toml({"b": 3, "a": 'with "quotes" and \\', "c": True})
+        assert text.splitlines()[1:] == ['a = "with \\"quotes\\" and \\\\"', "b = 3", "c = true"]
+
+
+class TestUnpack:
+    def archive(self, tmp_path, files):
+        path = tmp_path / "wheels.tar"
+        with tarfile.open(path, "w") as tar:
+            for name, content in files.items():
+                (tmp_path / "member").write_bytes(content)
+                tar.add(tmp_path / "member", arcname=name)
+        return str(path)
+
+    def test_refuses_a_wheel_that_is_not_as_stated(self, tmp_path):
+        manifest = {"a.whl": {"name": "a", "version": "1", "sha256": "0" * 64}}
+        archive = self.archive(tmp_path, {"a.whl": b"x", "manifest.json": json.dumps(manifest).encode()})
+        work = tmp_path / "work"
+        work.mkdir()
+        with pytest.raises(InstallError, match="does not have the checksum"):
+            runtime_install._unpack(archive, str(work))
+
+    def test_refuses_a_member_outside(self, tmp_path):
+        archive = self.archive(tmp_path, {"../evil": b"x"})
+        with pytest.raises(InstallError, match="does not belong there"):
+            runtime_install._unpack(archive, str(tmp_path))

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Accounts, names, files and binaries: what the sudoers module accepts, and in which words it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from shutil import which
+
+import pytest
+from ansible_collections.fractal.slurm.plugins.module_utils import sudoers
+from ansible_collections.fractal.slurm.plugins.module_utils.sudoers import Group, User
+
+PRIVILEGED = ("sudo", "docker")
+
+
+class Accounts:
+    """Accounts as a host's name service would answer for them."""
+
+    uid_min = 1000
+
+    def __init__(self, listable=True):
+        self.listable = listable
+        self.users = {
+            "root": (0, 0, {0}),
+            "toor": (0, 0, {0}),
+            "daemon": (1, 1, {1}),
+            "fractal": (990, 990, {990}),
+            "anna": (1001, 1001, {1001, 2000}),
+            "ben": (1002, 2000, {2000}),
+            "carl": (1003, 1003, {1003, 27}),
+            "dora": (1004, 999, {999}),
+        }
+        self.groups = {
+            "sudo": (27, ("carl",)),
+            "docker": (999, ("dora",)),
+            "lab": (2000, ("anna", "ben")),
+            "mixed": (2001, ("anna", "carl", "gone")),
+            "empty": (2002, ()),
+        }
+
+    def user(self, name):
+        return User(name, *self.users[name][:2]) if name in self.users else None
+
+    def group(self, name):
+        return Group(name, *self.groups[name]) if name in self.groups else None
+
+    def group_ids(self, user):
+        return self.users[user.name][2]
+
+
+def faults(entries, **options):
+    accounts = options.pop("accounts", None) or Accounts()
+    service = options.pop("service_user", "fractal")
+    return sudoers.account_faults(entries, accounts, service, privileged_groups=PRIVILEGED, **options)
+
+
+class TestAccountFaults:
+    def test_accepts_users_and_groups(self):
+        assert faults(["anna", "%lab"]) == []
+
+    def test_accepts_the_service_user_itself(self):
+        assert faults(["fractal", "anna"]) == []
+
+    def test_reports_every_fault_at_once(self):
+        assert len(faults(["root", "nobody-here", "a b", "%sudo"])) == 4
+
+    @pytest.mark.parametrize("name", ["root", "toor"])
+    def test_refuses_uid_0_by_any_name(self, name):
+        assert faults([name]) == [f"user {name}: can't be impersonated because of uid 0"]
+
+    def test_refuses_system_accounts(self):
+        assert "below this host's UID_MIN of 1000" in faults(["daemon"])[0]
+
+    def test_accepts_system_accounts_that_are_named_as_meant(self):
+        assert faults(["daemon"], accept_system_users=["daemon"]) == []
+
+    def test_never_accepts_uid_0_as_an_exception(self):
+        assert faults(["toor"], accept_system_users=["toor"]) != []
+
+    def test_refuses_members_of_privileged_groups(self):
+        assert "privileged group sudo" in faults(["carl"])[0]
+
+    def test_counts_the_primary_group(self):
+        assert "privileged group docker" in faults(["dora"])[0]
+
+    def test_refuses_privileged_groups(self):
+        assert faults(["%sudo"]) == [
+            "group sudo: privileged: its members are as good as root and can't be impersonated"
+        ]
+
+    def test_refuses_groups_with_a_privileged_member(self):
+        assert faults(["%mixed"]) == [
+            "group mixed: its member carl can't be impersonated because of membership in the privileged group sudo"
+        ]
+
+    def test_accepts_an_empty_group_where_all_members_can_be_listed(self):
+        assert faults(["%empty"]) == []
+
+    def test_refuses_groups_that_can_not_be_listed(self):
+        accounts = Accounts(listable=False)
+        assert "fractal_slurm_sudoers_accept_unlistable_groups" in faults(["%lab"], accounts=accounts)[0]
+        assert faults(["%lab"], accounts=accounts, accept_unlistable_groups=True) == []
+
+    def test_still_looks_at_the_members_it_sees(self):
+        accounts = Accounts(listable=False)
+        assert len(faults(["%mixed"], accounts=accounts, accept_unlistable_groups=True)) == 1
+
+    def test_refuses_an_empty_list(self):
+        assert "is empty" in faults([])[0]
+
+    def test_refuses_an_unknown_service_user(self):
+        assert "unknown on this host" in faults(["anna"], service_user="nobody-here")[0]
+
+    def test_refuses_a_service_user_with_uid_0(self):
+        assert "needs no sudo" in faults(["anna"], service_user="root")[0]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            "a b",
+            "a,b",
+            "a:b",
+            "a=b",
+            "!a",
+            "#0",
+            "#1000",
+            "+net",
+            "a\\b",
+            '"a"',
+            "-a",
+            "1a",
+            "a\nb",
+            "a%b",
+            "a" * 33,
+        ],
+    )
+    def test_refuses_names_that_sudoers_reads_specially(self, name):
+        assert "is not allowed" in faults([name])[0]
+
+    @pytest.mark.parametrize("name", ["ALL", "A", "FRACTAL_CMD", "X1"])
+    def test_refuses_names_that_sudoers_reads_as_aliases(self, name):
+        assert "reads a name in capitals as an alias" in faults([name])[0]
+        assert "reads a name in capitals as an alias" in faults(["%" + name])[0]
+
+
+class TestNameService:
+    def test_reads_uid_min(self):
+        assert sudoers.parse_uid_min("# UID_MIN 5\nUID_MIN\t\t 500\n") == 500
+        assert sudoers.parse_uid_min("") == 1000
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("passwd: files\ngroup: files\n", True),
+            ("passwd: files systemd\ngroup: files [SUCCESS=merge] systemd\n", True),
+            ("passwd: files sss\ngroup: files\n", False),
+            ("passwd: files\ngroup: files ldap\n", False),
+            ("", True),
+        ],
+    )
+    def test_knows_directory_services(self, text, expected):
+        assert sudoers.sources_are_local(text) is expected
+
+    def test_finds_primary_members(self):
+        passwd = "a:x:1:100:::\nb:x:2:200:::\nbroken\nc:x:3:100::/:/bin/sh\n"
+        assert sudoers.primary_members(passwd, 100) == {"a", "c"}
+
+
+class TestFileName:
+    @pytest.mark.parametrize("name", ["fractal-slurm", "50_fractal", "x"])
+    def test_accepts_what_sudo_reads(self, name):
+        assert sudoers.fault_of_file_name(name) is None
+
+    @pytest.mark.parametrize("name", ["", "a.b", "a~", ".a", "a/b", "..", "a b"])
+    def test_refuses_what_sudo_ignores(self, name):
+        assert "is not allowed" in sudoers.fault_of_file_name(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of root's are needed")
+class TestPathFaults:
+    @pytest.fixture
+    def tree(self, tmp_path_factory):
+        # pytest's folder is below /tmp, which all can write: the tests look at what is found below it
+        folder = tmp_path_factory.mktemp("bin")
+        folder.chmod(0o755)
+        file = folder / "sbatch"
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o755)
+        return folder
+
+    def found(self, path, folder):
+        return [
+            fault
+            for fault in sudoers.path_faults(str(path), "the command")
+            if fault.split(": ", 1)[1].startswith(str(folder))
+        ]
+
+    def test_accepts_the_systems_own(self):
+        assert sudoers.path_faults("/usr/bin/cat", "the command") == []
+
+    def test_accepts_a_file_of_root_s(self, tree):
+        assert self.found(tree / "sbatch", tree) == []
+
+    def test_refuses_a_file_that_others_can_write(self, tree):
+        (tree / "sbatch").chmod(0o757)
+        assert "can be written by others than root (mode 0757)" in self.found(tree / "sbatch", tree)[0]
+
+    def test_refuses_a_folder_that_a_group_can_write(self, tree):
+        tree.chmod(0o775)
+        assert "(mode 0775)" in self.found(tree / "sbatch", tree)[0]
+
+    def test_refuses_a_file_of_another_user(self, tree):
+        os.chown(tree / "sbatch", 1234, 0)
+        assert "belongs to uid 1234" in self.found(tree / "sbatch", tree)[0]
+
+    def test_looks_behind_symlinks(self, tree):
+        elsewhere = tree / "open"
+        elsewhere.mkdir()
+        elsewhere.chmod(0o777)
+        (elsewhere / "real").write_text("")
+        (tree / "link").symlink_to("open/real")
+        assert any("(mode 0777)" in fault for fault in self.found(tree / "link", tree))
+
+    def test_looks_at_the_folder_of_each_symlink(self, tree):
+        elsewhere = tree / "open"
+        elsewhere.mkdir()
+        elsewhere.chmod(0o777)
+        (elsewhere / "middle").symlink_to(tree / "sbatch")
+        (tree / "link").symlink_to(elsewhere / "middle")
+        assert any("(mode 0777)" in fault for fault in self.found(tree / "link", tree))
+
+    def test_says_what_is_missing(self, tree):
+        assert "No such file" in sudoers.path_faults(str(tree / "gone"), "the command")[0]
+
+
+COMMANDS = {"sbatch": "/usr/bin/sbatch", "cat": "/usr/bin/cat"}
+
+
+class TestRender:
+    def test_grants_the_commands_as_the_users(self):
+        text = sudoers.render("fractal", ["anna", "%lab"], COMMANDS, privileged_groups=["sudo"])
+        assert (
+            "Runas_Alias FRACTAL_IMPERSONATE_USERS = anna, \\\n    %lab, \\\n    !root, \\\n    !#0, \\\n    !%sudo\n"
+            in text
+        )
+        assert "Cmnd_Alias FRACTAL_CMD = /usr/bin/sbatch, \\\n    /usr/bin/cat\n" in text
+        assert text.endswith("\nfractal ALL=(FRACTAL_IMPERSONATE_USERS) NOPASSWD: FRACTAL_CMD\n")
+
+    def test_narrows_the_arguments(self):
+        arguments = {"sbatch": ["--parsable"], "cat": ["^-- a$", "^-- b$"]}
+        text = sudoers.render("fractal", ["anna"], COMMANDS, arguments=arguments)
+        assert "/usr/bin/sbatch --parsable, \\\n    /usr/bin/cat ^-- a$, \\\n    /usr/bin/cat ^-- b$\n" in text
+
+    @pytest.mark.skipif(which("visudo") is None and not os.path.exists("/usr/sbin/visudo"), reason="sudo is not here")
+    def test_visudo_accepts_it(self, tmp_path):
+        path = tmp_path / "candidate"
+        path.write_text(sudoers.render("fractal", ["anna", "%lab"], COMMANDS, privileged_groups=["sudo"]))
+        path.chmod(0o440)
+        visudo = which("visudo") or "/usr/sbin/visudo"
+        result = subprocess.run([visudo, "-c", "-f", str(path)], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+
+class TestAliasClashes:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "Cmnd_Alias FRACTAL_CMD = /bin/bash",
+            "Cmnd_Alias\tFRACTAL_CMD=/bin/bash",
+            "Cmnd_Alias OTHER = /bin/ls : FRACTAL_CMD = /bin/bash",
+            "Cmnd_Alias OTHER = /bin/ls : \\\n  FRACTAL_CMD = /bin/bash",
+            "Cmd_Alias FRACTAL_CMD = /bin/bash",
+            "Runas_Alias FRACTAL_IMPERSONATE_USERS = root",
+            "Host_Alias FRACTAL_CMD = h",
+            "  User_Alias FRACTAL_CMD = u # comment",
+        ],
+    )
+    def test_finds_every_definition_of_ours(self, line):
+        files = {"/etc/sudoers": "root ALL=(ALL) ALL\n" + line + "\n"}
+        assert sudoers.alias_clashes(files, None)[0].startswith("/etc/sudoers:2: defines the alias FRACTAL_")
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "# Cmnd_Alias FRACTAL_CMD = /bin/bash",
+            "Cmnd_Alias FRACTAL_CMD2 = /bin/bash",
+            "Cmnd_Alias MY_FRACTAL_CMD = /bin/bash",
+            "Cmnd_Alias OTHER = FRACTAL_CMD",
+            "bob ALL=(ALL) FRACTAL_CMD",
+        ],
+    )
+    def test_leaves_others_alone(self, line):
+        assert sudoers.alias_clashes({"/etc/sudoers": line + "\n"}, None) == []
+
+    def test_leaves_our_own_file_alone(self):
+        assert sudoers.alias_clashes({"/a": "Cmnd_Alias FRACTAL_CMD = /bin/cat\n"}, "/a") == []
+
+
+class TestSetWarnings:
+    def test_warns_of_recorded_input(self):
+        assert "lands in sudo's I/O log" in sudoers.set_warnings({"/etc/sudoers": "Defaults log_input\n"})[0]
+
+    def test_warns_of_requiretty(self):
+        assert "requiretty" in sudoers.set_warnings({"/etc/sudoers": "Defaults    requiretty\n"})[0]
+
+    def test_says_nothing_where_it_is_off(self):
+        assert sudoers.set_warnings({"/etc/sudoers": "Defaults !log_input, !requiretty\nDefaults log_output\n"}) == []
+
+
+class TestParseSudoVersion:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Sudo version 1.9.13p3\nConfigure options: x\n", (1, 9, 13)),
+            ("Sudo version 1.9.5p2\n", (1, 9, 5)),
+            ("sudo-rs 0.2.5\n", None),
+            ("", None),
+        ],
+    )
+    def test_knows_the_original_sudo_only(self, text, expected):
+        assert sudoers.parse_sudo_version(text) == expected
+
+
+class TestSudoersSet:
+    @pytest.fixture
+    def etc(self, tmp_path):
+        (tmp_path / "sudoers").write_text("Defaults env_reset\n@includedir sudoers.d\n")
+        (tmp_path / "sudoers.d").mkdir()
+        (tmp_path / "sudoers.d" / "20-b").write_text("b ALL=(ALL) ALL\n")
+        (tmp_path / "sudoers.d" / "10-a").write_text("a ALL=(ALL) ALL\n")
+        (tmp_path / "sudoers.d" / "ignored.bak").write_text("nonsense\n")
+        (tmp_path / "sudoers.d" / "ignored~").write_text("nonsense\n")
+        return tmp_path
+
+    def names(self, files, etc):
+        return [os.path.relpath(path, etc) for path in files.files]
+
+    def load(self, etc, overrides=None):
+        return sudoers.SudoersSet(str(etc / "sudoers"), "node1.example.org", overrides)
+
+    def test_reads_in_sudos_order_and_leaves_out_what_sudo_ignores(self, etc):
+        assert self.names(self.load(etc), etc) == ["sudoers", "sudoers.d/10-a", "sudoers.d/20-b"]
+
+    def test_puts_a_candidate_in_its_place(self, etc):
+        candidate = str(etc / "sudoers.d" / "15-new")
+        files = self.load(etc, {candidate: "new\n"})
+        assert self.names(files, etc) == ["sudoers", "sudoers.d/10-a", "sudoers.d/15-new", "sudoers.d/20-b"]
+        assert files.files[candidate] == "new\n"
+
+    def test_takes_a_file_away(self, etc):
+        files = self.load(etc, {str(etc / "sudoers.d" / "10-a"): None})
+        assert self.names(files, etc) == ["sudoers", "sudoers.d/20-b"]
+
+    @pytest.mark.parametrize(
+        "directive",
+        ["#include extra", "@include extra", '@include "extra"', "  @include  extra  ", "@include {etc}/extra"],
+    )
+    def test_follows_every_form_of_include(self, etc, directive):
+        (etc / "extra").write_text("extra ALL=(ALL) ALL\n")
+        (etc / "sudoers").write_text(directive.replace("{etc}", str(etc)) + "\n")
+        assert self.names(self.load(etc), etc) == ["sudoers", "extra"]
+
+    def test_replaces_the_hosts_name(self, etc):
+        (etc / "sudoers.node1").write_text("")
+        (etc / "sudoers").write_text("@include sudoers.%h\n")
+        assert self.names(self.load(etc), etc) == ["sudoers", "sudoers.node1"]
+
+    def test_reads_a_path_with_a_blank(self, etc):
+        (etc / "a b").write_text("")
+        (etc / "sudoers").write_text("@include a\\ b\n")
+        assert self.names(self.load(etc), etc) == ["sudoers", "a b"]
+
+    def test_takes_no_comment_for_an_include(self, etc):
+        (etc / "sudoers").write_text("# include extra\n#included\n")
+        assert self.names(self.load(etc), etc) == ["sudoers"]
+
+    def test_ends_where_files_include_each_other(self, etc):
+        (etc / "sudoers").write_text("@include other\n")
+        (etc / "other").write_text("@include sudoers\n")
+        assert self.names(self.load(etc), etc) == ["sudoers", "other"]
+
+    def test_the_copy_is_the_same_set(self, etc, tmp_path_factory):
+        target = tmp_path_factory.mktemp("copy")
+        main, originals = self.load(etc).write_copy(str(target))
+        copied = sudoers.SudoersSet(main, "node1")
+        assert [originals[path] for path in copied.files] == list(self.load(etc).files)
+
+    def test_keeps_line_numbers_in_the_copy(self, etc, tmp_path_factory):
+        target = tmp_path_factory.mktemp("copy")
+        main, _originals = self.load(etc).write_copy(str(target))
+        with open(main, encoding="utf-8") as stream:
+            assert len(stream.read().splitlines()) == 2
+
+    def test_names_the_real_files_in_messages(self):
+        message = sudoers.name_originals(
+            "/t/file1: syntax error; /t/file10: other", {"/t/file1": "/a", "/t/file10": "/b"}
+        )
+        assert message == "/a: syntax error; /b: other"

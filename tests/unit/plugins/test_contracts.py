@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What several files state must be the same in all of them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.fractal.slurm.plugins.module_utils import impersonation, sudoers
+from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runtime_module
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
+ROLES = ("sudoers", "slurm_config", "runtime")
+
+
+def read_yaml(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def documentation(module):
+    tree = ast.parse((ROOT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8"))
+    texts = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return tuple(yaml.safe_load(ast.literal_eval(texts[name])) for name in ("DOCUMENTATION", "EXAMPLES"))
+
+
+def test_hosts_and_runtime_agree_on_commands_and_aliases():
+    impersonate = runtime_module("impersonate")
+    assert impersonation.COMMANDS == impersonate.COMMANDS
+    assert sudoers.SLURM_COMMANDS == impersonate.SLURM_COMMANDS
+    assert (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS) == (impersonate.RUNAS_ALIAS, impersonate.CMND_ALIAS)
+
+
+def test_hosts_and_runtime_agree_on_names_of_users():
+    for name in ("anna", "a.b-c_d", "A1b", "_x"):
+        assert sudoers.fault_of_account_name(name, "user") is None
+        assert runtime_module("impersonate").check_user_name(name) == name
+
+
+def test_every_module_is_in_the_action_group():
+    groups = read_yaml(ROOT / "meta" / "runtime.yml")["action_groups"]
+    assert sorted(groups["slurm"]) == [f"fractal.slurm.{name}" for name in MODULES]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_documented_with_examples(module):
+    described, examples = documentation(module)
+    assert described["module"] == module
+    assert examples
+    assert all(f"fractal.slurm.{module}" in example or "ansible.builtin.debug" in example for example in examples)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_begins_with_the_prefix_and_has_its_default(role):
+    folder = ROOT / "roles" / role
+    options = read_yaml(folder / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    defaults = read_yaml(folder / "defaults" / "main.yml")
+    assert all(name.startswith("fractal_slurm_") for name in [*options, *defaults])
+    assert {name: option["default"] for name, option in options.items() if "default" in option} == defaults
