@@ -28,7 +28,7 @@ NODES, CPUS, MEMORY_MB = 4, 4, 8000
 SUDOERS_FILE = Path("/etc/sudoers.d/fractal-slurm-bench")
 
 # What the tasks do. They ignore the --args-json and --out-json that both systems append.
-TASKS = {"sleep-1": "exec sleep 1", "sleep-0": "exec true"}
+TASKS = {"sleep-1": "exec sleep 1", "sleep-0.1": "exec sleep 0.1", "sleep-0": "exec true"}
 
 
 class BenchmarkError(Exception):

@@ -171,7 +171,7 @@ def many_tasks(environment: Environment, mem: str = "1000M") -> Iterator[Result]
 
 
 def many_small_tasks(environment: Environment) -> Iterator[Result]:
-    """Run the same with 100 MB a task, where fractal-server's srun steps get in each other's way."""
+    """Run the same with 100 MB a task, less than the waiting srun processes of fractal-server need."""
     yield from many_tasks(environment, mem="100M")
 
 
@@ -331,10 +331,14 @@ def single_calls(environment: Environment) -> Iterator[Result]:
     calls, seconds = 200, 0.1
     local, remote = environment.fresh_folder(SERVICE_USER, "executor"), environment.fresh_folder(USER, "executor")
     config = local / "config.json"
-    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    batching = {"target_num_jobs": 4, "max_num_jobs": 4}  # the nodes; the calls wait in the jobs
+    content = config_file("100M")
+    config.write_text(
+        json.dumps(content | {"batching_config": content["batching_config"] | batching}), encoding="utf-8"
+    )
     request = {
         "calls": calls,
-        "argv": ["sleep", str(seconds)],
+        "command": environment.task("sleep-0.1"),
         "user": USER,
         "config": str(config),
         "cache_dir": str(remote / "cache"),

@@ -39,7 +39,7 @@ def main() -> None:
     create_s = time.monotonic() - start
     written = 0
     with journal, journal.transaction():
-        journal.set("folder_made", True)
+        journal.put("folder_made", True)
         for job in journal.jobs():
             folder = Path(request["results"]) / job.token
             folder.mkdir(parents=True)
