@@ -224,7 +224,9 @@ class TestResolve:
     def test_refuses_a_task_name_with_control_characters_or_none(self, name):
         assert faults(task_name=name)[0].startswith("task: $.name:")
 
-    @pytest.mark.parametrize("value", [10**13, "9" * 5000, pytest.param(16**5000, id="huge"), "٣", -1, "1.0", ""])
+    @pytest.mark.parametrize(
+        "value", [10**13, "9" * 5000, pytest.param(16**5000, id="huge"), "٣", -1, "1.0", "", "1\x1f"]
+    )
     def test_refuses_numbers_beyond_reason(self, value):
         assert "an integer from 1 to" in faults(task={"cpus_per_task": value})[0]
 

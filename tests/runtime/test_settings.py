@@ -83,7 +83,7 @@ class TestLoadSettings:
             load_settings(toml(content), {})
         assert len(caught.value.messages) == 1
 
-    @pytest.mark.parametrize("value", ["9" * 5000, "-1", "1.5", "", "1_0", "1e3", "0x10"])
+    @pytest.mark.parametrize("value", ["9" * 5000, "-1", "1.5", "", "1_0", "1e3", "0x10", "1\x1f", "٣"])
     def test_refuses_variables_that_are_no_numbers(self, toml, value):
         with pytest.raises(SettingsError, match="FRACTAL_SLURM_MAX_RETRIES: found "):
             load_settings(toml(""), {"FRACTAL_SLURM_MAX_RETRIES": value})

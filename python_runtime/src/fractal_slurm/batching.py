@@ -40,6 +40,14 @@ class Batching(NamedTuple):
     num_jobs: int
 
 
+def _jobs_are(count: int) -> str:
+    return "1 job is" if count == 1 else f"{count} jobs are"
+
+
+def _tasks_fit(count: int) -> str:
+    return "1 task fits" if count == 1 else f"{count} tasks fit"
+
+
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -139,18 +147,18 @@ def heuristics(
     num_jobs = _ceil_div(tot_tasks, parallel)
     if num_jobs <= target_num_jobs:
         reason = (
-            f"{parallel} tasks fit into the target resources of a job ({target_cpus_per_job} CPUs, "
-            f"{target_mem_per_job} MB), and {num_jobs} jobs are within target_num_jobs ({target_num_jobs})"
+            f"{_tasks_fit(parallel)} into the target resources of a job ({target_cpus_per_job} CPUs, "
+            f"{target_mem_per_job} MB), and {_jobs_are(num_jobs)} within target_num_jobs ({target_num_jobs})"
         )
         return Batching(parallel, parallel, Branch.TARGET, reason, num_jobs)
 
     parallel = _parallel_within(cpus_per_task, mem_per_task, max_cpus_per_job, max_mem_per_job)
     num_jobs = _ceil_div(tot_tasks, parallel)
-    fits = f"{parallel} tasks fit into the maximum resources of a job ({max_cpus_per_job} CPUs, {max_mem_per_job} MB)"
+    fits = f"{_tasks_fit(parallel)} into the maximum resources of a job ({max_cpus_per_job} CPUs, {max_mem_per_job} MB)"
     if num_jobs <= max_num_jobs:
         reason = (
             f"the target resources need more than target_num_jobs ({target_num_jobs}); {fits}, "
-            f"and {num_jobs} jobs are within max_num_jobs ({max_num_jobs})"
+            f"and {_jobs_are(num_jobs)} within max_num_jobs ({max_num_jobs})"
         )
         return Batching(parallel, parallel, Branch.MAXIMUM, reason, num_jobs)
 

@@ -229,7 +229,7 @@ def _as_memory(value: object) -> int:
 
 
 def _as_count(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, str) and not _COUNT.fullmatch(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not COUNT_PATTERN.fullmatch(value)):
         raise FractalSlurmError(f"found {shown(value)}; an integer of at least 1 is allowed")
     return value
 
@@ -272,7 +272,7 @@ _MEMORY_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\s*[0-9]+[MGT]?\s*$"}],
 }
 Memory = Annotated[int, BeforeValidator(_as_memory), WithJsonSchema(_MEMORY_SCHEMA)]
-_COUNT = re.compile(r"[ \t]*[0-9]{1,18}[ \t]*")
+COUNT_PATTERN = re.compile(r"[ \t]*[0-9]{1,18}[ \t]*")
 _COUNT_SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": MAX_COUNT},

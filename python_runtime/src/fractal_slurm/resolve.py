@@ -14,6 +14,7 @@ from typing import Any
 
 from .batching import Batching, heuristics
 from .config_file import (
+    COUNT_PATTERN,
     MAX_COUNT,
     SlurmConfigFile,
     check_extra_line,
@@ -112,7 +113,7 @@ def _nodes(value: object) -> str:
 
 def _count(value: object) -> int:
     number = value
-    if isinstance(value, str) and value.isascii() and value.strip().isdecimal() and len(value) <= 18:
+    if isinstance(value, str) and COUNT_PATTERN.fullmatch(value):
         number = int(value)
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_COUNT:
         raise FractalSlurmError(f"found {shown(value)}; an integer from 1 to {MAX_COUNT} is allowed")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,11 @@ class Settings:
     max_node_retries: int = _setting(2, "How often a task is run again that was lost with its node or job.")
     memory_limit: str = _setting(
         "job", "job: SLURM's limit for the job. watch: the worker also ends a task over its mem.", ("job", "watch")
+    )
+    isolation: str = _setting(
+        "none",
+        "none: tasks are processes of the worker. step: each slot is a step that SLURM holds to the task's mem.",
+        ("none", "step"),
     )
     task_logs: str = _setting(
         "joined", "joined: the logs of a job's tasks in one file. separate: a file a task.", ("joined", "separate")
@@ -138,7 +144,7 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
 def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
     choices = entry.metadata["choices"]
     if isinstance(entry.default, int):
-        if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 18:
+        if isinstance(value, str) and re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t]*", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
             faults.append(f"{where}: found {shown(value)}; a whole number from 0 to {MAX_NUMBER} is allowed")
