@@ -522,9 +522,11 @@ class TestCheckExtraLine:
         with pytest.raises(FractalSlurmError, match="heterogeneous jobs are not supported"):
             check_extra_line(line)
 
-    @pytest.mark.parametrize("line", ["#PBS -N x", "#BSUB -J x", " #PBS -N x", "#pbs -N x", "#BSUBX", "#PBS"])
-    def test_refuses_directives_of_other_batch_systems(self, line):
-        with pytest.raises(FractalSlurmError, match="sbatch honours #PBS and #BSUB; use #SBATCH"):
+    @pytest.mark.parametrize(
+        "line", ["#PBS -N x", "#BSUB -J x", " #PBS -N x", "#pbs -N x", "#BSUBX", "#PBS", "#SLURM -n 1"]
+    )
+    def test_refuses_directives_by_other_names(self, line):
+        with pytest.raises(FractalSlurmError, match="sbatch honours #PBS, #BSUB and #SLURM, too; use #SBATCH"):
             check_extra_line(line)
 
     def test_refuses_the_mark_of_the_engines_own_data(self):

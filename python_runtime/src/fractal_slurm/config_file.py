@@ -163,13 +163,15 @@ def check_extra_line(line: str) -> str:
     """Accept one of ``extra_lines``, as long as it does not change what the engine relies on.
 
     Raises:
-        FractalSlurmError: A control character, a directive of another batch system (sbatch honours
-            ``#PBS`` and ``#BSUB``, on any line of a script), a heterogeneous job, one of
+        FractalSlurmError: A control character, a directive by another name (sbatch honours
+            ``#PBS`` and ``#BSUB``, on any line of a script, and ``#SLURM``), a heterogeneous job, one of
             :data:`RESERVED_OPTIONS`, or an #SBATCH line that sbatch can't read.
     """
     check_text(line.replace("\t", " "), "extra_lines")
-    if re.match(r"\s*#(PBS|BSUB)", line, re.IGNORECASE):
-        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: sbatch honours #PBS and #BSUB; use #SBATCH")
+    if re.match(r"\s*#(PBS|BSUB|SLURM)", line, re.IGNORECASE):
+        raise FractalSlurmError(
+            f"extra_lines {line!r} is not allowed: sbatch honours #PBS, #BSUB and #SLURM, too; use #SBATCH"
+        )
     if line.startswith(_DATA_PREFIX):
         raise FractalSlurmError(f"extra_lines {line!r} is not allowed: the engine marks its own data so")
     # sbatch knows its lines by their first seven characters: no blank before them, in capitals, whatever follows.
