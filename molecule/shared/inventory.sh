@@ -4,7 +4,7 @@
 # Left out: what every system changes by itself, and Ansible's own folder.
 {
     find / \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log \
-        -o -path /shared -o -path /root -o -path /var/lib/systemd -o -path /opt/plate \) -prune \
+        -o -path /shared -o -path /root -o -path /var/lib/systemd -o -path /opt \) -prune \
         -o -not -name '*.pyc' -not -name __pycache__ -not -path '/etc/*-' -not -path /etc/.pwd.lock -print
     find /run/lock /run/systemd/system -mindepth 1 2>/dev/null
     getent passwd
