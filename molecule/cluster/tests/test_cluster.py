@@ -66,7 +66,7 @@ def test_files_belong_to_their_users(plate):
 
 def test_both_nodes_took_part(host, plate):
     status = json.loads(host.check_output(f"runuser -u fractal -- {RUNTIME} status --json"))
-    tasks = [task for run in status["runs"] for task in report_of(host, run["run_id"])["tasks"]]
+    tasks = [task for run in status for task in report_of(host, run["run_id"])["tasks"]]
     assert {task["host"] for task in tasks} == set(NODES)
 
 
