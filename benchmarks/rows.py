@@ -256,7 +256,7 @@ def wait_for_jobs(environment: Environment, jobs: list[int]) -> None:
 def worker_alone(environment: Environment, tasks: int, slots: int) -> tuple[Finished, list[dict[str, Any]]]:
     """Run a job's script, and so its worker, without SLURM.
 
-    Returns the process, and the worker's record of each task.
+    Returns the process, and all records of the worker's result file.
     """
     folder = environment.fresh_folder(USER, "worker")
     script = folder / "script"
@@ -273,7 +273,7 @@ def worker_alone(environment: Environment, tasks: int, slots: int) -> tuple[Fini
     )
     lines = [line for file in folder.glob("*/results-*") for line in file.read_text(encoding="utf-8").splitlines()]
     records = [json.loads(line) for line in lines if line]
-    return finished, [record for record in records if "task" in record]
+    return finished, records
 
 
 def beside_hyperqueue(environment: Environment, samples: int = 3) -> Iterator[Result]:
@@ -307,7 +307,8 @@ def worker_start(environment: Environment, samples: int = 15) -> Iterator[Result
     ours, peer = [], []
     for _ in range(samples):
         finished, records = worker_alone(environment, 1, 1)
-        ours.append(1000 * (records[0]["start"] - finished.began))
+        started = next(record["start"] for record in records if "task" in record)
+        ours.append(1000 * (started - finished.began))
         empty = environment.run([SYSTEM_PYTHON, "-S", "-E", "-c", "pass"], user=USER)
         peer.append(1000 * empty.wall_s)
     best, other = statistics.median(ours), statistics.median(peer)
@@ -381,7 +382,7 @@ def collecting(environment: Environment, tasks: int = 200_000, jobs: int = 20) -
     config, spec = local / "config.json", local / "spec.json"
     config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
     write_spec(spec, environment.task("sleep-0"), tasks, jobs)
-    request = {
+    request: dict[str, Any] = {
         "spec": str(spec),
         "config": str(config),
         "user": USER,
@@ -389,6 +390,7 @@ def collecting(environment: Environment, tasks: int = 200_000, jobs: int = 20) -
         "work_dir": str(remote / "work"),
         "results": str(local / "results"),
     }
+    _finished, request["records"] = worker_alone(environment, 1, 1)
     run = environment.ask_ours("write_results.py", request, environment=settings(environment, local))
     environment.give(local / "results", Path(run["run_folder"]), USER)
     finished = environment.run(

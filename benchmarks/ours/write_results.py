@@ -2,9 +2,10 @@
 """Write the journal of a run whose jobs have all ended, and the result files that their workers would have left.
 
 So the driver's part can be measured alone: `fractal-slurm resume` then finds everything still to be collected. The
-records are as the worker writes them, with an out-JSON of a typical size.
+records are copies of those that a worker wrote, with an out-JSON and a log of a typical size.
 
-Reads one JSON document on standard input: {"spec", "config", "user", "cache_dir", "work_dir", "results"}. Writes
+Reads one JSON document on standard input: {"spec", "config", "user", "cache_dir", "work_dir", "results", "records"},
+the last the records of a worker that had one task. Writes
 {"run_id", "run_folder", "create_s", "result_bytes"}; create_s is the time from the spec to a journal that is on disk.
 """
 
@@ -36,6 +37,10 @@ def main() -> None:
         work_dir=request["work_dir"],
         say=lambda words: print(words, file=sys.stderr),
     )
+    # What a real worker wrote of a run with one task; each record is told by the key that it begins with.
+    begin, task, end = (
+        next(record for record in request["records"] if kind in record) for kind in ("begin", "task", "end")
+    )
     create_s = time.monotonic() - start
     written = 0
     with journal, journal.transaction():
@@ -43,16 +48,13 @@ def main() -> None:
         for job in journal.jobs():
             folder = Path(request["results"]) / job.token
             folder.mkdir(parents=True)
-            shared = {"token": job.token, "job": str(job.number), "restart": 0, "node": 0}
-            records: list[dict[str, object]] = [{"begin": 1.8e9, **shared, "nodes": 1, "slots": 4}]
+            shared = {"token": job.token, "job": str(job.number)}
+            records = [begin | shared]
             for index, attempt, _arguments in journal.task_lines(job.token):
-                records.append(
-                    {"task": index, "attempt": attempt, **shared, "host": "n1", "start": 1.8e9, "seconds": 1.0123}
-                    | {"exit": 0, "signal": None, "peak_mb": 9.4, "cpu_s": 0.9876, "state": "succeeded"}
-                    | {"out": {"image_list_updates": [{"zarr_url": f"/data/plate.zarr/{index}", "origin": None}]}}
-                    | {"tail": f"2026-01-01 00:00:00,000; INFO; well {index} measured\n"}
-                )
-            records.append({"end": "the queue is empty", **shared, "host": "n1", "left": 0, "seconds": 1000.0})
+                out = {"image_list_updates": [{"zarr_url": f"/data/plate.zarr/{index}", "origin": None}]}
+                tail = f"2026-01-01 00:00:00,000; INFO; well {index} measured\n"
+                records.append(task | shared | {"task": index, "attempt": attempt, "out": out, "tail": tail})
+            records.append(end | shared)
             text = "".join(f"\n{json.dumps(record)}\n" for record in records)
             written += (folder / "results-0-0").write_text(text, encoding="utf-8")
             journal.update_job(job.token, state="ended", slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1)
