@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 _SLOW_MACHINE = [HealthCheck.too_slow]
 settings.register_profile(
-    "quick", max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_MACHINE
+    "quick", max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=_SLOW_MACHINE
 )
 settings.register_profile(
     "search", max_examples=2000, deadline=None, database=None, suppress_health_check=_SLOW_MACHINE

@@ -175,12 +175,10 @@ class TestParseConfig:
         assert len(fault_of_option("cpus_per_task", value)) < 200
 
     @pytest.mark.parametrize("name", ["partition", "constraint", "gres", "account", "nodelist", "exclude"])
-    @pytest.mark.parametrize(
-        "value",
-        ["", "a b", "-x", "a#b", "a'b", 'a"b', "a\\b", "a\nb", "a\0b", "a\x85b", "a\u2028b", "a\ud800b", "a\u3000b"],
-    )
-    def test_refuses_values_that_sbatch_would_read_otherwise(self, name, value):
-        assert fault_of_option(name, value).startswith(name)
+    def test_refuses_values_that_sbatch_would_read_otherwise(self, name):
+        plain = ["", "a b", "-x", "a#b", "a'b", 'a"b', "a\\b", "a\u3000b"]
+        for value in [*plain, "a\nb", "a\0b", "a\x85b", "a\u2028b", "a\ud800b"]:
+            assert fault_of_option(name, value).startswith(name)
 
     @pytest.mark.parametrize(
         "value", ["n[1-3,7]", "gpu:a100:2", "a&b|c*2", "[rack1*2&rack2*4]", "(a|b)&!c", "ä", "x=y", "50%"]

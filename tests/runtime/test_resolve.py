@@ -35,18 +35,23 @@ def faults(**kwargs):
 
 
 class TestResolve:
-    @pytest.mark.parametrize("row", vectors("merge"))
-    def test_agrees_with_the_vectors(self, row):
-        expected = row.pop("expected")
-        file = parse_config(row.pop("config_file"), source="config.json")
-        if "error" in expected:
-            with pytest.raises(BatchingError):
-                resolve(file, **row)
-            return
-        config = resolve(file, **row).config
-        # fractal-server loses the order of these
-        assert sorted(config.extra_lines) == sorted(expected.pop("extra_lines", []))
-        assert {key: getattr(config, key) for key in expected} == expected
+    def test_agrees_with_the_vectors(self):
+        wrong = []
+        for row in vectors("merge"):
+            file = parse_config(row["config_file"], source="config.json")
+            names = ("task_name", "task_meta", "workflow_task_meta", "tot_tasks")
+            resolution, messages = outcome(resolve, file, **{name: row[name] for name in names})
+            expected = row["expected"]
+            if "error" in expected:
+                found = {"error": expected["error"]} if messages else vars(resolution.config)
+            else:
+                found = {name: getattr(resolution.config, name) for name in expected}
+                # fractal-server loses the order of these
+                for lines in (found, expected):
+                    lines["extra_lines"] = sorted(lines.get("extra_lines", []))
+            if found != expected:
+                wrong.append((row, found))
+        assert wrong == []
 
     def test_follows_the_order_of_priority_and_names_each_source(self):
         file = config_file(
@@ -196,29 +201,13 @@ class TestResolve:
     def test_refuses_a_meta_that_is_no_object(self, meta):
         assert faults(task=meta)[0].endswith("an object is allowed")
 
-    @pytest.mark.parametrize(
-        "value",
-        [
-            "a\nb",
-            "a\0b",
-            "a\u2028b",
-            "a\ud800b",
-            "a b",
-            "-x",
-            "x#y",
-            "",
-            pytest.param(16**5000, id="huge"),
-            [],
-            {},
-            True,
-            1.5,
-        ],
-    )
     @pytest.mark.parametrize("name", ["partition", "constraint", "gres", "gpus", "nodelist", "exclude", "nodes"])
-    def test_refuses_values_that_could_change_a_script(self, name, value):
-        (line,) = faults(task={name: value})
-        assert line.startswith(f"task.meta: $.{name}: ")
-        assert "\n" not in line
+    def test_refuses_values_that_could_change_a_script(self, name):
+        words = ["a\nb", "a\0b", "a\u2028b", "a\ud800b", "a b", "-x", "x#y", ""]
+        for value in [*words, 16**5000, [], {}, True, 1.5]:
+            (line,) = faults(task={name: value})
+            assert line.startswith(f"task.meta: $.{name}: ")
+            assert "\n" not in line
 
     @pytest.mark.parametrize("name", ["a\nb", "a\0", "\ud800", "", " "])
     def test_refuses_a_task_name_with_control_characters_or_none(self, name):
