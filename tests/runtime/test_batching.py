@@ -59,12 +59,12 @@ class TestHeuristics:
     def test_answers_at_once_for_any_number_of_tasks(self):
         def duration(tasks):
             began = time.perf_counter()
-            for _ in range(100):
+            for _number in range(100):
                 heuristics(tot_tasks=tasks, **TASK, **LIMITS)
             return time.perf_counter() - began
 
         duration(1)
-        few, many = (min(duration(tasks) for _ in range(5)) for tasks in (1, 10**9))
+        few, many = (min(duration(tasks) for _number in range(5)) for tasks in (1, 10**9))
         # A step a task would take minutes; the factor leaves room for a busy machine.
         assert many < few * 20 + 0.01
 

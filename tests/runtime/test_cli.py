@@ -26,7 +26,7 @@ SPEC = {
 
 def run(*arguments):
     """Run a command in this process: exit code, standard output, standard error. A traceback is an exception here."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _number in range(2))
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -258,7 +258,7 @@ class TestEntryPoint:
 def mutated(draw, document):
     """A document with something else in one or two of its places."""
     document = json.loads(json.dumps(document))
-    for _ in range(draw(st.integers(0, 2))):
+    for _number in range(draw(st.integers(0, 2))):
         place = document
         while True:
             key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))

@@ -221,7 +221,7 @@ class TestBuildSpec:
         loop = {}
         loop["loop"] = loop
         deep = {}
-        for _ in range(100_000):
+        for _number in range(100_000):
             deep = {"a": deep}
         with pytest.raises(SpecError) as caught:
             build_spec(document(parameters=[loop, deep]), source="spec")
