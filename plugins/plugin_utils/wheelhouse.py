@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.errors import AnsibleError
-from packaging.requirements import Requirement
 
 # The collection's own folder of the runtime: plugins/plugin_utils/ lies beside it, in a checkout and when installed.
 SOURCE = Path(__file__).resolve().parents[2] / "python_runtime"
@@ -185,6 +184,8 @@ def _fill(work: Path, target: Target, folder: Path, find_links: list[str], no_in
 def _requirements(wheel: Path, target: Target) -> list[str]:
     """What a wheel needs on the target: pip judges environment markers by the Python that runs it."""
     import zipfile
+
+    from packaging.requirements import Requirement
 
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
