@@ -23,12 +23,13 @@ class TestClassify:
         assert (kind, record["task"]) == (Kind.TASK, 3)
 
     def test_knows_begin_and_end_of_a_worker(self):
-        frame = {"token": TOKEN, "job": "7", "restart": 0, "node": 0}
+        frame = {"token": TOKEN, "job": "7", "restart": 0, "node": 0, "nodes": 1, "steps": 0}
         assert kind_of({"begin": 1.5, **frame}) is Kind.BEGIN
         assert kind_of({"end": "the queue is empty", **frame}) is Kind.END
+        assert kind_of({"beat": 1795553402, "token": TOKEN}) is Kind.BEAT
 
     def test_believes_no_job_id_that_is_none(self):
-        frame = {"begin": 1.5, "token": TOKEN, "restart": 0, "node": 0}
+        frame = {"begin": 1.5, "token": TOKEN, "restart": 0, "node": 0, "nodes": 1}
         assert kind_of({**frame, "job": "7"}) is Kind.BEGIN
         for job in ("7;8", "7,8", "--user=ann", "", 7, None, "12345678901", "٣"):
             assert kind_of({**frame, "job": job}) is Kind.TORN

@@ -76,9 +76,9 @@ class TestJudgeSubmission:
 
 
 class TestFirstError:
-    def test_gives_slurms_own_words_once(self):
-        words = first_error("sbatch: error: a b\n\nsbatch: fatal: c\nsbatch: error: a b\nplain\n")
-        assert words == "a b; c; plain"
+    def test_gives_the_first_two_of_slurms_own_words_each_once(self):
+        words = first_error("sbatch: error: a b\n\nsbatch: error: a b\nsbatch: fatal: c\nplain\n")
+        assert words == "a b; c"
         assert first_error(" \n") == "no reason given"
 
 

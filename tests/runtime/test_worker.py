@@ -36,7 +36,8 @@ class TestReadWork:
         data = render(
             slurm_config(), job_settings(command=("a", "#FRACTAL-SLURM-DATA 1")), token=TOKEN, tasks=[(0, 0, args)]
         )
-        header, lines = read_work(data)
+        header, words, lines = read_work(data)
+        assert words == ["a", "#FRACTAL-SLURM-DATA 1"]
         assert header["tasks"] == "1"
         assert lines == [f"0\t0\t{args}".encode()]
 
@@ -56,7 +57,7 @@ class TestSlotsOfNode:
     @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 5)), min_size=1, max_size=4))
     def test_reads_any_list(self, groups):
         text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in groups)
-        assert slots_of_node(text, 0)[0] == [count for count, times in groups for _ in range(times)]
+        assert slots_of_node(text, 0)[0] == [count for count, times in groups for _number in range(times)]
 
 
 class TestChunkBounds:

@@ -161,7 +161,7 @@ class Call:
 
 def slurm(command: str, *arguments: str) -> str:
     """One of SLURM's commands, as root."""
-    result = subprocess.run([BASE / "bin" / command, *arguments], capture_output=True, text=True, check=True)
+    result = subprocess.run([BASE / "bin" / command, *arguments], capture_output=True, text=True, check=False)
     return result.stdout
 
 
@@ -210,6 +210,28 @@ def frozen(name: str) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def away(name: str, number: signal.Signals, argument: str = "") -> Iterator[None]:
+    """A daemon that is ended, and comes back later as it was."""
+    (pid,) = daemon_pids(name, argument)
+    process = Path(f"/proc/{pid}")
+    words = [word.decode() for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
+    pairs = (pair.decode().partition("=") for pair in (process / "environ").read_bytes().split(b"\0")[:-1])
+    env = {name: value for name, _equals, value in pairs}
+    owner = process.stat()
+    os.kill(pid, number)
+    wait_for(lambda: not daemon_pids(name, argument), what=f"{name} to end")
+    try:
+        yield
+    finally:
+        options: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL, "start_new_session": True}
+        if owner.st_uid != 0:
+            options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        with (BASE / "log" / f"{name}-again.log").open("ab") as log:
+            subprocess.Popen(words, stdout=log, stderr=log, **options)
+        wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated,completing", "-o", "%R"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,10 +17,9 @@ from conftest import (
     ANNA,
     BASE,
     Call,
-    daemon_pids,
+    away,
     frozen,
     live_jobs,
-    operate,
     slurm,
     wait_for,
 )
@@ -185,10 +184,8 @@ class TestOutages:
         script, marks = counted(call, 0.5)
         process = call.start(*call.run_arguments(call.spec(script, 12)))
         wait_for(running_jobs)
-        (pid,) = daemon_pids("slurmctld")
-        os.kill(pid, signal.SIGKILL)
-        time.sleep(4)
-        testbed_start()
+        with away("slurmctld", signal.SIGKILL):
+            time.sleep(4)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
         assert json.loads(stdout)["succeeded"] == 12
@@ -198,36 +195,20 @@ class TestOutages:
         script, marks = counted(call, 0.5)
         process = call.start(*call.run_arguments(call.spec(script, 12)))
         wait_for(running_jobs)
-        (pid,) = daemon_pids("munged")
-        again = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-        owner = os.stat(f"/proc/{pid}").st_uid
-        environment = {"FRACTAL_SLURM_TESTBED": str(BASE)}
-        os.kill(pid, signal.SIGTERM)
-        time.sleep(3)
-        subprocess.run(again, user=owner, env=environment, check=True)
+        with away("munged", signal.SIGTERM):
+            time.sleep(3)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
         assert json.loads(stdout)["succeeded"] == 12
         assert starts(marks) == Counter(range(12))
 
     def test_an_absent_slurmctld_is_said_within_15_seconds(self, call: Call) -> None:
-        (pid,) = daemon_pids("slurmctld")
-        os.kill(pid, signal.SIGKILL)
-        try:
+        with away("slurmctld", signal.SIGTERM):
             began = time.monotonic()
             outcome = call.run(call.spec("true", 2))
             assert time.monotonic() - began < 15
-        finally:
-            testbed_start()
         assert outcome.code == 3
         assert outcome.document["errors"][0].startswith("SLURM can't be reached: ")
-
-
-def testbed_start() -> None:
-    from conftest import SETTINGS
-
-    operate("start", SETTINGS)
-    wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated,completing", "-o", "%R"))
 
 
 class TestEndsOfJobs:
@@ -279,10 +260,8 @@ class TestEndsOfJobs:
         wait_for(lambda: len(starts(marks)) > 3)
         (job,) = live_jobs()
         node = slurm("squeue", "-h", "-o", "%N", "-j", job).strip()
-        (slurmd,) = daemon_pids("slurmd", node)
-        os.kill(slurmd, signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=300)
-        testbed_start()
+        with away("slurmd", signal.SIGKILL, node):
+            stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
         assert json.loads(stdout)["succeeded"] == 16
         assert "NODE_FAIL" in stderr
@@ -290,10 +269,12 @@ class TestEndsOfJobs:
         assert sum(starts(marks).values()) <= 16 + 2 * 4, starts(marks)
 
     def test_a_job_that_can_never_start_is_not_waited_for(self, call: Call) -> None:
-        call.config(cpus_per_task=100, batching={"target_cpus_per_job": 100, "max_cpus_per_job": 100})
-        outcome = call.run(call.spec("true", 2))
-        assert outcome.code in (1, 3)
-        assert outcome["not_run"] == 2
+        call.config(nodes="9", mem="50M", batching={"target_cpus_per_job": 9, "max_cpus_per_job": 9})
+        outcome = call.run(call.spec("true", 9))
+        assert outcome.code == 3
+        assert outcome["not_run"] == 9
+        assert "will never start job" in outcome.stderr
+        assert "PartitionNodeLimit" in outcome.stderr
         assert not live_jobs()
 
 

@@ -21,13 +21,16 @@ def restart(**changes: object) -> None:
     wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated", "-o", "%R"))
 
 
-class TestHiddenJobs:
-    @pytest.fixture(autouse=True)
-    def private(self) -> Iterator[None]:
-        restart(slurm_conf={**SETTINGS["slurm_conf"], "PrivateData": "jobs"})
-        yield
-        restart()
+@pytest.fixture(scope="class")
+def private() -> Iterator[None]:
+    """A cluster that shows users their own jobs only."""
+    restart(slurm_conf={**SETTINGS["slurm_conf"], "PrivateData": "jobs"})
+    yield
+    restart()
 
+
+@pytest.mark.usefixtures("private")
+class TestHiddenJobs:
     def test_a_run_ends_well_and_says_how_it_is_followed(self, call: Call) -> None:
         script, marks = counted(call, 0.3)
         outcome = call.run(call.spec(script, 16))
@@ -61,17 +64,20 @@ class TestHiddenJobs:
         assert "silent" in outcome.stderr
 
 
-class TestLimits:
-    @pytest.fixture(scope="class", autouse=True)
-    def accounting(self) -> Iterator[None]:
-        restart(accounting=True, accounts={"fst": [SERVICE, ANNA, BEN]})
-        slurm("sacctmgr", "--immediate", "add", "qos", "fst-small", "set", "MaxSubmitJobsPerUser=3")
-        slurm("sacctmgr", "--immediate", "modify", "user", ANNA, "set", "QOS=fst-small", "DefaultQOS=fst-small")
-        slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "MaxSubmitJobs=2")
-        wait_for(lambda: "fst-small" in slurm("scontrol", "show", "assoc_mgr", "flags=qos"))
-        yield
-        restart()
+@pytest.fixture(scope="class")
+def accounting() -> Iterator[None]:
+    """A cluster with slurmdbd, and limits on what its users may submit."""
+    restart(accounting=True, accounts={"fst": [SERVICE, ANNA, BEN]})
+    slurm("sacctmgr", "--immediate", "add", "qos", "fst-small", "set", "MaxSubmitJobsPerUser=3")
+    slurm("sacctmgr", "--immediate", "modify", "user", ANNA, "set", "QOS=fst-small", "DefaultQOS=fst-small")
+    slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "MaxSubmitJobs=2")
+    wait_for(lambda: "fst-small" in slurm("scontrol", "show", "assoc_mgr", "flags=qos"))
+    yield
+    restart()
 
+
+@pytest.mark.usefixtures("accounting")
+class TestLimits:
     @pytest.mark.parametrize(
         ("user", "limit", "word"),
         [(ANNA, 3, "QOSMaxSubmitJobPerUserLimit"), (BEN, 2, "AssocMaxSubmitJobLimit")],
@@ -118,6 +124,41 @@ class TestLimits:
             time.sleep(0.2)
         assert process.returncode == 0
         assert most == 1
+
+
+class TestSteps:
+    """isolation = "step": SLURM itself holds each slot to its memory."""
+
+    def test_one_step_a_slot_and_not_a_task(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_ISOLATION"] = "step"
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        script, marks = counted(call, 0.1)
+        outcome = call.run(call.spec(script, 30))
+        assert outcome.code == 0, outcome.stderr
+        assert (outcome["succeeded"], outcome["srun_steps"]) == (30, 4)
+        assert starts(marks) == Counter(range(30))
+
+    def test_a_task_over_its_memory_is_the_only_one_that_fails(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_ISOLATION"] = "step"
+        call.config(mem="150M", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        task = call.script(
+            '#!/usr/bin/python3\nimport sys, time\nif "7" in open(sys.argv[2]).read():\n'
+            "    hog = bytearray(500_000_000)\n    time.sleep(60)\ntime.sleep(0.2)\n"
+        )
+        outcome = call.run(call.spec(task, 14))
+        assert outcome.code == 1
+        assert outcome["succeeded"] == 13, outcome["failures"]
+        assert [failure["index"] for failure in outcome["failures"]] == [7]
+        assert "most likely over its mem of 150 MB" in outcome["failures"][0]["reason"]
+
+    def test_a_task_over_its_time_and_a_cancel_reach_into_the_step(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_ISOLATION"] = "step"
+        call.config(time="00:00:02", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        task = call.script('#!/bin/sh\ngrep -q 1 "$2" && sleep 100\nexit 0\n')
+        outcome = call.run(call.spec(task, 9))
+        assert outcome.code == 1
+        assert outcome["failures"][0]["reason"] == "over its time of 2 s"
+        assert outcome["succeeded"] == 8
 
 
 SECONDS_TO_FORGET = 35  # slurmctld purges after MinJobAge, and looks twice a minute

@@ -13,8 +13,8 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,34 +102,51 @@ class Journal:
     # -- opening -----------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, state_dir: Path, run_id: str, values: dict[str, Any], args: Iterable[str]) -> Journal:
-        """Make the journal of a new run and lock it.
+    def create(
+        cls,
+        state_dir: Path,
+        run_id: str,
+        values: dict[str, Any],
+        args: Iterable[str],
+        batches: Mapping[str, range],
+        reason: str,
+    ) -> Journal:
+        """Make the journal of a new run, whole or not at all, and lock it.
 
         Args:
             state_dir: Folder of all journals; made, private, where it is missing.
             run_id: The run's id.
             values: What the run is; JSON values by name.
             args: The args-JSON of each task, one line each.
+            batches: Token to tasks of each planned job.
+            reason: Why they are batched so.
 
         Raises:
             RunError: The folder can't be written.
         """
         folder = state_dir / "runs" / check_run_id(run_id)
+        # Under another name until it is complete: a driver that dies here leaves no half of a run.
+        draft = folder.with_name(f".{run_id}.draft")
         try:
-            folder.mkdir(mode=0o700, parents=True)
-            lock_fd = _lock(folder)
-            connection = _connect(folder / "journal.sqlite")
-            journal = cls(folder, connection, lock_fd)
-            connection.executescript(_SCHEMA + f"PRAGMA user_version = {_SCHEMA_VERSION};")
-            with journal.transaction():
-                connection.executemany("INSERT INTO task (idx, args) VALUES (?, ?)", enumerate(args))
-                for key, value in values.items():
-                    journal.put(key, value)
+            draft.mkdir(mode=0o700, parents=True)
+            lock_fd = _lock(draft)
+            connection = _connect(draft / "journal.sqlite")
+            with closing(connection):
+                connection.executescript(_SCHEMA + f"PRAGMA user_version = {_SCHEMA_VERSION};")
+                journal = cls(draft, connection, None)
+                with journal.transaction():
+                    connection.executemany("INSERT INTO task (idx, args) VALUES (?, ?)", enumerate(args))
+                    for key, value in values.items():
+                        journal.put(key, value)
+                    for token, tasks in batches.items():
+                        journal.add_job(token, tasks)
+                    journal.event("run created", run_id, reason)
+            draft.rename(folder)
+            return cls(folder, _connect(folder / "journal.sqlite"), lock_fd)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
                 f"the journal can't be written in {folder}: {error}; see state_dir in our settings"
             ) from None
-        return journal
 
     @classmethod
     def open(cls, state_dir: Path, run_id: str, *, drive: bool) -> Journal:

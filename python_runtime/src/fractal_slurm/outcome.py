@@ -79,11 +79,11 @@ def judge(
             return Verdict(Action.FAIL, Action.FAIL, words)
         if state == "OUT_OF_MEMORY":
             return Verdict(Action.FAIL, Action.FAIL, f"{job} ran out of memory before its first task started")
-        return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state})")
+        return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state}){because}")
     if state in ("OUT_OF_MEMORY", "FAILED"):
         culprit = Action.FAIL if slots == 1 else Action.ALONE
         what = "ran out of memory" if state == "OUT_OF_MEMORY" else f"was killed or failed{because}"
         return Verdict(culprit, Action.AGAIN if progress or slots > 1 else Action.RETRY, f"{job} {what}")
     if state == "COMPLETED" and worker_end is not None:
         return Verdict(Action.RETRY, Action.AGAIN if progress else Action.RETRY, f"{job}: {worker_end}")
-    return Verdict(Action.RETRY, again, f"{job} ended, and its results did not come ({state})")
+    return Verdict(Action.RETRY, again, f"{job} ended, and its results did not come ({state}){because}")

@@ -90,8 +90,9 @@ _FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
         "host": _or_absent(_is_text),
         "log": _or_absent(_is_place),
     },
-    Kind.BEGIN: {"job": _is_job_id, **_WORKER},
-    Kind.END: {"end": _is_text, **_WORKER},
+    Kind.BEGIN: {"job": _is_job_id, "nodes": _is_number, **_WORKER},
+    Kind.END: {"end": _is_text, "steps": _is_number, **_WORKER},
+    Kind.BEAT: {},
 }
 
 

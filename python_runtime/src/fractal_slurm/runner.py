@@ -27,15 +27,26 @@ from .script import (
     ScriptTooLarge,
     claim_path,
     job_folder,
+    job_limit_s,
     output_path,
     render,
     safe_job_name,
     stop_path,
 )
 from .settings import Settings
-from .slurm import HOPELESS_REASONS, JobState, Silence, Slurm, Submitted, hides_jobs, seconds
+from .slurm import (
+    HOPELESS_REASONS,
+    ORDINARY_REASONS,
+    PENDING_HINTS,
+    JobState,
+    Silence,
+    Slurm,
+    Submitted,
+    hides_jobs,
+    seconds,
+)
 from .spec import Spec
-from .walltime import parse_walltime
+from .walltime import format_walltime, parse_walltime
 from .worker import BEAT_S
 
 PREFLIGHT_TIMEOUT_S = 12
@@ -46,6 +57,8 @@ _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
 # While SLURM is silent, pauses grow from the first to the second.
 _OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
 _FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
+# A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
+_RENAMED_WITHIN_S = 60.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
 
 
@@ -81,7 +94,9 @@ class Watch:
     lines_before: int = 0
     heard_at: float | None = None
     list_again: bool = False
+    steps: dict[tuple[int, int], int] = field(default_factory=dict)
     listed: bool = False
+    seen: bool = False
     files: list[str] = field(default_factory=list)
 
 
@@ -129,6 +144,7 @@ def job_settings(
         worker_folder=settings.folder(),
         srun=f"{settings.bin_dir()}/srun",
         memory_limit=settings.memory_limit,
+        isolation=settings.isolation,
         task_logs=settings.task_logs,
         max_out_bytes=settings.max_out_bytes,
         kill_wait_s=seconds(cluster.get("KillWait", ""), 30),
@@ -217,12 +233,8 @@ def create_run(
         "hides_jobs": hides_jobs(cluster),
         "state": "planned",
     }
-    journal = Journal.create(settings.state_path(), run_id, values, spec.parameters)
-    with journal.transaction():
-        for batch in plan.batches:
-            journal.add_job(secrets.token_hex(8), batch)
-        journal.event("run created", run_id, plan.reason)
-    return journal
+    batches = {secrets.token_hex(8): batch for batch in plan.batches}
+    return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)
 
 
 def _check_cache_dir(cache_dir: str) -> None:
@@ -279,7 +291,7 @@ class Runner:
         self.full_until = 0.0
         self.durations: list[float] = []
         self.late: set[tuple[str, int]] = set()
-        self.named: set[str] = set()
+        self.said: set[str] = set()
         self.last_shown = 0.0
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -346,6 +358,14 @@ class Runner:
             if self.outage_s and time.monotonic() >= self.outage_until and step == self.poll:
                 self.outage_s = 0.0
                 self.say("SLURM answers again")
+
+    def say_once(self, words: str) -> bool:
+        """Say a sentence, unless it was said before. Returns whether it was news."""
+        if words in self.said:
+            return False
+        self.said.add(words)
+        self.say(words)
+        return True
 
     def outage(self, words: str) -> None:
         if not self.outage_s:
@@ -480,8 +500,7 @@ class Runner:
             return True
         if submission.outcome is Submitted.FULL:
             self.journal.update_job(job.token, "no room", state="planned", reason=submission.words)
-            if not self.full_s:
-                self.say(f"the site's limit is reached ({submission.words}): waiting for room")
+            self.say_once(f"the site's limit is reached ({submission.words}): waiting for room")
             self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
             self.full_until = time.monotonic() + self.full_s
             return False
@@ -637,10 +656,12 @@ class Runner:
         for job in jobs:
             watch = self.watches.setdefault(job.token, Watch())
             found = states.get(job.slurm_job_id or "")
-            if found is None:
+            if found is not None and not watch.seen:
+                self.read_back(job, found)
+            if found is None or not self.is_ours(job, found):
                 self.lost_sight(job, watch, now)
                 continue
-            watch.missing_since = None
+            watch.missing_since, watch.seen = None, True
             if found.state == "RUNNING" and watch.running_since is None:
                 watch.running_since = now
                 self.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
@@ -654,6 +675,34 @@ class Runner:
                 self.job_ended(job, found.state, found.reason, nodes=found.nodes)
             elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
                 self.hopeless(job, found)
+            elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
+                hint = PENDING_HINTS.get(found.reason, "")
+                self.say_once(f"a job waits for the reason {found.reason}{hint}")
+
+    def is_ours(self, job: Job, found: JobState) -> bool:
+        """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
+        return found.name.endswith(f".{job.token}") or bool(self.journal.get("renamed"))
+
+    def read_back(self, job: Job, found: JobState) -> None:
+        """What the site made of a job as it took it (job_submit plugins rewrite values); said once."""
+        if self.journal.get("read_back"):
+            return
+        self.journal.put("read_back", True)
+        if not found.name.endswith(f".{job.token}") and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
+            self.journal.put("renamed", True)
+            self.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
+        if not set(found.partition.split(",")) <= {"", *self.config.partition.split(",")}:
+            self.say(f"the site put job {found.job_id} into the partition {found.partition!r}")
+        wanted = job_limit_s(self.job_config(job), self.job_settings, job.tasks)
+        try:
+            given = parse_walltime(found.time_limit)
+        except FractalSlurmError:
+            return
+        if wanted is not None and given < wanted:
+            self.say(
+                f"the site gave job {found.job_id} {found.time_limit} of time, less than its tasks may need "
+                f"({format_walltime(wanted)}): what does not fit runs again in another job"
+            )
 
     def judge_hidden(self, jobs: Sequence[Job], now: float) -> None:
         """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
@@ -754,10 +803,8 @@ class Runner:
         """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
         which = ", ".join(job.slurm_job_id or job.token for job in jobs)
         words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were passed over"
-        if words not in self.named:
-            self.named.add(words)
+        if self.say_once(words):
             self.journal.event("odd lines", which, words)
-            self.say(words)
 
     def take_line(self, line: bytes) -> Kind:
         """One line of a result file; returns what it is."""
@@ -774,6 +821,7 @@ class Runner:
             watch.nodes = max(watch.nodes, record["nodes"])
         elif kind is Kind.END:
             watch.ends[record["restart"], record["node"]] = record["end"]
+            watch.steps[record["restart"], record["node"]] = record["steps"]
         return kind
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
@@ -815,6 +863,10 @@ class Runner:
             if not came and not never and waited < self.settings.results_wait_s:
                 return
             self.decide(job, watch, unfinished)
+        # One step for a job that was spread over several nodes, and those of its slots where they have their own.
+        steps = sum(watch.steps.values()) + (job.nodes > 1)
+        if steps:
+            self.journal.put("srun_steps", self.journal.get("srun_steps", 0) + steps)
         self.journal.update_job(job.token, "collected", state="collected")
         self.watches.pop(job.token, None)
         self.full_until = 0.0  # there is room for another
@@ -945,8 +997,7 @@ class Runner:
             "wall_s": round(time.monotonic() - self.began, 3),
             "sudo_calls": self.slurm.sudo.calls,
             "squeue_calls": self.slurm.squeue_calls,
-            # One step for each job that was spread over several nodes, and none on one node.
-            "srun_steps": sum(job.slurm_job_id is not None and job.nodes > 1 for job in jobs),
+            "srun_steps": self.journal.get("srun_steps", 0),
             "run_folder": self.run_folder,
             "failures": failures,
         }

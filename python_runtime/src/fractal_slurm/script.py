@@ -74,6 +74,7 @@ class JobSettings:
         worker_folder: Folder of worker.py, absolute.
         srun: How the script calls srun.
         memory_limit: ``job`` or ``watch``.
+        isolation: ``none``, or ``step``: each slot in a step of its own.
         task_logs: ``joined`` or ``separate``.
         max_out_bytes: The largest out-JSON, in bytes.
         kill_wait_s: SLURM's KillWait, in seconds.
@@ -90,6 +91,7 @@ class JobSettings:
     worker_folder: str
     srun: str = "srun"
     memory_limit: str = "job"
+    isolation: str = "none"
     task_logs: str = "joined"
     max_out_bytes: int = 1_000_000
     kill_wait_s: int = 30
@@ -252,6 +254,8 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         ("cpus_per_task", config.cpus_per_task),
         ("memory_mb", config.mem_per_task_MB),
         ("memory_limit", settings.memory_limit),
+        ("isolation", settings.isolation),
+        ("srun", settings.srun),
         ("task_time_s", task_time_s),
         ("job_limit_s", job_limit_s(config, settings, tasks) or 0),
         ("kill_wait_s", settings.kill_wait_s),

@@ -72,6 +72,16 @@ HOPELESS_REASONS = frozenset(
         "launch failed requeued held",
     }
 )
+# Reasons of a pending job that are the course of things.
+ORDINARY_REASONS = frozenset({"None", "Priority", "Resources", "BeginTime", "Prolog", "Cleaning", "Dependency"})
+# What helps with some of the others.
+PENDING_HINTS = {
+    "PartitionConfig": ": no node of the partition fits it as things are (CPUs, memory, features, nodes down)",
+    "JobHeldAdmin": ": an administrator holds it",
+    "JobHeldUser": ": it is held; `scontrol release` lets it go",
+    "PartitionDown": ": the partition is down",
+    "PartitionInactive": ": the partition takes no jobs now",
+}
 # The client never got an answer: the job may exist all the same.
 _SILENCE = (
     "Unable to contact slurm controller",
@@ -123,6 +133,7 @@ class JobState:
         nodes: Number of nodes.
         name: Its name.
         time_limit: Its time limit as SLURM writes it.
+        partition: Its partition.
     """
 
     job_id: str
@@ -131,6 +142,7 @@ class JobState:
     nodes: int = 1
     name: str = ""
     time_limit: str = ""
+    partition: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -147,7 +159,7 @@ def first_error(stderr: str) -> str:
         re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip())
         for line in stderr.splitlines()
     ]
-    return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
+    return "; ".join(list(dict.fromkeys(line for line in lines if line))[:2]) or "no reason given"
 
 
 def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
@@ -185,7 +197,7 @@ class Slurm:
         sudo: Who crosses to other users.
         timeout: Seconds after which a command counts as unanswered.
         squeue_calls: Number of squeue calls so far.
-        squeue_s: Duration of the last one that was answered, in seconds.
+        squeue_s: How long it takes slurmctld to answer one, in seconds.
     """
 
     bin_dir: str
@@ -193,6 +205,7 @@ class Slurm:
     timeout: float = 60
     squeue_calls: int = field(default=0)
     squeue_s: float = field(default=0.0)
+    _squeue_before_s: float = field(default=0.0)
 
     def _ask(self, command: str, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         try:
@@ -285,18 +298,21 @@ class Slurm:
         which = f"--jobs={','.join(job_ids)}" if job_ids else f"--name={','.join(names)}"
         self.squeue_calls += 1
         began = time.monotonic()
-        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%j|%r", which)
+        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%P|%j|%r", which)
         if result.returncode != 0:
             if "Invalid job id specified" in result.stderr:
                 return {}
             raise Silence(f"squeue: {first_error(result.stderr)}")
-        self.squeue_s = time.monotonic() - began
+        # The quicker of the last two: one slow answer, from a slurmctld that just started, tells nothing.
+        took = time.monotonic() - began
+        self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
         found = {}
         for line in result.stdout.splitlines():
-            fields = line.strip().split("|", 5)
-            if len(fields) == 6:
-                job_id, state, nodes, limit, name, reason = fields
-                found[job_id] = JobState(job_id, state, reason, int(nodes) if nodes.isdigit() else 1, name, limit)
+            fields = line.strip().split("|", 6)
+            if len(fields) == 7:
+                job_id, state, nodes, limit, partition, name, reason = fields
+                count = int(nodes) if nodes.isdigit() else 1
+                found[job_id] = JobState(job_id, state, reason, count, name, limit, partition)
         return found
 
     def sacct(self, job_ids: Sequence[str]) -> dict[str, JobState]:

@@ -15,7 +15,12 @@ What is on disk, in the job's folder (made by the worker, private to the user):
 ``log-RESTART-NODE``        what the tasks printed, one after the other; a record names offset and length
 ``slot-RESTART-NODE-SLOT``  what the task that runs in a slot has printed so far
 ``chunks-RESTART/``         jobs on several nodes: which chunk of tasks was taken by which node
-``stop``                    made by the server: start nothing more, end what runs
+
+Beside it, ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
+
+With ``isolation = "step"`` each slot is a step of its own (one srun a slot, not a task), so that SLURM holds each
+slot to its memory. A slot worker in the step (:func:`slot_main`) is handed one task after the other through files of
+the scratch folder: ``slot-N.todo`` (what to run), ``slot-N.pid`` (what runs), ``slot-N.done`` (how it ended).
 """
 
 from __future__ import annotations
@@ -27,7 +32,6 @@ import time
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
 if TYPE_CHECKING:
-    from resource import struct_rusage
     from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
@@ -170,7 +174,8 @@ class Slot:
         self.cpus = cpus
         self.log_path = log_path
         self.log_fd = -1
-        self.pid = 0
+        self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
+        self.step = 0  # the srun of its step
         self.index = self.attempt = 0
         self.files = ("", "")
         self.began = self.began_clock = 0.0
@@ -193,6 +198,9 @@ class Worker:
         self.task_time_s = float(header["task_time_s"])
         self.memory_mb = int(header["memory_mb"]) if header["memory_limit"] == "watch" else 0
         self.max_out_bytes = int(header["max_out_bytes"])
+        self.in_steps = header["isolation"] == "step"
+        self.srun = header["srun"]
+        self.steps = 0
         self.separate_logs = header["task_logs"] == "separate"
         self.grace_s = max(0.5, min(float(header["kill_wait_s"]) - 1.0, 10.0))
         self.lines = lines
@@ -206,7 +214,7 @@ class Worker:
         self.bounds = chunk_bounds(len(lines), self.total_slots) if self.nodes > 1 else None
         self.finished: set[int] = set()
         self.running: dict[int, Slot] = {}
-        self.undecided: list[tuple[float, Slot, int, struct_rusage]] = []
+        self.undecided: list[tuple[float, Slot, int, tuple[float, float]]] = []
         self.pending = b""  # records that could not be written yet
         self.unsynced = False
         self.ended = 0
@@ -250,7 +258,7 @@ class Worker:
             os.makedirs(f"{self.folder}/chunks-{self.restart}", exist_ok=True)
         self.scratch = self.make_scratch()
         self.null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        cpu_sets = split_cpus(self.slot_count, self.cpus_per_task)
+        cpu_sets = None if self.in_steps else split_cpus(self.slot_count, self.cpus_per_task)
         self.all_cpus = os.sched_getaffinity(0) if cpu_sets else None
         self.free: list[Slot] = []
         for number in reversed(range(self.slot_count)):
@@ -340,38 +348,99 @@ class Worker:
         if self.separate_logs:
             slot.log_path = f"{self.folder}/task-{slot.index}-{slot.attempt}.log"
             slot.log_fd = os.open(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        if slot.cpus:
-            os.sched_setaffinity(0, slot.cpus)
+        words = [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
         slot.began_clock = time.time()
         slot.began = time.monotonic()
         try:
-            slot.pid = os.posix_spawnp(
-                self.command[0],
-                [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]],
-                slot.env,
-                file_actions=(
-                    (os.POSIX_SPAWN_DUP2, self.null_fd, 0),
-                    (os.POSIX_SPAWN_DUP2, slot.log_fd, 1),
-                    (os.POSIX_SPAWN_DUP2, slot.log_fd, 2),
-                ),
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE),
-            )
+            if self.in_steps:
+                self.hand_over(slot, words)
+            else:
+                if slot.cpus:
+                    os.sched_setaffinity(0, slot.cpus)
+                slot.pid = spawn(words, slot.env, self.null_fd, slot.log_fd)
         except OSError as error:
             slot.pid = 0
-            self.finish(slot, None, None, ("failed", f"{self.command[0]} can't be started: {error.strerror}"))
+            self.finish(slot, None, None, ("failed", f"{words[0]} can't be started: {error.strerror}"))
         else:
             self.running[slot.pid] = slot
         finally:
             if self.all_cpus:
                 os.sched_setaffinity(0, self.all_cpus)
 
+    # -- steps -------------------------------------------------------------------------------------------
+
+    def hand_over(self, slot: Slot, words: list[str]) -> None:
+        """Give a task to the slot worker in the slot's step; start the step where there is none."""
+        self.write_todo(slot, {"words": words, "log": slot.log_path})
+        if not slot.step:
+            memory = self.header["memory_mb"]
+            srun = [
+                self.srun, "--quiet", "--exact", "--nodes=1", "--ntasks=1", f"--nodelist={self.host}",
+                f"--cpus-per-task={self.cpus_per_task}", f"--mem={memory}M", "--export=ALL", "--input=none",
+                sys.executable, "-I", "-S", "-c",
+                "import sys; sys.path.append(sys.argv[1]); import worker; worker.slot_main(*sys.argv[2:])",
+                os.path.dirname(os.path.abspath(__file__)), f"{self.scratch}/slot-{slot.number}", str(os.getpid()),
+            ]  # fmt: skip
+            slot.step = spawn(srun, slot.env, self.null_fd, 2)
+            self.steps += 1
+        slot.pid = slot.step
+
+    def write_todo(self, slot: Slot, todo: dict[str, Any]) -> None:
+        import json
+
+        stem = f"{self.scratch}/slot-{slot.number}"
+        with open(f"{stem}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(todo, file)
+        os.rename(f"{stem}.new", f"{stem}.todo")
+
+    def look_at_steps(self) -> None:
+        """Take note of the tasks that slot workers report as ended."""
+        import json
+
+        for slot in list(self.running.values()):
+            try:
+                with open(f"{self.scratch}/slot-{slot.number}.done", encoding="ascii") as file:
+                    report = json.load(file)
+            except FileNotFoundError:
+                continue
+            os.unlink(f"{self.scratch}/slot-{slot.number}.done")
+            del self.running[slot.pid]
+            if "fault" in report:
+                fault = f"{self.command[0]} can't be started: {report['fault']}"
+                self.finish(slot, None, None, ("failed", fault))
+                continue
+            self.ended_with(slot, report["status"], (report["maxrss"], report["cpu_s"]))
+
+    def step_ended(self, slot: Slot, status: int) -> None:
+        """The step of a slot ended under its task, for what the task did; the next task gets a new step."""
+        slot.step = 0
+        for name in ("todo", "done", "pid"):
+            remove(f"{self.scratch}/slot-{slot.number}.{name}")
+        memory = self.header["memory_mb"]
+        verdict = slot.verdict or (
+            ("cut", self.stopping or "")
+            if self.ending
+            else ("memory", f"its step was ended by SLURM (status {status}): most likely over its mem of {memory} MB")
+        )
+        self.finish(slot, None, None, verdict)
+
+    def signal_task(self, slot: Slot, number: int) -> None:
+        """Signal the process group of the task in a slot."""
+        pid = slot.pid
+        if self.in_steps:
+            try:
+                with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
+                    pid = int(file.read() or 0)
+            except (OSError, ValueError):
+                return
+        if pid:
+            signal_group(pid, number)
+
     def finish(
         self,
         slot: Slot,
         status: int | None,
-        usage: struct_rusage | None,
+        usage: tuple[float, float] | None,
         verdict: tuple[str, str] | None,
     ) -> None:
         """Write the record of a task that ended, and free its slot.
@@ -379,7 +448,7 @@ class Worker:
         Args:
             slot: Where it ran.
             status: Its wait status; None if it never started.
-            usage: Its resource usage.
+            usage: Its peak memory in KiB, and its CPU seconds.
             verdict: (state, reason), or None if its exit code is to decide.
         """
         now = time.monotonic()
@@ -403,8 +472,8 @@ class Worker:
             record["exit"] = exit_code
             record["signal"] = signal_number
         if usage is not None:
-            record["peak_mb"] = round(usage.ru_maxrss / 1000, 1)
-            record["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 4)
+            record["peak_mb"] = round(usage[0] * 1024 / 1e6, 1)
+            record["cpu_s"] = round(usage[1], 4)
         if verdict is None and signal_number is not None:
             verdict = ("failed", f"ended by signal {signal_number} ({signal_name(signal_number)})")
         if verdict is None and exit_code:
@@ -420,10 +489,7 @@ class Worker:
             record["out"] = out
         self.keep_log(slot, record, 400 if state == "succeeded" else 4000)
         for path in slot.files:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
+            remove(path)
         self.write_record(record)
         self.ended += 1
         slot.pid = 0
@@ -540,6 +606,8 @@ class Worker:
             # A SIGTERM that came together with the death of its task counts first.
             if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
                 self.end_all("the job was ended")
+            if self.in_steps:
+                self.look_at_steps()
             self.reap()
             now = time.monotonic()
             self.decide(now)
@@ -621,13 +689,26 @@ class Worker:
                 return
             slot = self.running.pop(pid, None)
             if slot is None:
-                continue  # a child that the script left to us
-            # What a task leaves behind in its process group would eat the next one's CPUs and memory.
-            signal_group(pid, signal.SIGKILL)
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING and slot.verdict is None and not self.ending:
-                self.undecided.append((time.monotonic() + SETTLE_S, slot, status, usage))
+                self.forget_step(pid)  # or a child that the script left to us
+            elif self.in_steps:
+                self.step_ended(slot, status)
             else:
-                self.finish(slot, status, usage, self.final_verdict(slot, status))
+                # What a task leaves behind in its process group would eat the next one's CPUs and memory.
+                signal_group(pid, signal.SIGKILL)
+                self.ended_with(slot, status, (usage.ru_maxrss, usage.ru_utime + usage.ru_stime))
+
+    def forget_step(self, pid: int) -> None:
+        """An idle step that ended: its slot's next task gets a new one."""
+        for slot in self.free:
+            if slot.step == pid:
+                slot.step = 0
+
+    def ended_with(self, slot: Slot, status: int, usage: tuple[float, float]) -> None:
+        """A task ended; if by a signal, its verdict waits for a moment."""
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING and slot.verdict is None and not self.ending:
+            self.undecided.append((time.monotonic() + SETTLE_S, slot, status, usage))
+        else:
+            self.finish(slot, status, usage, self.final_verdict(slot, status))
 
     def final_verdict(self, slot: Slot, status: int) -> tuple[str, str] | None:
         if slot.verdict is not None:
@@ -648,10 +729,10 @@ class Worker:
 
     def enforce(self, now: float) -> None:
         """End the tasks whose time is over: TERM, and KILL when they do not heed it."""
-        for pid, slot in self.running.items():
+        for slot in self.running.values():
             if slot.kill_at is not None:
                 if now >= slot.kill_at:
-                    signal_group(pid, signal.SIGKILL)
+                    self.signal_task(slot, signal.SIGKILL)
                     slot.kill_at = now + 1.0
             elif self.task_time_s and now >= slot.began + self.task_time_s:
                 slot.verdict = ("timeout", f"over its time of {self.task_time_s:g} s")
@@ -659,8 +740,8 @@ class Worker:
 
     def tell_to_end(self, slot: Slot, grace_s: float) -> None:
         slot.kill_at = time.monotonic() + grace_s
-        signal_group(slot.pid, signal.SIGTERM)
-        signal_group(slot.pid, signal.SIGCONT)
+        self.signal_task(slot, signal.SIGTERM)
+        self.signal_task(slot, signal.SIGCONT)
 
     def end_all(self, why: str) -> None:
         """The job is being ended: start nothing more, end what runs."""
@@ -687,8 +768,25 @@ class Worker:
                 slot.kill_at = time.monotonic()
                 signal_group(slot.pid, signal.SIGKILL)
 
+    def end_steps(self) -> None:
+        """End the slot workers, which wait for another task."""
+        deadline = time.monotonic() + 5.0
+        for slot in self.free:
+            if slot.step:
+                self.write_todo(slot, {})
+        for slot in self.free:
+            while slot.step:
+                if os.waitpid(slot.step, os.WNOHANG)[0]:
+                    slot.step = 0
+                elif time.monotonic() < deadline:
+                    time.sleep(0.02)
+                else:
+                    signal_group(slot.step, signal.SIGKILL)
+                    deadline += 1.0
+
     def close(self) -> int:
         """Write what is left, clean up, and say how the queue ended."""
+        self.end_steps()
         left = self.bounds is None and len(self.lines) - self.next_line
         record: dict[str, Any] = {
             "end": self.stopping or "the queue is empty",
@@ -699,6 +797,7 @@ class Worker:
             "host": self.host,
             "ended": self.ended,
             "left": left,
+            "steps": self.steps,
             "seconds": round(time.monotonic() - self.began, 3),
         }
         self.write_record(record)
@@ -711,10 +810,7 @@ class Worker:
         self.sync()
         for slot in self.free:
             if not self.separate_logs:
-                try:
-                    os.unlink(slot.log_path)
-                except OSError:
-                    pass
+                remove(slot.log_path)
         try:
             for name in os.listdir(self.scratch):
                 os.unlink(f"{self.scratch}/{name}")
@@ -722,6 +818,74 @@ class Worker:
         except OSError:
             pass
         return 74 if self.pending else 0  # EX_IOERR of sysexits.h
+
+
+def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int:
+    """Start a process in a process group of its own. Returns its pid.
+
+    Raises:
+        OSError: It can't be started.
+    """
+    return os.posix_spawnp(
+        words[0],
+        words,
+        env,
+        file_actions=(
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, output, 1),
+            (os.POSIX_SPAWN_DUP2, output, 2),
+        ),
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE),
+    )
+
+
+def slot_main(stem: str, worker_pid: str) -> None:
+    """The slot worker, inside of a slot's step: runs what ``STEM.todo`` says, until that is nothing.
+
+    Args:
+        stem: Beginning of the slot's files.
+        worker_pid: The worker, which is signalled when a task ended.
+    """
+    import json
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    while os.path.isdir(f"/proc/{worker_pid}"):
+        try:
+            with open(f"{stem}.todo", encoding="utf-8", errors="surrogateescape") as file:
+                todo = json.load(file)
+        except FileNotFoundError:
+            time.sleep(0.01)
+            continue
+        os.unlink(f"{stem}.todo")
+        if not todo:
+            return
+        log_fd = os.open(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            pid = spawn(todo["words"], dict(os.environ), null_fd, log_fd)
+        except OSError as error:
+            report: dict[str, Any] = {"fault": error.strerror}
+        else:
+            with open(f"{stem}.pid", "w", encoding="ascii") as file:
+                file.write(str(pid))
+            _pid, status, usage = os.wait4(pid, 0)
+            signal_group(pid, signal.SIGKILL)
+            remove(f"{stem}.pid")
+            report = {"status": status, "maxrss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
+        os.close(log_fd)
+        with open(f"{stem}.new", "w", encoding="ascii") as file:
+            json.dump(report, file)
+        os.rename(f"{stem}.new", f"{stem}.done")
+        os.kill(int(worker_pid), signal.SIGUSR1)
+
+
+def remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def signal_name(number: int) -> str:
