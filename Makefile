@@ -33,12 +33,10 @@ test-integration: ## the tests on a real SLURM of their own
 	$(SUDO) $(VENV)/python -m pytest -q tests/slurm
 
 molecule: ## the collection on clusters of containers
-	@tools/bootstrap
 	$(SUDO) tools/molecule default cluster
 
-molecule-all: ## every scenario
-	@tools/bootstrap
-	$(SUDO) tools/molecule --all
+molecule-all: ## every scenario, on Debian 12 and 13
+	$(SUDO) tools/molecule --release bookworm --release trixie --all
 
 lint: ## ruff, mypy, yamllint, ansible-lint
 	@tools/bootstrap

@@ -262,10 +262,13 @@ def has_systemd() -> bool:
 
 @contextlib.contextmanager
 def machine_lock() -> Iterator[None]:
-    """One testbed at a time changes packages and users."""
-    with open("/run/lock/fractal-slurm-testbed.lock", "w", encoding="ascii") as handle:
+    """One testbed at a time changes packages and users. The folder itself is locked, so that no file is left behind."""
+    handle = os.open("/run/lock", os.O_RDONLY | os.O_DIRECTORY)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout: float) -> None:
