@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from fractal_slurm.config_file import load_config_file
-from fractal_slurm.runner import connect, create_run
+from fractal_slurm.prepare import connect, create_run
 from fractal_slurm.settings import load_settings
 from fractal_slurm.spec import load_spec
 

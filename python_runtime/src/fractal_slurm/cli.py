@@ -20,6 +20,7 @@ from . import __version__
 from .errors import ClusterError, FractalSlurmError, RunError
 
 if TYPE_CHECKING:
+    from .cluster import Cluster
     from .config_file import SlurmConfigFile
     from .journal import Journal
     from .resolve import Resolution
@@ -82,10 +83,16 @@ def cli() -> None:
 # -- nothing is submitted ---------------------------------------------------------------------------------
 
 
-def _load_config(path: str | None) -> SlurmConfigFile:
-    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, config_warnings, load_config_file
+def _config_path(path: str | None) -> str:
+    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE
 
-    file = path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+    return path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+
+
+def _load_config(path: str | None) -> SlurmConfigFile:
+    from .config_file import config_warnings, load_config_file
+
+    file = _config_path(path)
     config = load_config_file(file)
     for warning in config_warnings(config):
         say(f"warning: {file}: {warning}")
@@ -94,71 +101,47 @@ def _load_config(path: str | None) -> SlurmConfigFile:
 
 @cli.command()
 @click.argument("files", nargs=-1, metavar="FILE…")
-@click.option("--cluster", is_flag=True, help="Check against the live cluster, too.")
+@click.option("--cluster", is_flag=True, help="Compare with the live cluster, too.")
+@click.option("--user", "users", multiple=True, metavar="USER", help="With --cluster: look at this user's limits.")
 @_json_option
 @_guarded
-def validate(files: tuple[str, ...], cluster: bool, as_json: bool) -> None:
+def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_json: bool) -> None:
     """Check config files; a line for each fault."""
-    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, config_warnings, load_config_file
+    from .config_file import config_warnings, load_config_file
     from .errors import ConfigFileError
 
-    files = files or (os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE),)
+    facts = _facts(users) if cluster else None
     rows = []
-    code = 0
-    for file in files:
-        row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": []}
+    for file in files or (_config_path(None),):
+        row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": [], "advice": []}
         try:
             config = load_config_file(file)
             row["warnings"] = [f"{file}: {warning}" for warning in config_warnings(config)]
-            if cluster:
-                row["warnings"] += _against_cluster(config, file)
+            if facts is not None:
+                from .fit import Severity, check
+
+                lists = {Severity.ERROR: "errors", Severity.WARNING: "warnings", Severity.ADVICE: "advice"}
+                for finding in check(config, facts, users=users):
+                    row[lists[finding.severity]].append(f"{file}: {finding}")
         except ConfigFileError as error:
-            row["valid"], row["errors"], code = False, error.messages, max(code, error.exit_code)
-        except ClusterError as error:
-            row["valid"], row["errors"], code = False, error.messages, error.exit_code
+            row["errors"] = error.messages
+        row["valid"] = not row["errors"]
         rows.append(row)
-        for message in row["errors"]:
-            say(f"error: {message}")
-        for message in row["warnings"]:
-            say(f"warning: {message}")
+        for kind, word in (("errors", "error"), ("warnings", "warning"), ("advice", "advice")):
+            for message in row[kind]:
+                say(f"{word}: {message}")
         if row["valid"] and not as_json:
-            click.echo(f"{file}: valid")
+            click.echo(f"{file}: valid{', and fits the cluster' if cluster else ''}")
     if as_json:
         print_json(rows)
-    sys.exit(code)
+    sys.exit(0 if all(row["valid"] for row in rows) else FractalSlurmError.exit_code)
 
 
-def _against_cluster(config: SlurmConfigFile, file: str) -> list[str]:
-    """What does not fit the live cluster: errors are raised, warnings returned."""
-    from .runner import connect
+def _facts(users: tuple[str, ...]) -> Cluster:
+    from .prepare import connect
     from .settings import load_settings
-    from .walltime import parse_walltime
 
-    slurm = connect(load_settings())
-    faults, warnings = [], []
-    for section in ("default_slurm_config", "gpu_slurm_config"):
-        options = getattr(config, section)
-        if options is None or options.partition is None:
-            continue
-        where = f"{file}: $.{section}"
-        partition = slurm.partition(options.partition)
-        if not partition:
-            faults.append(
-                f"{where}.partition: found {options.partition!r}; the cluster has {', '.join(slurm.partitions())}"
-            )
-            continue
-        if partition.get("State", "UP") != "UP":
-            warnings.append(f"{where}.partition: {options.partition!r} is {partition['State']}, not UP")
-        most = partition.get("MaxTime", "UNLIMITED")
-        if (
-            options.time
-            and most not in ("UNLIMITED", "INFINITE")
-            and parse_walltime(options.time) > parse_walltime(most)
-        ):
-            faults.append(f"{where}.time: found {options.time!r}; the partition {options.partition!r} allows {most}")
-    if faults:
-        raise ClusterError(faults)
-    return warnings
+    return connect(load_settings()).facts(users)
 
 
 @cli.command()
@@ -173,7 +156,7 @@ def schema(as_json: bool) -> None:
 
 def _resolved(spec_path: str, config_path: str | None, account: str | None) -> tuple[Spec, Resolution]:
     from .errors import FractalSlurmError
-    from .runner import resolve_spec
+    from .prepare import resolve_spec
     from .spec import load_spec
 
     faults: list[str] = []
@@ -237,8 +220,8 @@ def explain(spec_path: str, config_path: str | None, account: str | None, as_jso
 def plan(spec_path: str, config_path: str | None, account: str | None, cluster: bool, as_json: bool) -> None:
     """Show which jobs a unit of work would become."""
     from .plan import make_plan
+    from .prepare import connect, job_settings
     from .report import table
-    from .runner import connect, job_settings
     from .settings import load_settings
     from .walltime import format_walltime
 
@@ -298,7 +281,7 @@ def script(
     """Print the sbatch script of one of the jobs."""
     from .impersonate import check_path
     from .plan import make_plan
-    from .runner import job_settings
+    from .prepare import job_settings
     from .script import render
     from .settings import load_settings
 
@@ -338,7 +321,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Run a unit of work, and wait for it."""
-    from .runner import connect, create_run
+    from .prepare import connect, create_run
     from .settings import load_settings
     from .spec import load_spec
 
@@ -368,7 +351,7 @@ def run(
 def resume(run_id: str, as_json: bool) -> None:
     """Go on with a run whose driver is gone."""
     from .journal import Journal
-    from .runner import connect
+    from .prepare import connect
     from .settings import load_settings
 
     settings = load_settings()
@@ -433,7 +416,7 @@ def _heed_signals(runner: Runner, tell: Callable[[str], None]) -> None:
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
     from .journal import Journal, check_run_id, is_driven
-    from .runner import connect
+    from .prepare import connect
     from .settings import load_settings
 
     settings = load_settings()
@@ -512,8 +495,8 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
     import time
 
     from .journal import Journal
+    from .prepare import connect
     from .report import print_report, run_report, task_log
-    from .runner import connect
     from .settings import load_settings
 
     settings = load_settings()

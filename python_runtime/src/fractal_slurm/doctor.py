@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
 from .errors import FractalSlurmError
 from .impersonate import COMMANDS, SLURM_COMMANDS, core_folder, current_user
-from .runner import PREFLIGHT_TIMEOUT_S, connect
+from .prepare import PREFLIGHT_TIMEOUT_S, connect
 from .settings import Settings, load_settings
 from .slurm import Slurm, hides_jobs
 

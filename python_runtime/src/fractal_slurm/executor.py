@@ -22,7 +22,8 @@ from typing import Any
 
 from .config_file import SlurmConfigFile, load_config_file
 from .errors import FractalSlurmError, RunError
-from .runner import Runner, connect, create_run
+from .prepare import connect, create_run
+from .runner import Runner
 from .settings import Settings, load_settings
 from .spec import build_spec
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .config_file import SlurmConfigFile
-from .errors import ClusterError, FractalSlurmError, ImpersonationError, RunError
-from .impersonate import Impersonator, check_path, check_user_name
+from .errors import ClusterError, FractalSlurmError, ImpersonationError
 from .journal import Job, Journal
 from .outcome import LOST, Action, judge
-from .plan import make_plan, replan
-from .resolve import Resolution, SlurmConfig, resolve
+from .plan import replan
+from .resolve import SlurmConfig
 from .results import Kind, classify, split_lines
 from .script import (
     JobSettings,
@@ -42,14 +40,10 @@ from .slurm import (
     Silence,
     Slurm,
     Submitted,
-    hides_jobs,
-    seconds,
 )
-from .spec import Spec
 from .walltime import format_walltime, parse_walltime
 from .worker import BEAT_S
 
-PREFLIGHT_TIMEOUT_S = 12
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 16_000
 # The longest pause between two looks at SLURM: while jobs run, and while all of them wait.
@@ -98,148 +92,6 @@ class Watch:
     listed: bool = False
     seen: bool = False
     files: list[str] = field(default_factory=list)
-
-
-def new_run_id() -> str:
-    """An id for a run: the time it began, and a few random digits."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-
-
-def connect(settings: Settings) -> Slurm:
-    """SLURM and sudo, as the settings say where they are."""
-    sudo = Impersonator(sudo=settings.sudo, slurm_bin_dir=settings.bin_dir())
-    return Slurm(bin_dir=settings.bin_dir(), sudo=sudo, timeout=settings.command_timeout_s)
-
-
-def job_settings(
-    spec: Spec,
-    settings: Settings,
-    *,
-    run_folder: str,
-    cache_dir: str,
-    cluster: Mapping[str, str] | None = None,
-    partition: Mapping[str, str] | None = None,
-) -> JobSettings:
-    """What the scripts of a run have in common.
-
-    Args:
-        spec: The unit of work.
-        settings: Our own settings.
-        run_folder: The run's folder, in the user's work folder.
-        cache_dir: The user's cache_dir.
-        cluster: ``scontrol show config``, where it is known.
-        partition: ``scontrol show partition``, where it is known.
-    """
-    cluster, partition = cluster or {}, partition or {}
-    scripts = {}
-    for word in cluster.get("SchedulerParameters", "").split(","):
-        if word.startswith("max_script_size="):
-            scripts["max_script_bytes"] = seconds(word.partition("=")[2], JobSettings.max_script_bytes)
-    max_time = partition.get("MaxTime", "UNLIMITED")
-    return JobSettings(
-        command=spec.command,
-        run_folder=run_folder,
-        cache_dir=cache_dir,
-        worker_python=settings.python(),
-        worker_folder=settings.folder(),
-        srun=f"{settings.bin_dir()}/srun",
-        memory_limit=settings.memory_limit,
-        isolation=settings.isolation,
-        task_logs=settings.task_logs,
-        max_out_bytes=settings.max_out_bytes,
-        kill_wait_s=seconds(cluster.get("KillWait", ""), 30),
-        time_scope=settings.time_scope,
-        start_slack_s=settings.start_slack_s,
-        max_walltime_s=None if max_time in ("UNLIMITED", "INFINITE") else parse_walltime(max_time),
-        **scripts,
-    )
-
-
-def resolve_spec(config_file: SlurmConfigFile, spec: Spec, account: str | None = None) -> Resolution:
-    """The merged config of a unit of work."""
-    return resolve(
-        config_file,
-        task_name=spec.task_name,
-        task_meta=spec.task_meta,
-        workflow_task_meta=spec.meta,
-        tot_tasks=len(spec.parameters),
-        account=account,
-    )
-
-
-def create_run(
-    config_file: SlurmConfigFile,
-    spec: Spec,
-    settings: Settings,
-    slurm: Slurm,
-    *,
-    user: str,
-    cache_dir: str,
-    work_dir: str,
-    account: str | None = None,
-    say: Callable[[str], None],
-) -> Journal:
-    """Check everything that can be checked, and make the journal of a new run. Nothing is submitted yet.
-
-    Args:
-        config_file: The config file.
-        spec: The unit of work.
-        settings: Our own settings.
-        slurm: The cluster.
-        user: Whose jobs they become.
-        cache_dir: The user's cache_dir.
-        work_dir: A folder in which the user can write, on the nodes too.
-        account: The account from the user's settings.
-        say: Where warnings go.
-
-    Raises:
-        FractalSlurmError: The input is not valid, sudo or SLURM refuse, or the journal can't be written.
-    """
-    check_user_name(user)
-    check_path(work_dir, "--work-dir")
-    _check_cache_dir(cache_dir)
-    resolution = resolve_spec(config_file, spec, account)
-    for warning in resolution.warnings:
-        say(f"warning: {warning}")
-    try:
-        cluster = slurm.config(timeout=PREFLIGHT_TIMEOUT_S)
-        partition = slurm.partition(resolution.config.partition)
-    except Silence as silence:
-        raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
-    if not partition:
-        raise ClusterError(
-            f"the partition {resolution.config.partition!r} (from {resolution.sources['partition']}) does not exist; "
-            f"there are {', '.join(slurm.partitions()) or 'none'}"
-        )
-    run_id = new_run_id()
-    run_folder = f"{work_dir}/{run_id}"
-    jobs = job_settings(
-        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, partition=partition
-    )
-    plan = make_plan(resolution, jobs, len(spec.parameters))
-    # The first script is written for its checks: what may not stand in one is found before anything is made.
-    first = [(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
-    render(plan.config, jobs, token="0" * 16, tasks=first)
-    values = {
-        "run_id": run_id,
-        "created": time.time(),
-        "user": user,
-        "task_name": spec.task_name,
-        "tasks": len(spec.parameters),
-        "run_folder": run_folder,
-        "config": asdict(plan.config),
-        "job_settings": asdict(jobs),
-        "settings": asdict(settings),
-        "hides_jobs": hides_jobs(cluster),
-        "state": "planned",
-    }
-    batches = {secrets.token_hex(8): batch for batch in plan.batches}
-    return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)
-
-
-def _check_cache_dir(cache_dir: str) -> None:
-    if not cache_dir.startswith("/") or ".." in cache_dir.split("/"):
-        raise RunError(f"--cache-dir {cache_dir!r} is not allowed: it must be an absolute path without '..'")
 
 
 class Runner:
@@ -795,9 +647,9 @@ class Runner:
             self.watches[job.token].listed = True
         for job in jobs:
             watch = self.watches[job.token]
-            if watch.running_since is not None and watch.done and job.tasks > watch.done:
+            if watch.running_since is not None and watch.done:
                 rate = watch.done / max(0.5, now - watch.running_since)
-                watch.predicted_end = now + (job.tasks - watch.done) / rate
+                watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
 
     def name_odd_lines(self, jobs: Sequence[Job], torn: int, foreign: int) -> None:
         """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from . import cluster
+from .cluster import Cluster, parse_config_lines, parse_oneliner
 from .errors import ClusterError
 from .impersonate import Impersonator, clean_environment
 
@@ -240,12 +242,7 @@ class Slurm:
         Raises:
             Silence: slurmctld does not answer.
         """
-        pairs = (
-            line.split("=", 1)
-            for line in self._answer("scontrol", "show", "config", timeout=timeout).splitlines()
-            if "=" in line
-        )
-        return {name.strip(): value.strip() for name, value in pairs}
+        return parse_config_lines(self._answer("scontrol", "show", "config", timeout=timeout))
 
     def partition(self, name: str) -> dict[str, str]:
         """``scontrol show partition``, by name; empty where there is no such partition.
@@ -258,13 +255,30 @@ class Slurm:
             if "not found" in result.stdout + result.stderr:
                 return {}
             raise Silence(f"scontrol: {first_error(result.stderr)}")
-        return dict(word.split("=", 1) for word in result.stdout.split() if "=" in word)
+        return parse_oneliner(result.stdout)
 
     def partitions(self) -> list[str]:
         """The names of all partitions that this host's user sees."""
         return sorted(
             {line.strip() for line in self._answer("sinfo", "--noheader", "--format=%R").splitlines() if line.strip()}
         )
+
+    def facts(self, users: Sequence[str] = ()) -> Cluster:
+        """Partitions, nodes and limits, for :mod:`fractal_slurm.fit`.
+
+        Args:
+            users: Whose associations are wanted, where there is accounting; none for all.
+
+        Raises:
+            ClusterError: slurmctld does not answer, or not as SLURM does.
+        """
+        accounting = self.config().get("AccountingStorageType", "").endswith("slurmdbd")
+        outputs = {}
+        for name, (command, *arguments) in cluster.commands(accounting=accounting, users=users).items():
+            result = self._ask(command, *arguments)
+            if result.returncode == 0:
+                outputs[name] = result.stdout
+        return cluster.parse(outputs)
 
     def submit(self, user: str, script: bytes, *, timeout: float) -> Submission:
         """Submit a script as ``user``.
