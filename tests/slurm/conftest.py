@@ -285,6 +285,8 @@ def call(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     fresh = Call(folder)
     fresh.config()
     yield fresh
+    if slurm("sinfo", "-h", "-t", "down,drain", "-o", "%N").strip():
+        slurm("scontrol", "update", "nodename=ALL", "state=resume")
     jobs = live_jobs()
     if jobs:
         slurm("scancel", "--signal=KILL", *jobs)

@@ -184,7 +184,8 @@ class TestOutages:
         script, marks = counted(call, 0.5)
         process = call.start(*call.run_arguments(call.spec(script, 12)))
         wait_for(running_jobs)
-        with away("slurmctld", signal.SIGKILL):
+        # Not killed: it would lose its state, give ids a second time and drain the nodes that notice.
+        with away("slurmctld", signal.SIGTERM):
             time.sleep(4)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr

@@ -51,7 +51,9 @@ def say(sentence: str) -> None:
 
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    # A lone surrogate, which a task's out-JSON may hold, is written as JSON spells it: \udXXX.
+    click.echo(text.encode("utf-8", "backslashreplace"))
 
 
 def _guarded(command: _Command) -> _Command:
@@ -281,12 +283,13 @@ def script(
     """Print the sbatch script of one of the jobs."""
     from .impersonate import check_path
     from .plan import make_plan
-    from .prepare import job_settings
+    from .prepare import check_cache_dir, job_settings
     from .script import render
     from .settings import load_settings
 
     spec, resolution = _resolved(spec_path, config_path, account)
     check_path(work_dir, "--work-dir")
+    check_cache_dir(cache_dir)
     jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
     outcome = make_plan(resolution, jobs, len(spec.parameters))
     if not 1 <= number <= len(outcome.batches):

@@ -120,7 +120,7 @@ def create_run(
     """
     check_user_name(user)
     check_path(work_dir, "--work-dir")
-    _check_cache_dir(cache_dir)
+    check_cache_dir(cache_dir)
     resolution = resolve_spec(config_file, spec, account)
     for warning in resolution.warnings:
         say(f"warning: {warning}")
@@ -160,6 +160,11 @@ def create_run(
     return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)
 
 
-def _check_cache_dir(cache_dir: str) -> None:
+def check_cache_dir(cache_dir: str) -> None:
+    """Accept a user's cache_dir.
+
+    Raises:
+        RunError: It is not absolute, or has ``..`` in it.
+    """
     if not cache_dir.startswith("/") or ".." in cache_dir.split("/"):
         raise RunError(f"--cache-dir {cache_dir!r} is not allowed: it must be an absolute path without '..'")

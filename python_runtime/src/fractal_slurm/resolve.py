@@ -8,6 +8,7 @@ with needs_gpu), default_slurm_config.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from .config_file import (
     extra_line_warning,
     json_path,
 )
-from .errors import FractalSlurmError, SpecError, shown
+from .errors import BatchingError, FractalSlurmError, SpecError, shown
 from .memory import parse_memory
 from .walltime import parse_walltime
 
@@ -219,6 +220,26 @@ def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[s
     return list(dict.fromkeys([*in_file[1], *in_metas[1]])), origin or BUILT_IN
 
 
+def _batch(values: Mapping[str, Any], limits: Mapping[str, int], tot_tasks: int) -> Batching:
+    return heuristics(
+        tot_tasks=tot_tasks,
+        cpus_per_task=values["cpus_per_task"],
+        mem_per_task=values["mem_per_task_MB"],
+        tasks_per_job=values.get("tasks_per_job"),
+        parallel_tasks_per_job=values.get("parallel_tasks_per_job"),
+        **limits,
+    )
+
+
+def _with_sources(message: str, sources: Mapping[str, str]) -> str:
+    """Add to a message of the heuristics where the values that it names came from."""
+    words = set(re.findall(r"\w+", message))
+    named = [f"{name}: {source}" for name, source in sources.items() if name in words]
+    if "memory of a task" in message:
+        named.insert(0, f"mem: {sources['mem_per_task_MB']}")
+    return f"{message} [{', '.join(named)}]" if named else message
+
+
 def resolve(
     config_file: SlurmConfigFile,
     *,
@@ -296,14 +317,10 @@ def resolve(
     values["mem_per_task_MB"], sources["mem_per_task_MB"] = values.pop("mem"), sources.pop("mem")
     values["job_name"], sources["job_name"] = task_name.replace(" ", "_"), "task.name"
 
-    batching = heuristics(
-        tot_tasks=tot_tasks,
-        cpus_per_task=values["cpus_per_task"],
-        mem_per_task=values["mem_per_task_MB"],
-        tasks_per_job=values.get("tasks_per_job"),
-        parallel_tasks_per_job=values.get("parallel_tasks_per_job"),
-        **limits,
-    )
+    try:
+        batching = _batch(values, limits, tot_tasks)
+    except BatchingError as error:
+        raise BatchingError(_with_sources(message, sources) for message in error.messages) from None
     for key in ("tasks_per_job", "parallel_tasks_per_job"):
         if values.get(key) != getattr(batching, key):
             sources[key] = HEURISTICS

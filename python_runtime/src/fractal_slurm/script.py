@@ -140,7 +140,8 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
     """The options of a job, in the order of the script."""
     slots = min(config.parallel_tasks_per_job, tasks)
     limit = job_limit_s(config, settings, tasks)
-    if config.use_mem_per_cpu:
+    # --mem is what each node gives: on several nodes each would have to hold the whole job's.
+    if config.use_mem_per_cpu or config.nodes not in (None, "1"):
         memory = ("mem-per-cpu", f"{-(-config.mem_per_task_MB // config.cpus_per_task)}M")
     else:
         memory = ("mem", f"{config.mem_per_task_MB * slots}M")
