@@ -9,7 +9,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration molecule molecule-all lint bench docs
+.PHONY: help demo demo-clean test test-unit test-integration molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -30,7 +30,7 @@ test-unit: ## the tests that need no SLURM
 
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
-	$(SUDO) $(VENV)/python -m pytest -q tests/slurm
+	$(SUDO) $(VENV)/python -m pytest -q tests/slurm tests/collection
 
 molecule: ## the collection on clusters of containers
 	$(SUDO) tools/molecule default cluster
@@ -41,6 +41,10 @@ molecule-all: ## every scenario, on Debian 12 and 13
 lint: ## ruff, mypy, yamllint, ansible-lint
 	@tools/bootstrap
 	tools/lint
+
+sanity: ## Ansible's own checks: ansible-test sanity and units
+	@tools/bootstrap
+	tools/ansible-test
 
 bench: ## figures beside their peers'
 	@tools/bootstrap
