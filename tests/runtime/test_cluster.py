@@ -49,6 +49,28 @@ class TestParse:
         assert found.qos["small"].max_submit_per_user == 5
         assert any(entry.account == "proj1" and entry.user == "" for entry in found.associations)
 
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("none", False),
+            ("jobs", True),
+            ("accounts,jobs,usage", True),
+            ("accounts, Jobs", True),
+            ("nodes", False),
+            ("", False),
+        ],
+    )
+    def test_knows_whether_jobs_are_hidden(self, value, expected):
+        outputs = recorded(VERSIONS[0])
+        outputs["config"] = re.sub(r"(?m)^PrivateData .*$", f"PrivateData = {value}", outputs["config"])
+        assert cluster.parse(outputs).hides_jobs is expected
+
+    @pytest.mark.parametrize(("line", "expected"), [("KillWait = 5 sec", 5), ("KillWait = 45", 45), ("", 30)])
+    def test_reads_how_long_a_job_has_to_end(self, line, expected):
+        outputs = recorded(VERSIONS[0])
+        outputs["config"] = re.sub(r"(?m)^KillWait .*$", line, outputs["config"])
+        assert cluster.parse(outputs).kill_wait_s == expected
+
     def test_names_the_commands_that_gave_nothing(self):
         with pytest.raises(ClusterError, match=r"no output of scontrol --all --oneliner show node"):
             cluster.parse({"config": "SLURM_VERSION = 22.05.8", "partitions": "PartitionName=a"})

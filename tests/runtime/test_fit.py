@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Config files that fit the recorded cluster, and that do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,26 @@ class TestTime:
         assert errors({"time": "00:45:00"}, users=["ben"]) == [
             "$.default_slurm_config.time: found '00:45:00'; the QOS 'small' of ben allows at most 00:30:00"
         ]
+
+
+class TestWalltimeLimit:
+    def test_is_the_partition_s(self):
+        assert fit.walltime_limit(CLUSTER, partition="main", user="anna") == 3600
+        assert fit.walltime_limit(CLUSTER, partition="short", user="anna") == 60
+        assert fit.walltime_limit(CLUSTER, partition="down", user="nobody") is None
+
+    def test_is_the_longest_of_several_partitions(self):
+        assert fit.walltime_limit(CLUSTER, partition="short,main", user="anna") == 3600
+        assert fit.walltime_limit(CLUSTER, partition="short,down", user="nobody") is None
+
+    def test_heeds_the_limits_of_user_and_qos(self):
+        ben = next(entry for entry in CLUSTER.associations if entry.user == "ben")
+        small = replace(CLUSTER.qos["small"], max_wall_s=1200)
+        own = tuple(replace(e, max_wall_s=1500) if e is ben else e for e in CLUSTER.associations)
+        limited = replace(CLUSTER, qos={**CLUSTER.qos, "small": small}, associations=own)
+        assert fit.walltime_limit(limited, partition="main", user="ben") == 1200
+        assert fit.walltime_limit(limited, partition="main", user="ben", qos="normal") == 1500
+        assert fit.walltime_limit(limited, partition="main", user="anna", qos="small") == 1200
 
 
 class TestAccount:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
-from fractal_slurm.slurm import Submitted, first_error, hides_jobs, judge_submission, seconds
+from fractal_slurm.slurm import Submitted, first_error, judge_submission
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,26 +80,3 @@ class TestFirstError:
         words = first_error("sbatch: error: a b\n\nsbatch: error: a b\nsbatch: fatal: c\nplain\n")
         assert words == "a b; c"
         assert first_error(" \n") == "no reason given"
-
-
-class TestHidesJobs:
-    @pytest.mark.parametrize(
-        ("value", "expected"),
-        [
-            ("none", False),
-            ("jobs", True),
-            ("accounts,jobs,usage", True),
-            ("accounts, Jobs", True),
-            ("nodes", False),
-            ("", False),
-        ],
-    )
-    def test_reads_private_data(self, value, expected):
-        assert hides_jobs({"PrivateData": value}) is expected
-        assert hides_jobs({}) is False
-
-
-class TestSeconds:
-    @pytest.mark.parametrize(("value", "expected"), [("30 sec", 30), ("300", 300), ("UNLIMITED", 7), ("", 7)])
-    def test_reads_a_value_of_scontrol(self, value, expected):
-        assert seconds(value, 7) == expected

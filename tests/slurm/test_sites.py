@@ -64,6 +64,26 @@ class TestHiddenJobs:
         assert "silent" in outcome.stderr
 
 
+@pytest.fixture
+def small() -> Iterator[None]:
+    """A cluster that holds few jobs at a time, ended ones included."""
+    restart(slurm_conf={**SETTINGS["slurm_conf"], "MaxJobCount": "4", "MinJobAge": "2"})
+    yield
+    restart()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cluster_that_is_full_is_waited_out(call: Call) -> None:
+    call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "10"
+    call.config(batching={"target_num_jobs": 8, "max_num_jobs": 8, "target_cpus_per_job": 1, "max_cpus_per_job": 1})
+    script, marks = counted(call, 0)
+    outcome = call.run(call.spec(script, 8), timeout=400)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome["succeeded"] == 8
+    assert "limit is reached" in outcome.stderr
+    assert starts(marks) == Counter(range(8))
+
+
 @pytest.fixture(scope="class")
 def accounting() -> Iterator[None]:
     """A cluster with slurmdbd, and limits on what its users may submit."""
@@ -79,16 +99,15 @@ def accounting() -> Iterator[None]:
 @pytest.mark.usefixtures("accounting")
 class TestLimits:
     @pytest.mark.parametrize(
-        ("user", "limit", "word"),
-        [(ANNA, 3, "QOSMaxSubmitJobPerUserLimit"), (BEN, 2, "AssocMaxSubmitJobLimit")],
-        ids=["QOS", "association"],
+        ("user", "jobs", "word"),
+        [(ANNA, 200, "QOSMaxSubmitJobPerUserLimit"), (BEN, 10, "AssocMaxSubmitJobLimit")],
+        ids=["QOS of 3", "association of 2"],
     )
-    def test_a_limit_on_submitted_jobs_is_waited_out(self, call: Call, user: str, limit: int, word: str) -> None:
-        jobs = 30
+    def test_a_limit_on_submitted_jobs_is_waited_out(self, call: Call, user: str, jobs: int, word: str) -> None:
         call.config(
             batching={"target_num_jobs": jobs, "max_num_jobs": jobs, "target_cpus_per_job": 1, "max_cpus_per_job": 1}
         )
-        outcome = call.run(call.spec("true", 2 * jobs), user)
+        outcome = call.run(call.spec("true", 2 * jobs), user, timeout=400)
         assert outcome.code == 0, outcome.stderr
         assert (outcome["succeeded"], outcome["jobs"]) == (2 * jobs, jobs)
         assert outcome.stderr.count(word) == 1

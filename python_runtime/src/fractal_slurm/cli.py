@@ -217,26 +217,29 @@ def explain(spec_path: str, config_path: str | None, account: str | None, as_jso
 @_config_option
 @_account_option
 @click.option("--cluster", is_flag=True, help="Heed the limits of the live cluster.")
+@click.option("--user", metavar="USER", help="With --cluster: heed this user's limits, too.")
 @_json_option
 @_guarded
-def plan(spec_path: str, config_path: str | None, account: str | None, cluster: bool, as_json: bool) -> None:
+def plan(
+    spec_path: str, config_path: str | None, account: str | None, cluster: bool, user: str | None, as_json: bool
+) -> None:
     """Show which jobs a unit of work would become."""
     from .plan import make_plan
-    from .prepare import connect, job_settings
+    from .prepare import connect, job_settings, walltime_of
     from .report import table
     from .settings import load_settings
     from .walltime import format_walltime
 
     settings = load_settings()
     spec, resolution = _resolved(spec_path, config_path, account)
-    slurm = connect(settings) if cluster else None
+    facts = connect(settings).facts([user] if user else ()) if cluster else None
     jobs = job_settings(
         spec,
         settings,
         run_folder="/work",
         cache_dir="/cache",
-        cluster=slurm.config() if slurm else None,
-        partition=slurm.partition(resolution.config.partition) if slurm else None,
+        cluster=facts,
+        max_walltime_s=walltime_of(facts, resolution, user or "") if facts else None,
     )
     outcome = make_plan(resolution, jobs, len(spec.parameters))
     config = outcome.config

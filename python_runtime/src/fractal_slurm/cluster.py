@@ -182,6 +182,7 @@ class Cluster:
         name: ClusterName.
         version: SLURM's version.
         min_job_age_s: Seconds that a job stays known after its end.
+        kill_wait_s: Seconds between SIGTERM and SIGKILL when a job is ended.
         max_array_size: One more than the highest index of a job array.
         max_job_count: Most jobs that slurmctld holds.
         max_script_size: Largest batch script in bytes.
@@ -198,6 +199,7 @@ class Cluster:
     name: str
     version: str
     min_job_age_s: int
+    kill_wait_s: int
     max_array_size: int
     max_job_count: int
     max_script_size: int
@@ -209,6 +211,11 @@ class Cluster:
     nodes: dict[str, Node]
     associations: tuple[Association, ...] | None = None
     qos: dict[str, Qos] | None = None
+
+    @property
+    def hides_jobs(self) -> bool:
+        """Whether slurmctld shows ordinary users their own jobs only (PrivateData, slurm.conf(5))."""
+        return "jobs" in map(str.lower, self.private_data)
 
     def nodes_of(self, partition: str) -> list[Node]:
         """The nodes of a partition."""
@@ -266,6 +273,7 @@ def parse(outputs: Mapping[str, str]) -> Cluster:
         name=config.get("ClusterName", ""),
         version=config["SLURM_VERSION"],
         min_job_age_s=_integer(config.get("MinJobAge", "")) or 0,
+        kill_wait_s=_integer(config.get("KillWait", "")) or 30,
         max_array_size=_integer(config.get("MaxArraySize", "")) or 0,
         max_job_count=_integer(config.get("MaxJobCount", "")) or 0,
         max_script_size=int(script_size[1]) if script_size else DEFAULT_MAX_SCRIPT_SIZE,

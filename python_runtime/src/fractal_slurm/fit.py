@@ -117,6 +117,29 @@ def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> 
     yield from _check_account(options, cluster, partition, users)
 
 
+def walltime_limit(
+    cluster: Cluster, *, partition: str, user: str, account: str | None = None, qos: str | None = None
+) -> int | None:
+    """The longest time limit that a user's job may have, in seconds; None for any.
+
+    Args:
+        cluster: The cluster.
+        partition: The job's partition, or several with commas between them, of which SLURM takes one that fits.
+        user: Whose job it is.
+        account: The job's account, if it names one.
+        qos: The job's QOS, if it names one.
+    """
+    limits = []
+    for name in partition.split(","):
+        found = cluster.partitions[name]
+        options = Options({"account": account}, {})
+        sorts = [(cluster.qos or {})[qos]] if qos in (cluster.qos or {}) else _qos_of(options, cluster, found, user)
+        own = [entry.max_wall_s for entry in cluster.associations or () if entry.user == user]
+        limits.append([found.max_time_s, *(sort.max_wall_s for sort in sorts), *(own if len(own) == 1 else ())])
+    shortest = [min((each for each in some if each is not None), default=None) for some in limits]
+    return None if None in shortest else max(each for each in shortest if each is not None)
+
+
 def _check_time(options: Options, cluster: Cluster, partition: Partition, users: Sequence[str]) -> Iterator[Finding]:
     text = options.get("time")
     if text is None:

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 
+from .cluster import Cluster
 from .config_file import SlurmConfigFile
 from .errors import ClusterError, RunError
+from .fit import walltime_limit
 from .impersonate import Impersonator, check_path, check_user_name
 from .journal import Journal
 from .plan import make_plan
 from .resolve import Resolution, resolve
 from .script import JobSettings, render
 from .settings import Settings
-from .slurm import Silence, Slurm, hides_jobs, seconds
+from .slurm import Silence, Slurm
 from .spec import Spec
-from .walltime import parse_walltime
 
 PREFLIGHT_TIMEOUT_S = 12
+_QOS_LINE = re.compile(r"#SBATCH\s+(?:--qos[= ]|-q ?)(\S+)")
 
 
 def new_run_id() -> str:
@@ -40,8 +43,8 @@ def job_settings(
     *,
     run_folder: str,
     cache_dir: str,
-    cluster: Mapping[str, str] | None = None,
-    partition: Mapping[str, str] | None = None,
+    cluster: Cluster | None = None,
+    max_walltime_s: int | None = None,
 ) -> JobSettings:
     """What the scripts of a run have in common.
 
@@ -50,15 +53,17 @@ def job_settings(
         settings: Our own settings.
         run_folder: The run's folder, in the user's work folder.
         cache_dir: The user's cache_dir.
-        cluster: ``scontrol show config``, where it is known.
-        partition: ``scontrol show partition``, where it is known.
+        cluster: The cluster, where it is known.
+        max_walltime_s: The longest time limit that a job may have, in seconds; None for any.
     """
-    cluster, partition = cluster or {}, partition or {}
-    scripts = {}
-    for word in cluster.get("SchedulerParameters", "").split(","):
-        if word.startswith("max_script_size="):
-            scripts["max_script_bytes"] = seconds(word.partition("=")[2], JobSettings.max_script_bytes)
-    max_time = partition.get("MaxTime", "UNLIMITED")
+    known = (
+        {}
+        if cluster is None
+        else {
+            "kill_wait_s": cluster.kill_wait_s,
+            "max_script_bytes": cluster.max_script_size,
+        }
+    )
     return JobSettings(
         command=spec.command,
         run_folder=run_folder,
@@ -70,11 +75,29 @@ def job_settings(
         isolation=settings.isolation,
         task_logs=settings.task_logs,
         max_out_bytes=settings.max_out_bytes,
-        kill_wait_s=seconds(cluster.get("KillWait", ""), 30),
         time_scope=settings.time_scope,
         start_slack_s=settings.start_slack_s,
-        max_walltime_s=None if max_time in ("UNLIMITED", "INFINITE") else parse_walltime(max_time),
-        **scripts,
+        max_walltime_s=max_walltime_s,
+        **known,
+    )
+
+
+def walltime_of(cluster: Cluster, resolution: Resolution, user: str) -> int | None:
+    """The longest time limit that a job of this config and user may have, in seconds; None for any.
+
+    Raises:
+        ClusterError: There is no such partition.
+    """
+    config = resolution.config
+    missing = [name for name in config.partition.split(",") if name not in cluster.partitions]
+    if missing:
+        raise ClusterError(
+            f"the partition {missing[0]!r} (from {resolution.sources['partition']}) does not exist; "
+            f"there are {', '.join(sorted(cluster.partitions)) or 'none'}"
+        )
+    qos = [match[1] for line in config.extra_lines if (match := _QOS_LINE.match(line))]
+    return walltime_limit(
+        cluster, partition=config.partition, user=user, account=config.account, qos=qos[-1] if qos else None
     )
 
 
@@ -125,19 +148,14 @@ def create_run(
     for warning in resolution.warnings:
         say(f"warning: {warning}")
     try:
-        cluster = slurm.config(timeout=PREFLIGHT_TIMEOUT_S)
-        partition = slurm.partition(resolution.config.partition)
+        cluster = slurm.facts([user], timeout=PREFLIGHT_TIMEOUT_S)
     except Silence as silence:
         raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
-    if not partition:
-        raise ClusterError(
-            f"the partition {resolution.config.partition!r} (from {resolution.sources['partition']}) does not exist; "
-            f"there are {', '.join(slurm.partitions()) or 'none'}"
-        )
+    max_walltime_s = walltime_of(cluster, resolution, user)
     run_id = new_run_id()
     run_folder = f"{work_dir}/{run_id}"
     jobs = job_settings(
-        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, partition=partition
+        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, max_walltime_s=max_walltime_s
     )
     plan = make_plan(resolution, jobs, len(spec.parameters))
     # The first script is written for its checks: what may not stand in one is found before anything is made.
@@ -153,7 +171,7 @@ def create_run(
         "config": asdict(plan.config),
         "job_settings": asdict(jobs),
         "settings": asdict(settings),
-        "hides_jobs": hides_jobs(cluster),
+        "hides_jobs": cluster.hides_jobs,
         "state": "planned",
     }
     batches = {secrets.token_hex(8): batch for batch in plan.batches}

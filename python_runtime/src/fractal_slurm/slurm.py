@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from . import cluster
-from .cluster import Cluster, parse_config_lines, parse_oneliner
+from .cluster import Cluster, parse_config_lines
 from .errors import ClusterError
 from .impersonate import Impersonator, clean_environment
 
@@ -244,38 +244,20 @@ class Slurm:
         """
         return parse_config_lines(self._answer("scontrol", "show", "config", timeout=timeout))
 
-    def partition(self, name: str) -> dict[str, str]:
-        """``scontrol show partition``, by name; empty where there is no such partition.
-
-        Raises:
-            Silence: slurmctld does not answer.
-        """
-        result = self._ask("scontrol", "--oneliner", "show", "partition", name)
-        if result.returncode != 0:
-            if "not found" in result.stdout + result.stderr:
-                return {}
-            raise Silence(f"scontrol: {first_error(result.stderr)}")
-        return parse_oneliner(result.stdout)
-
-    def partitions(self) -> list[str]:
-        """The names of all partitions that this host's user sees."""
-        return sorted(
-            {line.strip() for line in self._answer("sinfo", "--noheader", "--format=%R").splitlines() if line.strip()}
-        )
-
-    def facts(self, users: Sequence[str] = ()) -> Cluster:
+    def facts(self, users: Sequence[str] = (), *, timeout: float | None = None) -> Cluster:
         """Partitions, nodes and limits, for :mod:`fractal_slurm.fit`.
 
         Args:
             users: Whose associations are wanted, where there is accounting; none for all.
+            timeout: Seconds for each command.
 
         Raises:
             ClusterError: slurmctld does not answer, or not as SLURM does.
         """
-        accounting = self.config().get("AccountingStorageType", "").endswith("slurmdbd")
+        accounting = self.config(timeout).get("AccountingStorageType", "").endswith("slurmdbd")
         outputs = {}
         for name, (command, *arguments) in cluster.commands(accounting=accounting, users=users).items():
-            result = self._ask(command, *arguments)
+            result = self._ask(command, *arguments, timeout=timeout)
             if result.returncode == 0:
                 outputs[name] = result.stdout
         return cluster.parse(outputs)
@@ -371,14 +353,3 @@ class Slurm:
                 raise Silence(f"scancel: {first_error(words)}")
             if "Invalid job id" not in words and "already completing or completed" not in words:
                 raise ClusterError(f"scancel as {user}: {first_error(words)}")
-
-
-def hides_jobs(config: dict[str, str]) -> bool:
-    """Whether slurmctld shows users their own jobs only (PrivateData, slurm.conf(5))."""
-    return "jobs" in re.split(r"[,\s]+", config.get("PrivateData", "").lower())
-
-
-def seconds(value: str, default: int) -> int:
-    """The seconds of a value of ``scontrol show config``, such as ``30 sec``."""
-    match = re.match(r"(\d+)", value)
-    return int(match[1]) if match else default
