@@ -24,7 +24,7 @@ def test_the_run_that_began_before_ends_well(host):
         time.sleep(1)
     assert host.check_output("systemctl show --value --property=ExecMainStatus long-run") == "0"
     ended = host.check_output("systemctl show --timestamp=unix --value --property=ExecMainExitTimestamp long-run")
-    upgraded = host.check_output("stat --format=%%Y /opt/fractal-slurm/current")
+    upgraded = host.check_output("stat --format=%Y /opt/fractal-slurm/current")
     assert int(ended.lstrip("@")) > int(upgraded), "it had ended before the upgrade, so this shows nothing"
     summary = json.loads(host.file("/shared/long-run.out").content_string)
     assert (summary["tasks"], summary["succeeded"]) == (48, 48)
