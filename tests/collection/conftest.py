@@ -7,6 +7,7 @@ Everything lies below one folder of root's, sudoers files included: sudo itself 
 from __future__ import annotations
 
 import grp
+import importlib.util
 import json
 import os
 import pwd
@@ -22,6 +23,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BASE = Path("/var/lib/fractal-slurm-collection-test")
 SERVICE, USER, MEMBER, GROUP = "fsct-service", "fsct-anna", "fsct-ben", "fsct-lab"
+if importlib.util.find_spec("ansible_collections") is None:
+    sys.path.insert(0, str(ROOT / ".build" / "collections"))
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
 CONFIG = {
