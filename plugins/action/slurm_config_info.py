@@ -11,6 +11,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils import config_input
+from ..plugin_utils.runtime import runtime_module
 
 
 class ActionModule(ActionBase):
@@ -40,7 +41,7 @@ class ActionModule(ActionBase):
             try:
                 # What fractal-server reads is JSON, whatever the file is called.
                 text = base64.b64decode(raw).decode("utf-8")
-                data = config_input.runtime_module("config_file").parse_json(text, source=result["path"])
+                data = runtime_module("config_file").parse_json(text, source=result["path"])
                 checked = config_input.check(data, result["path"])
                 result.update({"valid": True, "config": checked.config, "warnings": checked.warnings})
             except UnicodeDecodeError:

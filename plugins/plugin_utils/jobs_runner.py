@@ -21,7 +21,7 @@ def to_jobs_runner_config(config: Any) -> dict[str, Any]:
     Raises:
         ValueError: It is not valid, or has something that such a resource can't hold; one line for each fault.
     """
-    plain = _without_nothing(config_input.check(config, "slurm_config").config)
+    plain: dict[str, Any] = _without_nothing(config_input.check(config, "slurm_config").config)
     faults = []
     for section in _SECTIONS:
         options = plain.get(section, {})

@@ -11,6 +11,7 @@ import venv
 
 import pytest
 from ansible_collections.fractal.slurm.plugins.plugin_utils import config_input, jobs_runner
+from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runtime_module
 
 from .conftest import ROOT
 
@@ -112,5 +113,5 @@ class TestFractalServer:
             data = jobs_runner.to_jobs_runner_config(CONFIG)
             data["default_slurm_config"]["mem"] = text
             read = ask("fractal-server>=2.17", READ_RESOURCE, data)
-            ours = config_input.runtime_module("memory").parse_memory(text)
+            ours = runtime_module("memory").parse_memory(text)
             assert read["default_slurm_config"]["mem"] == expected == ours
