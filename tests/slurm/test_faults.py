@@ -242,6 +242,20 @@ class TestEndsOfJobs:
         # Only what ran when the job was stopped ran twice.
         assert sum(starts(marks).values()) <= 24 + 4
 
+    def test_a_time_limit_costs_only_what_ran(self, call: Call) -> None:
+        one = {"target_num_jobs": 1, "max_num_jobs": 1, "target_cpus_per_job": 1, "max_cpus_per_job": 1}
+        call.config(time=None, batching=one)
+        task = call.script('#!/bin/sh\ngrep -q 1 "$2" && sleep 300\necho "{}" > "$4"\n')
+        process = call.start(*call.run_arguments(call.spec(task, 4)))
+        (job,) = wait_for(running_jobs)
+        slurm("scontrol", "update", f"jobid={job}", "TimeLimit=1")  # the shortest that there is
+        stdout, stderr = process.communicate(timeout=180)
+        assert process.returncode == 1, stderr
+        summary = json.loads(stdout)
+        assert summary["succeeded"] == 3
+        assert [failure["index"] for failure in summary["failures"]] == [1]
+        assert "was ended by its time limit (TIMEOUT)" in summary["failures"][0]["reason"]
+
     def test_a_killed_worker_costs_only_the_culprit(self, call: Call) -> None:
         """As memory does it without cgroups: the whole job is shot, and nothing says by which task."""
         call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
@@ -350,7 +364,7 @@ class TestResultFiles:
                 batching={"target_num_jobs": 1, "max_num_jobs": 1},
                 extra_lines=[f"head -c 250000 /dev/zero > {work}/ballast"],
             )
-            task = call.script('#!/bin/sh\nhead -c 1000 /dev/urandom | od -An -tx1 | tr -d " \\n" > /dev/stderr\n')
+            task = call.script('#!/bin/sh\nhead -c 1000 /dev/urandom | od -An -tx1 | tr -d " \\n" >&2\nexit 0\n')
             process = call.start(*call.run_arguments(call.spec(task, 60)))
             wait_for(lambda: os.statvfs(work).f_bavail == 0)
             time.sleep(3)

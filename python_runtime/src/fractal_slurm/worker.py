@@ -584,8 +584,10 @@ class Worker:
     def complain(self, text: str) -> None:
         if text != self.said:
             self.said = text
-            sys.stderr.write(f"fractal-slurm worker: {text}\n")
-            sys.stderr.flush()
+            try:
+                os.write(2, f"fractal-slurm worker: {text}\n".encode())
+            except OSError:
+                pass  # the job's output may be on the file system that is full
 
     # -- the loop ----------------------------------------------------------------------------------------
 
