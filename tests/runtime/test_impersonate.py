@@ -171,7 +171,7 @@ class TestCleanEnvironment:
             monkeypatch.setenv(name, value)
         environment = clean_environment()
         assert environment["SLURM_CONF"] == "/x"
-        assert set(environment) <= {"PATH", "LANG", "SLURM_CONF", "HOME", "USER", "LOGNAME"}
+        assert set(environment) <= {"PATH", "LANG", "LANGUAGE", "SLURM_CONF", "HOME", "USER", "LOGNAME"}
         assert "/z" not in environment["PATH"]
 
 

@@ -40,7 +40,8 @@ class TestJudge:
             ("OUT_OF_MEMORY", {"slots": 1}, FAIL, AGAIN),
             ("OUT_OF_MEMORY", {"slots": 4}, ALONE, AGAIN),
             ("OUT_OF_MEMORY", {"began": False}, FAIL, FAIL),
-            ("FAILED", {"slots": 1, "progress": False}, FAIL, RETRY),
+            ("FAILED", {"slots": 1, "progress": False}, FAIL, AGAIN),
+            ("FAILED", {"worker_end": "its steps can't be started", "progress": False}, RETRY, RETRY),
             ("FAILED", {"slots": 4, "progress": False}, ALONE, AGAIN),
             ("FAILED", {"began": False}, FAIL, FAIL),
             # nobody's fault that is known
@@ -61,6 +62,7 @@ class TestJudge:
         assert verdict("NODE_FAIL", reason="exit 0:0").words == "job 7 was lost with its node: NODE_FAIL"
         assert verdict("CANCELLED", reason="by 1000").words == "job 7 was cancelled by 1000"
         assert verdict("CANCELLED").words == "job 7 was cancelled from outside"
+        assert verdict("CANCELLED", reason="SLURM will never start it").words.endswith("(SLURM will never start it)")
 
     def test_never_goes_on_for_ever_without_progress(self):
         """Of a job in which no task ended, every waiting task counts a try, is run alone, or is given up."""
@@ -69,6 +71,5 @@ class TestJudge:
             found = verdict(state, slots=slots, began=began, worker_end=end, progress=False)
             assert found.running is not AGAIN
             if found.waiting is AGAIN:
-                # fewer tasks are left for the next job: those that ran go into jobs of their own
-                assert found.running is ALONE
-                assert slots > 1
+                # fewer tasks are left for the next job: what ran goes into a job of its own, or has failed
+                assert found.running is (ALONE if slots > 1 else FAIL)

@@ -16,9 +16,11 @@ import pytest
 from conftest import (
     ANNA,
     BASE,
+    GROUP,
     Call,
     away,
     frozen,
+    grant,
     live_jobs,
     slurm,
     wait_for,
@@ -268,6 +270,14 @@ class TestEndsOfJobs:
         assert [failure["index"] for failure in outcome["failures"]] == [9]
         assert "was killed or failed" in outcome["failures"][0]["reason"]
 
+    def test_two_culprits_fail_and_the_innocent_beside_them_do_not(self, call: Call) -> None:
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        task = call.script('#!/bin/sh\ngrep -q "[12]" "$2" && kill -KILL $PPID\nsleep 0.5\necho "{}" > "$4"\n')
+        outcome = call.run(call.spec(task, 6))
+        assert outcome.code == 1
+        assert [failure["index"] for failure in outcome["failures"]] == [1, 2]
+        assert outcome["succeeded"] == 4
+
     def test_a_node_that_dies_while_its_worker_lives_on(self, call: Call) -> None:
         call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1}, extra_lines=["#SBATCH --no-requeue"])
         script, marks = counted(call, 12)
@@ -337,6 +347,40 @@ class TestCancel:
         assert outcome["state"] == "cancelled"
         assert not live_jobs()
 
+    def test_while_a_submission_has_no_answer(self, call: Call) -> None:
+        script, marks = counted(call, 1)
+        call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "2"
+        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        wait_for(
+            lambda: list((call.folder / "state/runs").glob("*")) if (call.folder / "state/runs").exists() else None
+        )
+        with frozen("slurmctld"):
+            time.sleep(3)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(3)
+        stdout, stderr = process.communicate(timeout=90)
+        assert process.returncode == 130, stderr
+        summary = json.loads(stdout)
+        assert summary["succeeded"] + summary["not_run"] == 8
+        wait_for(lambda: not live_jobs())
+        assert max(starts(marks).values(), default=1) == 1
+
+    def test_of_a_run_whose_driver_died_in_it_goes_on(self, call: Call) -> None:
+        script, _marks = counted(call, 30)
+        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        wait_for(running_jobs)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "cancel" in call.events())
+        process.kill()
+        process.wait()
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 130, outcome.stderr
+        assert (outcome["not_run"], outcome["state"]) == (8, "cancelled")
+        assert not live_jobs()
+        again = call("cancel", call.run_id(), "--json")
+        assert again.code == 2
+        assert "has ended already" in again.document["errors"][0]
+
 
 class TestSeveralNodes:
     @pytest.mark.parametrize(("nodes", "slots"), [(2, 6), (3, 9), (3, 3)])
@@ -391,6 +435,33 @@ class TestResultFiles:
         assert outcome["succeeded"] == 8
         assert "torn" in outcome.stderr
         assert "foreign" in outcome.stderr
+
+    def test_rights_that_are_gone_for_a_while_lose_no_result(self, call: Call) -> None:
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        wait_for(lambda: len(starts(marks)) >= 8)
+        grant(f"%{GROUP}")
+        wait_for(lambda: not live_jobs())
+        time.sleep(8)
+        assert process.poll() is None
+        grant(f"{ANNA}, %{GROUP}")
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 16
+        assert f"as {ANNA}" in stderr
+        assert starts(marks) == Counter(range(16))
+
+    def test_a_forged_first_record_can_not_stop_the_driver(self, call: Call) -> None:
+        work = call.work(ANNA)
+        begin = '{"begin":1,"token":"%s","job":"7","restart":0,"node":0,"nodes":400000000,"slots":1}'
+        task = call.script(
+            f"#!/bin/sh\nd=$(ls -d {work}/*/*/)\nt=$(basename $d)\n"
+            f"printf '{begin}\\n' $t >> $d/results-0-0\nsleep 2\necho '{{}}' > \"$4\"\n"
+        )
+        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        outcome = call.run(call.spec(task, 6))
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 6
 
 
 class TestSites:

@@ -50,6 +50,25 @@ class TestHiddenJobs:
         assert outcome["succeeded"] == 16
         assert starts(marks) == Counter(range(16))
 
+    def test_a_job_that_fails_before_its_worker_is_told_with_its_output(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_SILENT_WORKER_S"] = "3"
+        call.env["FRACTAL_SLURM_MAX_NODE_RETRIES"] = "0"
+        call.config(extra_lines=["echo 'no such module'; exit 3"])
+        outcome = call.run(call.spec("true", 2))
+        assert outcome.code == 1
+        assert outcome["failed"] == 2
+        assert "it printed: no such module" in outcome["failures"][0]["reason"]
+
+    def test_a_cancel_ends_what_runs_and_what_waits(self, call: Call) -> None:
+        script, marks = counted(call, 30)
+        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        wait_for(lambda: starts(marks))
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130, stderr
+        assert json.loads(stdout)["not_run"] == 8
+        assert not live_jobs()
+
     def test_a_worker_that_falls_silent_is_lost_and_its_tasks_run_again(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_SILENT_WORKER_S"] = "5"
         call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})

@@ -46,7 +46,9 @@ _account_option = click.option("--account", metavar="NAME", help="Account from t
 
 def say(sentence: str) -> None:
     """A sentence for a person, on standard error."""
-    click.echo(sentence, err=True)
+    from .report import plain
+
+    click.echo(plain(sentence), err=True)
 
 
 def print_json(document: object) -> None:
@@ -69,9 +71,15 @@ def _guarded(command: _Command) -> _Command:
             for message in error.messages:
                 say(f"error: {message}")
             sys.exit(error.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_TASKS_FAILED)
+        except Exception as error:
+            # By name: importing sqlite3 for this alone would delay every answer.
+            if not isinstance(error, OSError) and type(error).__module__ != "sqlite3":
+                raise
+            if isinstance(error, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(EXIT_TASKS_FAILED)
+            say(f"error: {error}; the journal has all that was done so far: fractal-slurm status")
+            sys.exit(RunError.exit_code)
 
     return guarded  # type: ignore[return-value]
 
@@ -373,13 +381,14 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
     runner = Runner(journal, settings, slurm, say=line.say, show=line.show)
     if cancel:
         runner.interrupt()
-    _heed_signals(runner, line.say)
+    _heed_signals(runner)
     line.say(f"run {runner.run_id}: {journal.get('tasks')} tasks as {runner.user}, {len(journal.jobs())} jobs")
     with journal:
         try:
             runner.drive()
         except Detached:
-            line.say(f"the jobs go on without a driver; later: fractal-slurm resume {runner.run_id}")
+            state = "the jobs were told to end" if runner.cancelled else "the jobs go on without a driver"
+            line.say(f"{state}; later: fractal-slurm resume {runner.run_id}")
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
             line.close()
@@ -399,12 +408,11 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
         sys.exit(EXIT_TASKS_FAILED if summary["failed"] or summary["not_run"] else 0)
 
 
-def _heed_signals(runner: Runner, tell: Callable[[str], None]) -> None:
+def _heed_signals(runner: Runner) -> None:
     """Ctrl-C once cancels cleanly; twice leaves the jobs running. SIGTERM is as good as once, and does not wait."""
 
+    # Handlers set flags only: whatever they printed could come in the midst of another print.
     def interrupt(_number: int, _frame: object) -> None:
-        if runner.cancel_at is None:
-            tell(f"cancelling in {CANCEL_DELAY_S} s; Ctrl-C again leaves the jobs running")
         runner.interrupt(CANCEL_DELAY_S)
 
     def terminate(_number: int, _frame: object) -> None:
@@ -426,8 +434,11 @@ def cancel(run_id: str, as_json: bool) -> None:
     from .settings import load_settings
 
     settings = load_settings()
-    pid = is_driven(settings.state_path(), check_run_id(run_id))
-    if pid:
+    driver = is_driven(settings.state_path(), check_run_id(run_id))
+    if driver is not None:
+        host, pid = driver
+        if host != os.uname().nodename:
+            raise RunError(f"run {run_id} is driven on host {host} (pid {pid}): cancel it there")
         os.kill(pid, signal.SIGTERM)
         if as_json:
             print_json({"run_id": run_id, "signalled": pid})
@@ -435,6 +446,8 @@ def cancel(run_id: str, as_json: bool) -> None:
             click.echo(f"the driver of run {run_id} (pid {pid}) was told to cancel it")
         return
     journal = Journal.open(settings.state_path(), run_id, drive=True)
+    if journal.get("state") in ("done", "cancelled", "refused"):
+        raise RunError(f"run {run_id} has ended already ({journal.get('state')})")
     _drive(journal, settings, connect(settings), as_json, cancel=True)
 
 
@@ -471,7 +484,7 @@ def status(as_json: bool) -> None:
                         "failed": counts.get("failed", 0),
                         "not_run": counts.get("not_run", 0),
                         "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
-                        "driver_pid": driver,
+                        "driver": None if driver is None else {"host": driver[0], "pid": driver[1]},
                     }
                 )
         except RunError as error:
@@ -502,7 +515,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
 
     from .journal import Journal
     from .prepare import connect
-    from .report import print_report, run_report, task_log
+    from .report import plain, print_report, run_report, task_log
     from .settings import load_settings
 
     settings = load_settings()
@@ -516,7 +529,8 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
                 print_json([dict(zip(("at", "what", "subject", "detail"), row, strict=True)) for row in rows])
                 return
             for at, what, subject, detail in rows:
-                click.echo(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {what}  {subject}  {detail}")
+                when = time.strftime("%H:%M:%S", time.localtime(at))
+                click.echo(plain(f"{when}  {what}  {subject}  {detail}"))
             return
         document = run_report(journal)
     if as_json:

@@ -125,6 +125,7 @@ class SlurmExecutor(Executor):
         self._waiting: list[_Waiting] = []
         self._window_ends = 0.0
         self._closed = False
+        self._cancelled = False
         self._threads: list[threading.Thread] = []
         self._runners: list[Runner] = []
         self._gatherer: threading.Thread | None = None
@@ -210,6 +211,7 @@ class SlurmExecutor(Executor):
         """Cancel everything, jobs that run included; their futures raise :class:`TaskFailed`."""
         self.shutdown(wait=False, cancel_futures=True)
         with self._changed:
+            self._cancelled = True
             runners = list(self._runners)
         for runner in runners:
             if runner.cancel_at is None:
@@ -232,7 +234,7 @@ class SlurmExecutor(Executor):
                     by_command.setdefault(waiting.command, []).append(waiting)
             for tasks in by_command.values():
                 thread = threading.Thread(target=self._run, args=(tasks,), name="fractal-slurm run", daemon=True)
-                self._threads.append(thread)
+                self._threads = [other for other in self._threads if other.is_alive()] + [thread]
                 thread.start()
 
     def _run(self, tasks: list[_Waiting]) -> None:
@@ -252,6 +254,8 @@ class SlurmExecutor(Executor):
                 runner = Runner(journal, self._settings, slurm, say=self._say)
                 with self._changed:
                     self._runners.append(runner)
+                    if self._cancelled:
+                        runner.interrupt()
                 try:
                     runner.drive()
                 finally:
@@ -272,6 +276,10 @@ def _settle(future: Future[TaskResult], run_id: str, state: str, reason: str | N
     record = json.loads(text) if text else {}
     tail = record.get("tail") or ""
     if state == "succeeded":
-        future.set_result(TaskResult(record.get("out"), tail, record["seconds"], record["host"], run_id))
+        seconds, host = record.get("seconds"), record.get("host") or ""
+        # The record is the user's: believed in what it says of the task, and never trusted in its form.
+        future.set_result(
+            TaskResult(record.get("out"), tail, seconds if isinstance(seconds, float) else 0.0, host, run_id)
+        )
     else:
         future.set_exception(TaskFailed(reason or state, exit_code=record.get("exit"), log_tail=tail))

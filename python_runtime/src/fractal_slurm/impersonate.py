@@ -10,10 +10,11 @@ import os
 import re
 import select
 import subprocess
-import time
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from .errors import ClusterError, FractalSlurmError, ImpersonationError
 
@@ -29,8 +30,24 @@ _SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
+# What cat and ls say of a file that is not there, or not any more, whoever made something else of it.
+_ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
+# The path in a message of mkdir, in the quotes of either locale.
+_QUOTED_PATH = re.compile(r"['\u2018](/[^'\u2019]*)['\u2019]")
 # One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
 MAX_PATHS_PER_CALL = 2_000
+
+
+class TimedOut(ClusterError):
+    """A command as another user did not end in time.
+
+    Attributes:
+        stderr: What it had said so far.
+    """
+
+    def __init__(self, command: str, user: str, timeout: float, stderr: str) -> None:
+        super().__init__(f"{command} as {user} did not end within {timeout:g} seconds")
+        self.stderr = stderr
 
 
 def check_user_name(name: str) -> str:
@@ -143,7 +160,8 @@ class Impersonator:
 
         Raises:
             ImpersonationError: There is no sudo.
-            subprocess.TimeoutExpired: The command did not end in time.
+            TimedOut: The command did not end in time.
+            ClusterError: It could not be started.
         """
         self.calls += 1
         try:
@@ -159,6 +177,10 @@ class Impersonator:
             )
         except FileNotFoundError:
             raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
+        except subprocess.TimeoutExpired as expired:
+            raise TimedOut(command, user, timeout, (expired.stderr or b"").decode(errors="replace")) from None
+        except OSError as error:
+            raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
 
     def read_files(self, user: str, paths: Sequence[str], *, timeout: float, max_bytes: int) -> Iterator[bytes]:
         """The content of files of ``user``'s, one after the other, in chunks. Files that are not there are passed over.
@@ -166,43 +188,66 @@ class Impersonator:
         Args:
             user: Whose files they are.
             paths: Absolute paths.
-            timeout: Seconds for each call of cat.
+            timeout: Seconds without a byte after which a file counts as unreadable.
             max_bytes: Where reading stops; what is beyond is left unread.
 
         Raises:
-            ClusterError: sudo or cat could not be run, or did not end in time.
+            ClusterError: sudo refused, or a file that is there could not be read: nothing follows from what came.
         """
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             self.calls += 1
             argv = self.argv(user, "cat", ["--", *paths[first : first + MAX_PATHS_PER_CALL]])
-            deadline = time.monotonic() + timeout
-            with subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            ) as process:
-                assert process.stdout is not None  # noqa: S101 - asked for above
+            with tempfile.TemporaryFile() as errors, self._popen(argv, errors) as process:
+                assert process.stdout is not None  # noqa: S101 - asked for
                 os.set_blocking(process.stdout.fileno(), False)
                 try:
                     while True:
-                        left = deadline - time.monotonic()
-                        ready, _, _ = select.select([process.stdout], [], [], max(0.0, left))
+                        ready, _, _ = select.select([process.stdout], [], [], timeout)
                         if not ready:
-                            raise ClusterError(f"reading {user}'s files took more than {timeout:g} seconds")
+                            raise ClusterError(f"{user}'s files can't be read: nothing came for {timeout:g} seconds")
                         chunk = os.read(process.stdout.fileno(), 1 << 20)
                         if not chunk:
                             break
                         max_bytes -= len(chunk)
                         yield chunk
                         if max_bytes <= 0:
-                            break
+                            return
                 finally:
-                    if process.poll() is None:
+                    if process.poll() is None and max_bytes <= 0:
                         process.terminate()
+                if process.wait() != 0:
+                    errors.seek(0)
+                    self._check_only_absent(user, "cat", errors.read(1_000_000))
+
+    def _popen(self, argv: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ClusterError(f"{argv[0]} can't be started: {error.strerror}") from None
+
+    def _check_only_absent(self, user: str, command: str, stderr: bytes) -> None:
+        """Accept a failure of cat or ls that says nothing but that files are not there.
+
+        Raises:
+            ClusterError: It says something else.
+            ImpersonationError: It is sudo's.
+        """
+        lines = stderr.decode(errors="replace").splitlines()
+        own = [line for line in lines if f"{command}:" in line]
+        if not own:
+            words = f" (sudo: {lines[-1].strip()})" if lines else ""
+            raise ImpersonationError(f"{self.refusal(user, f'{core_folder(command)}/{command}')}{words}")
+        bad = [line.strip() for line in own if not line.rstrip().endswith(_ABSENT)]
+        if bad:
+            raise ClusterError(f"{user}'s files can't be read: {bad[0]}")
 
     def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
         """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
@@ -256,27 +301,35 @@ class Impersonator:
         Raises:
             ClusterError: A name could neither be taken nor is it taken; with mkdir's words.
         """
-        result = self.run(user, "mkdir", ["--", *paths], timeout=timeout)
-        if result.returncode == 0:
-            return [True] * len(paths)
-        refused = result.stderr.decode(errors="replace").splitlines()
-        taken = [False] * len(paths)
-        other = []
-        for line in refused:
-            hits = [number for number, path in enumerate(paths) if f"{path}'" in line or f"{path}\u2019" in line]
-            if "mkdir:" in line and hits and line.endswith("File exists"):
-                for number in hits:
-                    taken[number] = True
-            elif line.strip():
-                other.append(line.strip())
-        if other or not any(taken):
-            raise ClusterError(f"{user} can't make {paths[0]}: {'; '.join(other) or 'mkdir gave no reason'}")
-        return [not was for was in taken]
+        free = dict.fromkeys(paths, True)
+        for first in range(0, len(paths), MAX_PATHS_PER_CALL):
+            some = list(paths[first : first + MAX_PATHS_PER_CALL])
+            result = self.run(user, "mkdir", ["--", *some], timeout=timeout)
+            if result.returncode == 0:
+                continue
+            # sudo and PAM may have something to say beside; what counts is mkdir's own.
+            lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines()]
+            own = [line for line in lines if "mkdir:" in line]
+            if not own:
+                words = f" (sudo: {lines[-1]})" if lines else ""
+                raise ImpersonationError(f"{self.refusal(user, core_folder('mkdir') + '/mkdir')}{words}")
+            for line in own:
+                match = _QUOTED_PATH.search(line)
+                if match is None or match[1] not in free or not line.endswith("File exists"):
+                    raise ClusterError(f"{user} can't make {some[0]}: {line}")
+                free[match[1]] = False
+        return [free[path] for path in paths]
 
     def is_folder(self, user: str, path: str, *, timeout: float = 60) -> bool:
-        """Whether a path is a folder, and not a symlink that leads nowhere: ls prints nothing for an empty one."""
+        """Whether a path is a folder, and not a symlink that leads nowhere: ls prints nothing for an empty one.
+
+        Raises:
+            ClusterError: ls could not be run, or the path is not there.
+        """
         result = self.run(user, "ls", ["--", path], timeout=timeout)
-        return result.returncode == 0 and not result.stdout.strip()
+        if result.returncode != 0:
+            raise ClusterError(f"{user} can't look at {path}: {result.stderr.decode(errors='replace').strip()}")
+        return not result.stdout.strip()
 
     def list_folders(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, list[str]]:
         """The names in each of the folders; a folder that is not there has none.
@@ -288,6 +341,8 @@ class Impersonator:
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             some = list(paths[first : first + MAX_PATHS_PER_CALL])
             result = self.run(user, "ls", ["--", *some], timeout=timeout)
+            if result.returncode != 0:
+                self._check_only_absent(user, "ls", result.stderr)
             # ls(1): 1 and 2 stand for folders that are missing or closed; with one folder it prints no heading.
             text = result.stdout.decode(errors="replace")
             if len(some) == 1:
@@ -306,7 +361,12 @@ def clean_environment() -> dict[str, str]:
     """What our commands get: a fixed PATH, an English locale (we read their messages, and sudo hands it on to the
     jobs), and nothing of the caller's but what SLURM's own clients need to find the cluster."""
     keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
-    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **keep}
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "LANGUAGE": "en",
+        **keep,
+    }
 
 
 def core_folder(command: str) -> str:

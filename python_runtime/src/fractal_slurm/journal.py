@@ -365,14 +365,20 @@ def _lock(folder: Path) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.pread(fd, 64, 0).decode(errors="replace").strip()
+        host, pid = _owner(fd)
         os.close(fd)
         raise RunError(
-            f"run {folder.name} is driven by another process (pid {owner or 'unknown'}): let it go on, or end it first"
+            f"run {folder.name} is driven by another process (pid {pid} on {host}): let it go on, or end it first"
         ) from None
     os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
     return fd
+
+
+def _owner(fd: int) -> tuple[str, int]:
+    """Host and pid of the process that holds a lock."""
+    pid, _blank, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
+    return host, int(pid) if pid.isdigit() else 0
 
 
 def run_ids(state_dir: Path) -> list[str]:
@@ -383,8 +389,8 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
-def is_driven(state_dir: Path, run_id: str) -> int | None:
-    """The pid of the process that drives a run, if there is one."""
+def is_driven(state_dir: Path, run_id: str) -> tuple[str, int] | None:
+    """Host and pid of the process that drives a run, if there is one."""
     try:
         fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -392,8 +398,7 @@ def is_driven(state_dir: Path, run_id: str) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(fd, 64, 0).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else 0
+        return _owner(fd)
     finally:
         os.close(fd)
     return None

@@ -65,7 +65,7 @@ def judge(
     if cancelled_by_us:
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, "the run was cancelled")
     if state == "CANCELLED":
-        who = f" {reason}" if reason.startswith("by ") else " from outside"
+        who = f" {reason}" if reason.startswith("by ") else because or " from outside"
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, f"{job} was cancelled{who}")
     if state == "DEADLINE":
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, f"{job} was ended by its deadline")
@@ -81,9 +81,12 @@ def judge(
             return Verdict(Action.FAIL, Action.FAIL, f"{job} ran out of memory before its first task started")
         return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state}){because}")
     if state in ("OUT_OF_MEMORY", "FAILED"):
+        if worker_end is not None and state == "FAILED":
+            return Verdict(Action.RETRY, again, f"{job}: {worker_end}")
+        # With one slot there is no doubt who it was, and that is as good as progress for those behind.
         culprit = Action.FAIL if slots == 1 else Action.ALONE
         what = "ran out of memory" if state == "OUT_OF_MEMORY" else f"was killed or failed{because}"
-        return Verdict(culprit, Action.AGAIN if progress or slots > 1 else Action.RETRY, f"{job} {what}")
+        return Verdict(culprit, Action.AGAIN, f"{job} {what}")
     if state == "COMPLETED" and worker_end is not None:
         return Verdict(Action.RETRY, Action.AGAIN if progress else Action.RETRY, f"{job}: {worker_end}")
     return Verdict(Action.RETRY, again, f"{job} ended, and its results did not come ({state}){because}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -37,12 +38,11 @@ class ProgressLine:
         now = time.monotonic()
         ended = progress.succeeded + progress.failed + progress.not_run == progress.tasks
         if self._terminal:
-            self._stream.write(f"\r{line}\x1b[K")
+            self._write(f"\r{line}\x1b[K")
             self._open = True
         elif line.rpartition("  ")[0] != self._last and (ended or now - self._last_at >= self._every_s):
-            self._stream.write(f"{line}\n")
+            self._write(f"{line}\n")
             self._last, self._last_at = line.rpartition("  ")[0], now
-        self._stream.flush()
 
     @staticmethod
     def text(progress: Progress) -> str:
@@ -70,13 +70,18 @@ class ProgressLine:
     def say(self, sentence: str) -> None:
         """A sentence on a line of its own."""
         self.close()
-        self._stream.write(f"{sentence}\n")
-        self._stream.flush()
+        self._write(f"{plain(sentence)}\n")
+
+    def _write(self, text: str) -> None:
+        # A terminal that is gone is no reason to leave a run alone.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def close(self) -> None:
         """End the line, so that something else can follow."""
         if self._open:
-            self._stream.write("\n")
+            self._write("\n")
             self._open = False
 
 
@@ -90,15 +95,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for name in columns:
         grid.add_column(name, overflow="fold")
     for row in rows:
-        grid.add_row(*("" if cell is None else _plain(cell) for cell in row))
+        grid.add_row(*("" if cell is None else plain(cell) for cell in row))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(grid)
 
 
-def _plain(cell: object) -> str:
-    # What tasks print may hold anything; a terminal must not obey it.
+def plain(cell: object) -> str:
+    """Text that a terminal does not obey: what tasks print may hold anything."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
 
 
@@ -208,9 +213,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     failures = summary["failures"]
     for failure in failures[:10]:
-        print(_plain(f"task {failure['index']}: {failure['reason']}"))
+        print(plain(f"task {failure['index']}: {failure['reason']}"))
         for line in (failure.get("log_tail") or "").strip().splitlines()[-5:]:
-            print(_plain(f"    {line}"))
+            print(plain(f"    {line}"))
     if len(failures) > 10:
         print(f"… and {len(failures) - 10} more: fractal-slurm report {summary['run_id']}")
 

@@ -103,12 +103,24 @@ def _is_whole(kind: Kind, record: dict[str, Any]) -> bool:
     return True
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines that are not blank out of chunks of a stream, holding one chunk and one line at a time."""
-    rest = b""
+def split_lines(chunks: Iterable[bytes], *, longest: int = 1 << 30) -> Iterator[bytes]:
+    """Lines that are not blank out of chunks of a stream, holding one chunk and one line at a time.
+
+    Args:
+        chunks: The stream.
+        longest: Bytes of the longest line; of a longer one, a piece comes that is no record.
+    """
+    rest = bytearray()
     for chunk in chunks:
-        lines = (rest + chunk).split(b"\n")
-        rest = lines.pop()
-        yield from (line for line in lines if line)
+        first, newline, others = chunk.partition(b"\n")
+        if len(rest) <= longest:
+            rest += first
+        if not newline:
+            continue
+        if rest:
+            yield bytes(rest[:longest])
+        lines = others.split(b"\n")
+        rest = bytearray(lines.pop())
+        yield from (line[:longest] for line in lines if line)
     if rest:
-        yield rest
+        yield bytes(rest[:longest])

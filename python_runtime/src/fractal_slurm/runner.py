@@ -8,6 +8,7 @@ so whatever state the journal shows, the loop goes on from there.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ from .slurm import (
     Silence,
     Slurm,
     Submitted,
+    is_back_pressure,
 )
 from .walltime import format_walltime, parse_walltime
 from .worker import BEAT_S
@@ -51,6 +53,10 @@ _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
 # While SLURM is silent, pauses grow from the first to the second.
 _OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
 _FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
+_NEVER_BEGAN_S = 3.0
+_NO_ANSWER = "SLURM does not answer"
+# For so long a reason that no waiting cures has to stand: while nodes are down it may be given, too.
+_HOPELESS_AFTER_S = 20.0
 # A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
 _RENAMED_WITHIN_S = 60.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
@@ -77,13 +83,16 @@ class Watch:
 
     state: str = "PENDING"
     missing_since: float | None = None
+    hopeless_since: float | None = None
     ended_at: float | None = None
     running_since: float | None = None
     done: int = 0
     predicted_end: float | None = None
     began: bool = False
-    ends: dict[tuple[int, int], str] = field(default_factory=dict)
+    restart: int = 0
+    ends: dict[int, str] = field(default_factory=dict)  # of the last start, by node
     nodes: int = 1
+    most_nodes: int = 1
     lines: int = 0
     lines_before: int = 0
     heard_at: float | None = None
@@ -139,10 +148,18 @@ class Runner:
         self.peek_s = _PEEK_FIRST_S
         self.outage_s = 0.0
         self.outage_until = 0.0
+        self.trouble = ""
         self.full_s = 0.0
         self.full_until = 0.0
         self.durations: list[float] = []
         self.late: set[tuple[str, int]] = set()
+        self.started: set[str] = set()
+        self.next_listing = 0.0
+        self.claimed_since: dict[str, float] = {}
+        self.unclaimed: set[str] = set()  # jobs whose claims are ours: they never run
+        self.marked: set[str] = set()  # jobs that were told to end
+        self.cancelled_ids: set[str] = set()  # jobs that SLURM was told to end
+        self.cancel_deadline = self.began + settings.cancel_grace_s  # when those go to scancel that do not heed it
         self.said: set[str] = set()
         self.last_shown = 0.0
 
@@ -155,9 +172,8 @@ class Runner:
             FractalSlurmError: The user's folder can't be made, or sudo refuses.
             Detached: The second interrupt: jobs go on without a driver.
         """
-        if not self.journal.get("folder_made"):
+        if self.has_work():
             self.slurm.sudo.mkdir(self.user, [self.run_folder], timeout=self.settings.command_timeout_s)
-            self.journal.put("folder_made", True)
         if self.hidden:
             self.say(
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
@@ -165,26 +181,40 @@ class Runner:
             )
         self.journal.put("state", "driven")
         self.next_poll = time.monotonic() + 0.3
+        asked = False
         while True:
             if self.detach_requested:
                 raise Detached
+            if self.cancel_at is not None and not asked and not self.cancelled:
+                asked = True
+                left = self.cancel_at - time.monotonic()
+                if left > 0:
+                    self.say(f"cancelling in {left:.0f} s; Ctrl-C again leaves the jobs running")
             if self.cancel_is_due() and not self.cancelled:
                 self.cancel()
             self.plan_again()
-            now = time.monotonic()
-            if now >= self.outage_until:
+            if self.may_ask():
                 self.guarded(self.settle_unknown)
-                self.guarded(self.submit_some)
-            if time.monotonic() >= self.next_poll and time.monotonic() >= self.outage_until:
+            if self.may_ask():
+                self.guarded(self.pursue_cancel if self.cancelled else self.submit_some)
+            if time.monotonic() >= self.next_poll and self.may_ask():
                 self.guarded(self.poll)
                 self.next_poll = time.monotonic() + self.pause()
-            if not self.journal.jobs("planned", "submitting", "submitted", "ended") and not self.journal.unassigned():
+            if not self.has_work():
                 break
             self.report()
             self.wait()
         self.journal.put("state", "cancelled" if self.cancelled else "done")
         self.journal.put("ended", time.time())
         self.report(force=True)
+
+    def has_work(self) -> bool:
+        """Whether there is a task that has no end yet."""
+        return bool(self.journal.jobs("planned", "submitting", "submitted", "ended") or self.journal.unassigned())
+
+    def may_ask(self) -> bool:
+        """Whether no pause after an outage is on."""
+        return time.monotonic() >= self.outage_until
 
     def cancel_is_due(self) -> bool:
         return self.cancel_at is not None and time.monotonic() >= self.cancel_at
@@ -201,15 +231,24 @@ class Runner:
             self.detach_requested = True
 
     def guarded(self, step: Callable[[], None]) -> None:
-        """Do a step; if SLURM is silent, say so once, and wait with growing pauses."""
+        """Do a step; if SLURM is silent, or the user's side is in trouble, say so once and try again later.
+
+        Raises:
+            ClusterError: There is trouble, and no job is out yet that would be left alone.
+        """
         try:
             step()
         except Silence as silence:
-            self.outage(str(silence))
+            self.outage(f"{_NO_ANSWER} ({silence}): waiting; what runs goes on")
+        except ClusterError as error:
+            if not any(job.slurm_job_id or job.state == "submitting" for job in self.journal.jobs()):
+                raise
+            self.outage(f"{error}: trying again")
         else:
-            if self.outage_s and time.monotonic() >= self.outage_until and step == self.poll:
+            if self.outage_s and step == self.poll:
                 self.outage_s = 0.0
-                self.say("SLURM answers again")
+                self.say("SLURM answers again" if self.trouble.startswith(_NO_ANSWER) else "going on")
+                self.trouble = ""
 
     def say_once(self, words: str) -> bool:
         """Say a sentence, unless it was said before. Returns whether it was news."""
@@ -220,8 +259,10 @@ class Runner:
         return True
 
     def outage(self, words: str) -> None:
-        if not self.outage_s:
-            self.say(f"SLURM does not answer ({words}): waiting; what runs goes on")
+        """Something can't be done now: say it, if it is news, and pause, longer each time."""
+        if words != self.trouble and (not self.trouble or not words.startswith(_NO_ANSWER)):
+            self.trouble = words
+            self.say(words)
             self.journal.event("outage", "", words)
         self.outage_s = min(_OUTAGE_LAST_S, max(_OUTAGE_FIRST_S, self.outage_s * 1.5))
         self.outage_until = time.monotonic() + self.outage_s
@@ -292,21 +333,32 @@ class Runner:
 
     def plan_again(self) -> None:
         """New jobs for tasks that have to run again."""
+        if self.cancelled or self.refusal:
+            self.give_up(self.refusal or "the run was cancelled")
+            return
         tasks = self.journal.unassigned()
         if not tasks:
             return
-        if self.cancelled or self.refusal:
-            words = self.refusal or "the run was cancelled"
-            self.journal.finish_tasks(tasks, "not_run", words)
-            return
-        alone = [index for index in tasks if index in set(self.journal.get("alone", []))]
-        others = [index for index in tasks if index not in set(alone)]
+        suspects = set(self.journal.get("alone", []))
+        alone = [index for index in tasks if index in suspects]
+        others = [index for index in tasks if index not in suspects]
         with self.journal.transaction():
             for batch in replan(self.config, self.job_settings, others) if others else []:
                 self.journal.add_job(self.new_token(), batch)
             if alone:
                 self.journal.add_job(self.new_token(), alone, slots=1)
-                self.journal.put("alone", [])
+            self.journal.put("alone", [])
+
+    def give_up(self, words: str) -> None:
+        """Nothing more is submitted: what is planned, or waits for a plan, does not run."""
+        planned, tasks = self.journal.jobs("planned"), self.journal.unassigned()
+        if not planned and not tasks:
+            return
+        with self.journal.transaction():
+            self.journal.finish_tasks(tasks, "not_run", words)
+            for job in planned:
+                self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
+                self.journal.update_job(job.token, "given up", state="abandoned", reason=words)
 
     def new_token(self) -> str:
         token = secrets.token_hex(8)
@@ -352,30 +404,34 @@ class Runner:
             return True
         if submission.outcome is Submitted.FULL:
             self.journal.update_job(job.token, "no room", state="planned", reason=submission.words)
-            self.say_once(f"the site's limit is reached ({submission.words}): waiting for room")
-            self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
-            self.full_until = time.monotonic() + self.full_s
+            self.no_room(submission.words)
             return False
         if submission.outcome is Submitted.UNKNOWN:
             self.journal.event("no answer", job.token, submission.words)
-            raise Silence(submission.words)
+            if not is_back_pressure(submission.words):
+                raise Silence(submission.words)
+            self.no_room(submission.words)
+            return False
         self.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
-        self.refuse(self.refusal_words(submission.words))
+        words = f"SLURM refused the job: {submission.words}"
+        if "sbatch:" not in submission.raw:
+            words = self.slurm.sudo.refusal(self.user, f"{self.slurm.sudo.slurm_bin_dir}/sbatch")
+            if not any(other.slurm_job_id for other in self.journal.jobs()):
+                raise ImpersonationError(words)
+        self.refuse(words)
         return False
 
-    def refusal_words(self, words: str) -> str:
-        if words.startswith("sudo:") or "is not allowed to execute" in words:
-            raise ImpersonationError(self.slurm.sudo.refusal(self.user, f"{self.slurm.sudo.slurm_bin_dir}/sbatch"))
-        return f"SLURM refused the job: {words}"
+    def no_room(self, words: str) -> None:
+        """A limit of the site: wait, longer each time, or until one of our jobs ends."""
+        self.say_once(f"the site's limit is reached ({words}): waiting for room")
+        self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
+        self.full_until = time.monotonic() + self.full_s
 
     def refuse(self, words: str) -> None:
         """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
         self.refusal = words
-        with self.journal.transaction():
-            self.journal.put("refusal", words)
-            for job in self.journal.jobs("planned"):
-                self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
-                self.journal.update_job(job.token, "refused", state="refused", reason=words)
+        self.journal.put("refusal", words)
+        self.give_up(words)
         self.say(words)
 
     def split(self, job: Job, indices: Sequence[int]) -> None:
@@ -423,26 +479,34 @@ class Runner:
             # A folder is a fence of ours, from before a crash; what a job leaves is a symlink.
             if ours or self.slurm.sudo.is_folder(self.user, path, timeout=self.settings.command_timeout_s):
                 with self.journal.transaction():
-                    indices = self.journal.tasks_of(job.token, "waiting", "cut")
                     self.journal.update_job(
                         job.token, "fenced", state="abandoned", reason="its submission got no answer"
                     )
+                    indices = self.journal.tasks_of(job.token, "waiting", "cut")
                     if indices:
                         self.journal.add_job(self.new_token(), indices, slots=job.slots)
             else:
                 claimed.append(job)
-        if not claimed:
-            return
-        begins: dict[str, str] = {}
-        for line in self.read([self.predicted_file(job) for job in claimed]):
+        if claimed:
+            self.find_claimers(claimed)
+
+    def find_claimers(self, jobs: Sequence[Job]) -> None:
+        """Jobs that exist, since they hold their claims: their workers' first records tell their ids."""
+        folders = {job_folder(self.run_folder, job.token): job for job in jobs}
+        listed = self.slurm.sudo.list_folders(self.user, list(folders), timeout=self.settings.command_timeout_s)
+        paths = [f"{folder}/{name}" for folder, names in listed.items() for name in names if _is_result_file(name)]
+        ids: dict[str, str] = {}
+        for line in self.read(paths):
             kind, record = classify(line, self.tokens)
             if kind is Kind.BEGIN:
-                begins[record["token"]] = str(record["job"])
-        for job in claimed:
-            if job.token in begins:
-                self.journal.update_job(
-                    job.token, "found by its claim", state="submitted", slurm_job_id=begins[job.token]
-                )
+                ids[record["token"]] = record["job"]
+        now = time.monotonic()
+        for job in jobs:
+            if job.token in ids:
+                self.journal.update_job(job.token, "found by its claim", state="submitted", slurm_job_id=ids[job.token])
+            elif now - self.claimed_since.setdefault(job.token, now) > self.settings.results_wait_s:
+                # It took its claim, and died before its first record.
+                self.job_ended(job, LOST, "it began, and left nothing", nodes=job.nodes)
 
     def predicted_file(self, job: Job, node: int = 0) -> str:
         return f"{job_folder(self.run_folder, job.token)}/results-0-{node}"
@@ -451,9 +515,9 @@ class Runner:
         """The lines of result files."""
         room = sum(job.tasks for job in self.journal.jobs()) * (self.settings.max_out_bytes + _RECORD_BYTES)
         return split_lines(
-            self.slurm.sudo.read_files(
-                self.user, paths, timeout=max(600, self.settings.command_timeout_s), max_bytes=room
-            )
+            self.slurm.sudo.read_files(self.user, paths, timeout=self.settings.command_timeout_s, max_bytes=room),
+            # What json makes of a byte takes six at the most.
+            longest=6 * self.settings.max_out_bytes + 4 * _RECORD_BYTES,
         )
 
     # -- tracking ----------------------------------------------------------------------------------------
@@ -489,7 +553,8 @@ class Runner:
             self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
             self.next_peek = now + self.peek_s
         if ended or peek:
-            self.collect(running if peek else ended, now)
+            if not self.collect(running if peek else ended, now):
+                return  # nothing follows from results that could not be read
             if self.hidden and peek:
                 self.judge_hidden(running, now)
         for job in self.journal.jobs("ended"):
@@ -505,15 +570,18 @@ class Runner:
             for job_id, state in self.slurm.sacct(missing).items():
                 if state.is_final:
                     states[job_id] = state
+        gone = []
         for job in jobs:
             watch = self.watches.setdefault(job.token, Watch())
             found = states.get(job.slurm_job_id or "")
             if found is not None and not watch.seen:
                 self.read_back(job, found)
             if found is None or not self.is_ours(job, found):
-                self.lost_sight(job, watch, now)
+                gone.append(job)
                 continue
             watch.missing_since, watch.seen = None, True
+            if found.reason not in HOPELESS_REASONS:
+                watch.hopeless_since = None
             if found.state == "RUNNING" and watch.running_since is None:
                 watch.running_since = now
                 self.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
@@ -526,10 +594,12 @@ class Runner:
                     self.durations.append(now - watch.running_since)
                 self.job_ended(job, found.state, found.reason, nodes=found.nodes)
             elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
-                self.hopeless(job, found)
+                self.hopeless(job, watch, found, now)
             elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
                 hint = PENDING_HINTS.get(found.reason, "")
                 self.say_once(f"a job waits for the reason {found.reason}{hint}")
+        if gone:
+            self.lost_sight(gone, now)
 
     def is_ours(self, job: Job, found: JobState) -> bool:
         """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
@@ -553,17 +623,20 @@ class Runner:
         if wanted is not None and given < wanted:
             self.say(
                 f"the site gave job {found.job_id} {found.time_limit} of time, less than its tasks may need "
-                f"({format_walltime(wanted)}): what does not fit runs again in another job"
+                f"({format_walltime(wanted)}): "
+                "a task that it cuts short fails, one that has not started runs in another job"
             )
 
     def judge_hidden(self, jobs: Sequence[Job], now: float) -> None:
         """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
 
-        A job whose worker has begun and then fell silent is lost. One that has not begun waits, for all we know.
+        A job whose worker has begun and then fell silent is lost; so is one whose output is there, which SLURM makes
+        when it starts a job, and whose worker does not begin. One that has not started waits, for all we know.
         """
+        begun = self.output_files(now) if any(not self.watches[job.token].began for job in jobs) else set()
         for job in jobs:
             watch = self.watches[job.token]
-            if watch.lines != watch.lines_before:
+            if watch.lines != watch.lines_before or (watch.heard_at is None and job.token in begun):
                 watch.lines_before, watch.heard_at = watch.lines, now
             silent = now - watch.heard_at if watch.heard_at is not None else 0.0
             watch.state = "RUNNING" if watch.began else "PENDING"
@@ -572,51 +645,72 @@ class Runner:
                 self.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=watch.nodes)
             if self.worker_ended(replace(job, nodes=watch.nodes), watch):
                 self.job_ended(job, "COMPLETED", "", nodes=watch.nodes)
-            elif watch.began and silent > self.settings.silent_worker_s:
+            elif silent > self.settings.silent_worker_s:
                 self.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
-            elif watch.began and silent > 2 * BEAT_S:
+            elif silent > 2 * BEAT_S:
                 watch.list_again = True  # it may have been requeued, and write another file
+
+    def output_files(self, now: float) -> set[str]:
+        """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
+        if now >= self.next_listing:
+            self.next_listing = now + BEAT_S
+            folders = self.slurm.sudo.list_folders(
+                self.user, [self.run_folder], timeout=self.settings.command_timeout_s
+            )
+            names = folders.get(self.run_folder, [])
+            self.started = {name.partition(".")[0] for name in names if name.endswith(".slurm.out")}
+        return self.started
 
     def predict_from_others(self, watch: Watch) -> None:
         if self.durations and watch.running_since is not None:
             watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
 
-    def lost_sight(self, job: Job, watch: Watch, now: float) -> None:
-        """Neither squeue nor sacct know a job: its results are looked at for a while before it counts as lost."""
-        if watch.missing_since is None:
-            watch.missing_since = now
-        self.collect([job], now)
-        if self.worker_ended(job, watch) or now - watch.missing_since > self.settings.results_wait_s:
-            state = "COMPLETED" if self.worker_ended(job, watch) else LOST
-            self.job_ended(job, state, "", nodes=job.nodes)
+    def lost_sight(self, jobs: Sequence[Job], now: float) -> None:
+        """Neither squeue nor sacct know these jobs: their results are looked at for a while before they are lost."""
+        for job in jobs:
+            watch = self.watches[job.token]
+            if watch.missing_since is None:
+                watch.missing_since = now
+        if not self.collect(jobs, now):
+            return
+        for job in jobs:
+            watch = self.watches[job.token]
+            if self.worker_ended(job, watch):
+                self.job_ended(job, "COMPLETED", "", nodes=job.nodes)
+            elif now - (watch.missing_since or now) > self.settings.results_wait_s:
+                self.job_ended(job, LOST, "", nodes=job.nodes)
 
     def worker_ended(self, job: Job, watch: Watch) -> bool:
-        return len({node for _restart, node in watch.ends}) >= job.nodes
+        """Whether the workers on all nodes of a job ended by themselves, in its last start."""
+        return len(watch.ends) >= job.nodes
 
     def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
         self.journal.update_job(
             job.token, "ended", state="ended", slurm_state=state, reason=reason, nodes=nodes, ended_at=time.time()
         )
 
-    def hopeless(self, job: Job, found: JobState) -> None:
-        """A job that would wait for ever: it is cancelled, and its tasks do not run."""
+    def hopeless(self, job: Job, watch: Watch, found: JobState, now: float) -> None:
+        """A job that would wait for ever, if the reason stays: it is cancelled, and its tasks do not run."""
+        if watch.hopeless_since is None:
+            watch.hopeless_since = now
+        if now - watch.hopeless_since < _HOPELESS_AFTER_S:
+            self.say_once(f"SLURM says that it can't start job {found.job_id}: {found.reason}")
+            return
         words = f"SLURM will never start job {found.job_id}: {found.reason}"
         self.slurm.cancel(self.user, [found.job_id])
-        with self.journal.transaction():
-            self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
-            self.journal.update_job(job.token, "hopeless", state="refused", reason=words)
-        self.watches.pop(job.token, None)
+        self.job_ended(job, "CANCELLED", words, nodes=job.nodes)
         self.refuse(words)
 
     # -- collecting --------------------------------------------------------------------------------------
 
-    def collect(self, jobs: Sequence[Job], now: float) -> None:
-        """Read the results of jobs, in one call of cat, and journal them."""
+    def collect(self, jobs: Sequence[Job], now: float) -> bool:
+        """Read the results of jobs, in one call of cat, and journal them. Returns whether they could be read."""
         paths: list[str] = []
         unlisted = []
         for job in jobs:
             watch = self.watches.setdefault(job.token, Watch())
             watch.done = watch.lines = 0
+            watch.most_nodes = job.tasks
             if watch.files:
                 paths += watch.files
             else:
@@ -624,23 +718,24 @@ class Runner:
             if watch.list_again or (watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed):
                 watch.list_again = False
                 unlisted.append(job)
-        if unlisted:
-            # Not all came from where it was expected: a job that was requeued has other files, too.
-            folders = {job_folder(self.run_folder, job.token): job for job in unlisted}
-            for folder, names in self.slurm.sudo.list_folders(self.user, list(folders)).items():
-                watch = self.watches[folders[folder].token]
-                watch.files = [f"{folder}/{name}" for name in names if name.startswith("results-")]
-                paths += [path for path in watch.files if path not in paths]
         odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
         try:
+            if unlisted:
+                # Not all came from where it was expected: a job that was requeued has other files, too.
+                folders = {job_folder(self.run_folder, job.token): job for job in unlisted}
+                listed = self.slurm.sudo.list_folders(self.user, list(folders), timeout=self.settings.command_timeout_s)
+                for folder, names in listed.items():
+                    watch = self.watches[folders[folder].token]
+                    watch.files = [f"{folder}/{name}" for name in names if _is_result_file(name)]
+                    paths += [path for path in watch.files if path not in paths]
             with self.journal.transaction():
                 for line in self.read(paths):
                     kind = self.take_line(line)
                     if kind in odd:
                         odd[kind] += 1
         except ClusterError as error:
-            self.say(f"results can't be read now: {error}")
-            return
+            self.outage(f"results can't be read now: {error}")
+            return False
         if any(odd.values()) and all(job.state == "ended" for job in jobs):
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:
@@ -650,6 +745,7 @@ class Runner:
             if watch.running_since is not None and watch.done:
                 rate = watch.done / max(0.5, now - watch.running_since)
                 watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
+        return True
 
     def name_odd_lines(self, jobs: Sequence[Job], torn: int, foreign: int) -> None:
         """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
@@ -669,10 +765,15 @@ class Runner:
         if kind is Kind.TASK:
             watch.done += 1
             self.take_record(record, line.decode("utf-8", "replace"))
-        elif kind is Kind.BEGIN:
-            watch.nodes = max(watch.nodes, record["nodes"])
-        elif kind is Kind.END:
-            watch.ends[record["restart"], record["node"]] = record["end"]
+        elif kind is not Kind.BEAT and record["restart"] >= watch.restart:
+            if record["restart"] > watch.restart:
+                watch.restart = record["restart"]
+                watch.ends.clear()  # of a start that SLURM took back
+            if kind is Kind.BEGIN:
+                watch.nodes = max(watch.nodes, min(record["nodes"], watch.most_nodes))
+            else:
+                watch.ends[record["node"]] = record["end"]
+        if kind is Kind.END:
             watch.steps[record["restart"], record["node"]] = record["steps"]
         return kind
 
@@ -689,7 +790,8 @@ class Runner:
                 self.journal.event("late record", record["token"], f"task {index}, attempt {record['attempt']}")
             return
         if state not in ("waiting", "cut"):
-            if stored != text:
+            if stored != text and (text, index) not in self.late:
+                self.late.add((text, index))
                 self.journal.event("second record", record["token"], f"task {index}, attempt {attempt}")
             return
         reason = record.get("reason")
@@ -711,7 +813,8 @@ class Runner:
         if unfinished:
             came = watch.listed and self.worker_ended(job, watch)
             waited = now - (watch.ended_at or now)
-            never = watch.listed and not watch.began and waited > min(3, self.settings.results_wait_s)
+            # A script that failed before its worker leaves none; else it is the file system that lags.
+            never = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
             if not came and not never and waited < self.settings.results_wait_s:
                 return
             self.decide(job, watch, unfinished)
@@ -728,7 +831,9 @@ class Runner:
         slots = job.slots or min(self.config.parallel_tasks_per_job, job.tasks)
         cut = set(self.journal.tasks_of(job.token, "cut"))
         # The queue is in order, so what was running is among the first that have no end.
-        running = cut if watch.ends else cut | set(unfinished[: slots * max(1, job.nodes)])
+        running = cut
+        if not self.worker_ended(job, watch):
+            running = cut | set(unfinished if job.nodes > 1 else unfinished[:slots])
         verdict = judge(
             state=job.slurm_state or LOST,
             reason=job.reason or "",
@@ -740,8 +845,10 @@ class Runner:
             cancelled_by_us=self.cancelled,
         )
         words = verdict.words
-        if not watch.began and verdict.running is Action.FAIL:
+        if not watch.began and not self.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
             words += self.job_output(job)
+        if {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
+            self.shut_out(job)
         alone: list[int] = []
         again = 0
         with self.journal.transaction():
@@ -760,6 +867,8 @@ class Runner:
                 elif action is Action.NOT_RUN:
                     self.journal.finish_task(index, "not_run", words, None)
                 elif action is Action.AGAIN:
+                    if job.slots:
+                        alone.append(index)
                     self.journal.release([index])
                     again += 1
                 else:
@@ -771,12 +880,19 @@ class Runner:
                 self.journal.put("alone", [*self.journal.get("alone", []), *alone])
             self.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
         if again:
-            # Should the job's worker live on, on a node that SLURM gave up: it starts nothing more.
-            paths = [claim_path(self.run_folder, job.token), stop_path(self.run_folder, job.token)]
-            self.slurm.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
             self.say(f"{words}: {again} of its tasks go into a new job")
         elif not self.cancelled:
             self.say(words)
+
+    def shut_out(self, job: Job) -> None:
+        """Before a job's tasks go elsewhere: should it start late, or its worker live on, it starts nothing more.
+
+        Raises:
+            ClusterError: The marks can't be made; then nothing goes elsewhere.
+        """
+        self.slurm.sudo.mkdir(self.user, [self.run_folder], timeout=self.settings.command_timeout_s)
+        paths = [claim_path(self.run_folder, job.token), stop_path(self.run_folder, job.token)]
+        self.slurm.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
 
     def job_output(self, job: Job) -> str:
         """The end of what a job printed outside of its tasks, for the words of its failure."""
@@ -792,40 +908,46 @@ class Runner:
     # -- cancelling --------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Cancel the run: mark the jobs, give their workers a while to end their tasks, then scancel in one call."""
+        """Cancel the run: from here on nothing more is submitted, and :meth:`pursue_cancel` ends what is out."""
         self.cancelled = True
-        live = self.journal.jobs("submitting", "submitted")
         with self.journal.transaction():
             self.journal.put("cancelled", True)
             self.journal.event("cancel")
-            for job in self.journal.jobs("planned"):
-                self.journal.finish_tasks(
-                    self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", "the run was cancelled"
-                )
-                self.journal.update_job(job.token, "cancelled", state="abandoned", reason="the run was cancelled")
-        if not live:
-            return
-        self.say(f"cancelling {len(live)} jobs; what has finished is brought home")
-        marks = [
-            path
-            for job in live
-            for path in (stop_path(self.run_folder, job.token), claim_path(self.run_folder, job.token))
-        ]
-        try:
-            self.slurm.sudo.take_names(self.user, marks, timeout=self.settings.command_timeout_s)
-        except FractalSlurmError as error:
-            self.say(f"the workers can't be told: {error}")
-        deadline = time.monotonic() + self.settings.cancel_grace_s
-        while time.monotonic() < deadline and not self.detach_requested:
-            if not any(watch.state in ("RUNNING", "COMPLETING") for watch in self.watches.values()):
-                break
-            time.sleep(0.5)
-            self.guarded(self.poll)
-        if self.detach_requested:
-            return
-        left = [job.slurm_job_id for job in self.journal.jobs("submitted") if job.slurm_job_id]
-        self.guarded(lambda: self.slurm.cancel(self.user, left))
-        self.last_submission = self.next_poll = time.monotonic()
+        live = self.journal.jobs("submitting", "submitted")
+        if live:
+            self.say(f"cancelling {len(live)} jobs; what has finished is brought home")
+        now = time.monotonic()
+        self.cancel_deadline = now + self.settings.cancel_grace_s
+        self.last_submission = self.next_poll = now
+
+    def pursue_cancel(self) -> None:
+        """End the jobs that are out: a mark that their workers heed, a grace, then scancel in one call.
+
+        Raises:
+            ClusterError: One of them could not be done; it is done again.
+        """
+        live = self.journal.jobs("submitted")
+        unmarked = [job for job in live if job.token not in self.marked]
+        if unmarked:
+            claims = [claim_path(self.run_folder, job.token) for job in unmarked]
+            marks = [stop_path(self.run_folder, job.token) for job in unmarked]
+            free = self.slurm.sudo.take_names(self.user, [*claims, *marks], timeout=self.settings.command_timeout_s)
+            self.marked |= {job.token for job in unmarked}
+            # Whose claim is ours now has not begun, and never will.
+            self.unclaimed |= {job.token for job, ours in zip(unmarked, free, strict=False) if ours}
+        running = [job for job in live if job.token not in self.unclaimed]
+        due = time.monotonic() >= self.cancel_deadline
+        left = [job for job in live if job.slurm_job_id and job.slurm_job_id not in self.cancelled_ids]
+        if left and (due or not running):
+            ids = [job.slurm_job_id or "" for job in left]
+            self.slurm.cancel(self.user, ids)
+            self.cancelled_ids |= set(ids)
+            self.cancel_deadline = time.monotonic() + self.settings.cancel_grace_s
+            self.next_poll = time.monotonic()
+        elif self.hidden and not left:
+            for job in live:
+                if due or job.token in self.unclaimed:
+                    self.job_ended(job, "CANCELLED", "", nodes=job.nodes)
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -853,6 +975,10 @@ class Runner:
             "run_folder": self.run_folder,
             "failures": failures,
         }
+
+
+def _is_result_file(name: str) -> bool:
+    return re.fullmatch(r"results-[0-9]{1,9}-[0-9]{1,9}", name) is not None
 
 
 class Detached(Exception):

@@ -56,7 +56,9 @@ class Settings:
     max_out_bytes: int = _setting(1_000_000, "The largest out-JSON of a task, in bytes.")
     time_scope: str = _setting("task", "What the option time limits: each task, or the whole job.", ("task", "job"))
     start_slack_s: int = _setting(60, "Seconds added to a job's time limit for its start.")
-    results_wait_s: int = _setting(30, "Seconds to wait for the results of a job that ended (file systems lag).")
+    results_wait_s: int = _setting(
+        65, "Seconds to wait for the results of a job that ended: NFS may hide new files for 60."
+    )
     sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
     command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
     silent_worker_s: int = _setting(

@@ -17,7 +17,7 @@ from enum import Enum
 from . import cluster
 from .cluster import Cluster, parse_config_lines
 from .errors import ClusterError
-from .impersonate import Impersonator, clean_environment
+from .impersonate import Impersonator, TimedOut, clean_environment
 
 # Job states from which a job does not come back (squeue(1), JOB STATE CODES).
 FINAL_STATES = frozenset(
@@ -63,6 +63,7 @@ HOPELESS_REASONS = frozenset(
         "DependencyNeverSatisfied",
         "InvalidAccount",
         "InvalidQOS",
+        "JobHoldMaxRequeue",
         "PartitionNodeLimit",
         "PartitionTimeLimit",
         "QOSMaxCpuPerJobLimit",
@@ -103,6 +104,8 @@ _SILENCE = (
     "Unable to establish controller machine",
     "Unable to establish configuration source",
 )
+# A word of a command line is at most 128 KiB long (MAX_ARG_STRLEN); a name of ours at most 97 bytes.
+_MAX_IDS_PER_CALL = 1_000
 _JOB_ID = re.compile(r"(\d+)(;\S+)?")
 
 
@@ -117,11 +120,12 @@ class Submitted(Enum):
 
 @dataclass(frozen=True)
 class Submission:
-    """The outcome of one sbatch: the job's id if it was accepted, and SLURM's words if not."""
+    """The outcome of one sbatch: the job's id if it was accepted, and SLURM's words, digested and raw, if not."""
 
     outcome: Submitted
     job_id: str = ""
     words: str = ""
+    raw: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,11 @@ def first_error(stderr: str) -> str:
     return "; ".join(list(dict.fromkeys(line for line in lines if line))[:2]) or "no reason given"
 
 
+def is_back_pressure(stderr: str) -> bool:
+    """Whether sbatch's words mean that there is no room now."""
+    return any(sign in stderr for sign in BACK_PRESSURE)
+
+
 def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
     """Read the outcome of ``sbatch --parsable``.
 
@@ -183,11 +192,12 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
             return Submission(Submitted.ACCEPTED, found[0])
         return Submission(Submitted.UNKNOWN, words=f"sbatch printed no job id, but {stdout.strip()[:200]!r}")
     words = first_error(stderr)
-    if any(sign in stderr for sign in BACK_PRESSURE):
-        return Submission(Submitted.FULL, words=words)
+    # Silence first: sbatch may have waited for room, tried again, and then got no answer.
     if returncode < 0 or any(sign in stderr for sign in _SILENCE):
         return Submission(Submitted.UNKNOWN, words=words)
-    return Submission(Submitted.REFUSED, words=words)
+    if is_back_pressure(stderr):
+        return Submission(Submitted.FULL, words=words)
+    return Submission(Submitted.REFUSED, words=words, raw=stderr)
 
 
 @dataclass
@@ -272,11 +282,10 @@ class Slurm:
         """
         try:
             result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
-        except subprocess.TimeoutExpired as expired:
-            stderr = (expired.stderr or b"").decode(errors="replace")
-            if any(sign in stderr for sign in BACK_PRESSURE):
-                return Submission(Submitted.FULL, words=first_error(stderr))
-            return Submission(Submitted.UNKNOWN, words=f"sbatch got no answer within {timeout:g} seconds")
+        except TimedOut as expired:
+            # Ended while it waited for room, in all likelihood; yet its last try may have been answered.
+            words = first_error(expired.stderr) if is_back_pressure(expired.stderr) else str(expired)
+            return Submission(Submitted.UNKNOWN, words=words)
         return judge_submission(
             result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         )
@@ -291,7 +300,14 @@ class Slurm:
         Raises:
             Silence: slurmctld does not answer.
         """
-        which = f"--jobs={','.join(job_ids)}" if job_ids else f"--name={','.join(names)}"
+        found: dict[str, JobState] = {}
+        wanted = job_ids or names
+        for first in range(0, len(wanted), _MAX_IDS_PER_CALL):
+            some = ",".join(wanted[first : first + _MAX_IDS_PER_CALL])
+            found |= self._squeue(f"--jobs={some}" if job_ids else f"--name={some}")
+        return found
+
+    def _squeue(self, which: str) -> dict[str, JobState]:
         self.squeue_calls += 1
         began = time.monotonic()
         result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%P|%j|%r", which)
@@ -302,7 +318,7 @@ class Slurm:
         # The quicker of the last two: one slow answer, from a slurmctld that just started, tells nothing.
         took = time.monotonic() - began
         self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
-        found = {}
+        found: dict[str, JobState] = {}
         for line in result.stdout.splitlines():
             fields = line.strip().split("|", 6)
             if len(fields) == 7:
@@ -345,8 +361,8 @@ class Slurm:
             return
         try:
             result = self.sudo.run(user, "scancel", list(job_ids), timeout=self.timeout)
-        except subprocess.TimeoutExpired:
-            raise Silence(f"scancel got no answer within {self.timeout:g} seconds") from None
+        except TimedOut as expired:
+            raise Silence(str(expired)) from None
         if result.returncode != 0:
             words = result.stderr.decode(errors="replace")
             if any(sign in words for sign in _SILENCE):
