@@ -57,10 +57,10 @@ class Outcome(NamedTuple):
 class Site:
     """Two hosts, which are this machine, and the variables of the roles for each."""
 
-    def __init__(self, folder: Path, collections: Path) -> None:
+    def __init__(self, folder: Path, collections: Path, hosts: tuple[str, ...] = ("one", "two")) -> None:
         self.folder = folder
         self.collections = collections
-        self.hosts: dict[str, dict[str, Any]] = {name: self._variables(name) for name in ("one", "two")}
+        self.hosts: dict[str, dict[str, Any]] = {name: self._variables(name) for name in hosts}
 
     def path(self, host: str, *parts: str) -> Path:
         """A path of a host's."""
