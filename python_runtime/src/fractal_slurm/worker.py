@@ -25,13 +25,16 @@ the scratch folder: ``slot-N.todo`` (what to run), ``slot-N.pid`` (what runs), `
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import sys
 import time
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
@@ -55,6 +58,18 @@ SYNC_S = 5.0
 # A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
 BEAT_S = 30.0
 TASK_KILL_S = 10.0
+# SLURM ends a job up to a minute late, never early: a task that would need its whole time may end so late.
+LATE_S = 30.0
+# How long the worker waits where no task can be started.
+RETRY_S = 1.0
+# A wait that took so much longer than it should was no wait: the job was suspended.
+SUSPENDED_S = 5.0
+MAX_STEP_FAILURES = 3
+NO_STEPS = "its steps can't be started"
+# What a full node or disk says. It passes, and is no task's fault.
+PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
+# Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
+MAX_OUT_DEPTH = 500
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 
 
@@ -176,6 +191,7 @@ class Slot:
         self.log_fd = -1
         self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
         self.step = 0  # the srun of its step
+        self.line = b""  # the task, as the script has it
         self.index = self.attempt = 0
         self.files = ("", "")
         self.began = self.began_clock = 0.0
@@ -208,16 +224,19 @@ class Worker:
         self.nodes = len(all_slots)
         self.total_slots = sum(all_slots)
         self.began = time.monotonic()
-        # A minute's grain of SLURM's own: it ends a job up to a minute late, never early.
-        self.deadline = self.began + float(header["job_limit_s"]) if float(header["job_limit_s"]) else None
+        self.deadline = job_end(float(header["job_limit_s"]))
         self.next_line = self.chunk = self.chunk_end = 0
         self.bounds = chunk_bounds(len(lines), self.total_slots) if self.nodes > 1 else None
+        self.again: list[bytes] = []  # tasks that did not start, and keep their turn
         self.finished: set[int] = set()
         self.running: dict[int, Slot] = {}
         self.undecided: list[tuple[float, Slot, int, tuple[float, float]]] = []
         self.pending = b""  # records that could not be written yet
         self.unsynced = False
-        self.ended = 0
+        self.started = self.ended = 0
+        self.retry_at = 0.0  # until when no start is tried
+        self.obstacle: str | None = None  # why the last try to start a task came to nothing
+        self.step_failures = 0  # one after the other
         self.stopping: str | None = None  # why no further task is started
         self.ending = False  # whether the running tasks were told to end, too
         self.log_offset = 0
@@ -236,6 +255,9 @@ class Worker:
                 raise Fenced("the server gave this work to another job") from None
             if owner != self.job:
                 raise Fenced(f"job {owner} does this work already") from None
+        # A job that was requeued after the server gave its work away finds its own claim.
+        if os.path.isdir(f"{path}.stop"):
+            raise Fenced("the server took this work back")
 
     def prepare(self) -> None:
         os.umask(0o077)
@@ -293,20 +315,30 @@ class Worker:
         for name in os.listdir(self.folder):
             if not name.startswith("results-"):
                 continue
-            with open(f"{self.folder}/{name}", "rb") as file:
-                for line in file:
-                    try:
-                        record = json.loads(line)
-                    except ValueError:
-                        continue
-                    ours = isinstance(record, dict) and record.get("token") == self.header["token"]
-                    if ours and record.get("state") in ("succeeded", "failed", "timeout", "memory"):
-                        self.finished.add(int(record.get("task", -1)))
+            for line in whole_lines(f"{self.folder}/{name}", 16 * self.max_out_bytes + (1 << 16)):
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if not isinstance(record, dict) or record.get("token") != self.header["token"]:
+                    continue
+                if record.get("state") in ("succeeded", "failed", "timeout", "memory"):
+                    task = record.get("task")
+                    if type(task) is int:
+                        self.finished.add(task)
 
     # -- the queue ---------------------------------------------------------------------------------------
 
+    def has_tasks(self) -> bool:
+        """Whether tasks may be left for this node; next_task() knows."""
+        if self.bounds is None:
+            return bool(self.again) or self.next_line < len(self.lines)
+        return bool(self.again) or self.next_line < self.chunk_end or self.chunk < len(self.bounds) - 1
+
     def next_task(self) -> bytes | None:
         """The next task's line, or None when there is none left for this node."""
+        if self.again:
+            return self.again.pop()
         while True:
             if self.bounds is None:
                 if self.next_line >= len(self.lines):
@@ -334,15 +366,22 @@ class Worker:
     # -- one task ----------------------------------------------------------------------------------------
 
     def start(self, slot: Slot, line: bytes) -> None:
-        """Start a task in a free slot."""
+        """Start a task in a free slot.
+
+        Raises:
+            OSError: Its files can't be written, or the node has no room for a process: it did not start.
+        """
         index, attempt, args = line.split(b"\t", 2)
+        slot.line = line
         slot.index, slot.attempt = int(index), int(attempt)
         stem = f"{self.scratch}/{slot.index}-{slot.attempt}"
         slot.files = (f"{stem}-args.json", f"{stem}-out.json")
         slot.verdict = slot.kill_at = None
+        self.obstacle = "the files of its tasks could not be written"
         fd = os.open(slot.files[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, args)
+            while args:
+                args = args[os.write(fd, args) :]
         finally:
             os.close(fd)
         if self.separate_logs:
@@ -351,26 +390,45 @@ class Worker:
         words = [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
         slot.began_clock = time.time()
         slot.began = time.monotonic()
+        if self.in_steps:
+            self.hand_over(slot, words)
+            self.obstacle = None
+            return
         try:
-            if self.in_steps:
-                self.hand_over(slot, words)
-            else:
-                if slot.cpus:
-                    os.sched_setaffinity(0, slot.cpus)
-                slot.pid = spawn(words, slot.env, self.null_fd, slot.log_fd)
+            if slot.cpus:
+                os.sched_setaffinity(0, slot.cpus)
+            slot.pid = spawn(words, slot.env, self.null_fd, slot.log_fd)
         except OSError as error:
-            slot.pid = 0
+            if error.errno in PASSING:
+                self.obstacle = "its tasks could not be started"
+                raise
             self.finish(slot, None, None, ("failed", f"{words[0]} can't be started: {error.strerror}"))
         else:
             self.running[slot.pid] = slot
         finally:
             if self.all_cpus:
                 os.sched_setaffinity(0, self.all_cpus)
+        self.obstacle = None
+
+    def put_back(self, slot: Slot) -> None:
+        """A task did not start: it keeps its turn, and its slot is free again."""
+        remove(slot.files[0])
+        if self.separate_logs and slot.log_fd >= 0:
+            os.close(slot.log_fd)
+            slot.log_fd = -1
+        slot.pid = 0
+        self.again.append(slot.line)
+        self.free.append(slot)
+        self.retry_at = time.monotonic() + RETRY_S
 
     # -- steps -------------------------------------------------------------------------------------------
 
     def hand_over(self, slot: Slot, words: list[str]) -> None:
-        """Give a task to the slot worker in the slot's step; start the step where there is none."""
+        """Give a task to the slot worker in the slot's step; start the step where there is none.
+
+        Raises:
+            OSError: As start().
+        """
         self.write_todo(slot, {"words": words, "log": slot.log_path})
         if not slot.step:
             memory = self.header["memory_mb"]
@@ -381,9 +439,28 @@ class Worker:
                 "import sys; sys.path.append(sys.argv[1]); import worker; worker.slot_main(*sys.argv[2:])",
                 os.path.dirname(os.path.abspath(__file__)), f"{self.scratch}/slot-{slot.number}", str(os.getpid()),
             ]  # fmt: skip
-            slot.step = spawn(srun, slot.env, self.null_fd, 2)
+            try:
+                slot.step = spawn(srun, slot.env, self.null_fd, 2)
+            except OSError as error:
+                remove(f"{self.scratch}/slot-{slot.number}.todo")
+                if error.errno in PASSING:
+                    self.obstacle = NO_STEPS
+                    raise
+                self.step_failed(slot, f"{self.srun} can't be started: {error.strerror}")
+                return
             self.steps += 1
         slot.pid = slot.step
+        self.running[slot.pid] = slot
+
+    def step_failed(self, slot: Slot, why: str) -> None:
+        """A step ended, or did not start, before it took its task. A few times in a row, and the worker gives up."""
+        if time.monotonic() >= self.retry_at:  # slots that fail together fail once
+            self.step_failures += 1
+        self.put_back(slot)
+        self.complain(f"a slot's step did not begin: {why}")
+        if self.step_failures >= MAX_STEP_FAILURES and not self.stopping:
+            self.stopping = NO_STEPS
+            self.complain(f"{NO_STEPS}: {why}; this job ends")
 
     def write_todo(self, slot: Slot, todo: dict[str, Any]) -> None:
         import json
@@ -405,17 +482,28 @@ class Worker:
                 continue
             os.unlink(f"{self.scratch}/slot-{slot.number}.done")
             del self.running[slot.pid]
+            self.step_failures = 0
             if "fault" in report:
                 fault = f"{self.command[0]} can't be started: {report['fault']}"
+                if report["errno"] in PASSING and slot.verdict is None:
+                    self.obstacle = "its tasks could not be started"
+                    self.put_back(slot)
+                    self.complain(f"{fault}; waiting for room")
+                    continue
                 self.finish(slot, None, None, ("failed", fault))
                 continue
             self.ended_with(slot, report["status"], (report["maxrss"], report["cpu_s"]))
 
     def step_ended(self, slot: Slot, status: int) -> None:
-        """The step of a slot ended under its task, for what the task did; the next task gets a new step."""
+        """The step of a slot ended: before it took its task, or under it, for what it did. The next gets a new one."""
         slot.step = 0
+        untaken = self.is_untaken(slot)
         for name in ("todo", "done", "pid"):
             remove(f"{self.scratch}/slot-{slot.number}.{name}")
+        if untaken and slot.verdict is None and not self.ending:
+            self.step_failed(slot, f"srun ended with status {status}; what it said is above")
+            return
+        self.step_failures = 0
         memory = self.header["memory_mb"]
         verdict = slot.verdict or (
             ("cut", self.stopping or "")
@@ -423,6 +511,10 @@ class Worker:
             else ("memory", f"its step was ended by SLURM (status {status}): most likely over its mem of {memory} MB")
         )
         self.finish(slot, None, None, verdict)
+
+    def is_untaken(self, slot: Slot) -> bool:
+        """Whether a slot's step has not taken its task yet (srun waits until SLURM grants the step)."""
+        return self.in_steps and os.path.exists(f"{self.scratch}/slot-{slot.number}.todo")
 
     def signal_task(self, slot: Slot, number: int) -> None:
         """Signal the process group of the task in a slot."""
@@ -490,7 +582,14 @@ class Worker:
         self.keep_log(slot, record, 400 if state == "succeeded" else 4000)
         for path in slot.files:
             remove(path)
-        self.write_record(record)
+        try:
+            self.write_record(record)
+        except RecursionError:
+            # A Python with less room than the depth that read_out() allows.
+            del record["out"]
+            if state == "succeeded":
+                record["state"], record["reason"] = "failed", "the out-JSON is nested too deeply"
+            self.write_record(record)
         self.ended += 1
         slot.pid = 0
         self.free.append(slot)
@@ -517,9 +616,14 @@ class Worker:
         import json
 
         try:
-            return json.loads(data), None
-        except (ValueError, RecursionError) as error:
+            out = json.loads(data)
+        except RecursionError:
+            return None, "the out-JSON is nested too deeply"
+        except ValueError as error:
             return None, f"the out-JSON is no JSON: {error}"
+        if data.count(b"[") + data.count(b"{") > MAX_OUT_DEPTH and is_deep(out):
+            return None, f"the out-JSON is nested too deeply: allowed are {MAX_OUT_DEPTH} levels"
+        return out, None
 
     def keep_log(self, slot: Slot, record: dict[str, Any], tail_bytes: int) -> None:
         """Move what a task printed to the log of the job; the record says where, and holds the last of it."""
@@ -531,8 +635,13 @@ class Worker:
                 tail = os.pread(slot.log_fd, tail_bytes, max(0, size - tail_bytes))
                 record["tail"] = tail.decode("utf-8", "replace")
                 if not self.separate_logs:
-                    record["log"] = [self.log_offset, size]
-                    self.append_log(slot.log_fd, size)
+                    start = self.log_offset
+                    try:
+                        self.append_log(slot.log_fd, size)
+                    finally:
+                        # Kept or not: the next task's log begins here.
+                        os.ftruncate(slot.log_fd, 0)
+                        record["log"] = [start, self.log_offset - start]
         except OSError as error:
             record["log_fault"] = f"the log can't be kept: {error.strerror}"
         finally:
@@ -551,7 +660,6 @@ class Worker:
                 written = os.write(self.log_fd, data)
                 self.log_offset += written
                 data = data[written:]
-        os.ftruncate(fd, 0)
 
     # -- the result file ---------------------------------------------------------------------------------
 
@@ -592,7 +700,11 @@ class Worker:
     # -- the loop ----------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Run the queue to its end. Returns the exit code of the job."""
+        """Run the queue to its end.
+
+        Returns:
+            The exit code of the job: 0; 74 if results could not be written; 75 if SLURM would not start its steps.
+        """
         next_tick = next_watch = self.began
         next_sync = self.began + SYNC_S
         next_beat = self.began + BEAT_S
@@ -600,9 +712,15 @@ class Worker:
         while True:
             self.fill()
             if not self.running and not self.undecided:
-                break
+                if self.stopping or not (self.pending or self.has_tasks()):
+                    break
+                self.give_up_late()
             timeout = self.pause()
+            waits = time.monotonic()
             info = signal.sigtimedwait(WAITED, timeout)
+            gap = time.monotonic() - waits - timeout
+            if gap > SUSPENDED_S:
+                self.shift_clocks(gap)
             if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
                 self.end_all("the job was ended")
             # A SIGTERM that came together with the death of its task counts first.
@@ -624,7 +742,7 @@ class Worker:
                 self.watch_memory()
             if self.ended != ended:
                 ended, next_beat = self.ended, now + BEAT_S
-            elif now >= next_beat:
+            elif now >= next_beat and not self.pending:
                 next_beat = now + BEAT_S
                 self.pending += f'\n{{"beat":{time.time():.0f},"token":"{self.header["token"]}"}}\n'.encode("ascii")
                 self.flush()
@@ -635,7 +753,7 @@ class Worker:
 
     def pause(self) -> float:
         """Seconds until something is due, at the most."""
-        if self.pending or self.undecided:
+        if self.undecided:
             return 0.1
         timeout = WATCH_S if self.memory_mb else TICK_S
         if self.task_time_s or self.ending:
@@ -646,10 +764,22 @@ class Worker:
                     timeout = min(timeout, max(0.01, due - now))
         return timeout
 
+    def shift_clocks(self, gap: float) -> None:
+        """The job was suspended (gang scheduling), while the monotonic clock ran on; SLURM adds this to its limit."""
+        for slot in self.running.values():
+            slot.began += gap
+            if slot.kill_at is not None:
+                slot.kill_at += gap
+        if self.deadline is not None:
+            self.deadline += gap
+
     def fill(self) -> None:
         """Give every free slot a task, as long as there are tasks that can end in time."""
-        while self.free and not self.stopping and not self.pending:
-            if self.deadline and time.monotonic() + max(self.task_time_s, 1.0) > self.deadline:
+        while self.free and not self.stopping and self.has_tasks():
+            now = time.monotonic()
+            if self.pending or now < self.retry_at:
+                return
+            if not self.in_time(now):
                 self.stopping = "no further task can end within the job's time limit"
                 return
             line = self.next_task()
@@ -659,26 +789,25 @@ class Worker:
             try:
                 self.start(slot, line)
             except OSError as error:
-                # Neither the args file nor the log could be written: the task did not start, and keeps its turn.
-                self.free.append(slot)
-                self.complain(f"the files of a task can't be written: {error.strerror}; waiting for room")
-                self.lines[self.next_line - 1] = line
-                self.next_line -= 1
-                if not self.running:
-                    self.wait_for_room()
+                self.put_back(slot)
+                self.complain(f"a task can't be started, {self.obstacle}: {error.strerror}; waiting for room")
                 return
+            self.started += 1
 
-    def wait_for_room(self) -> None:
-        """Nothing runs and nothing can be written: look again in a while, unless the job is being ended."""
-        info = signal.sigtimedwait(WAITED, 2.0)
-        if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
-            self.stopping = "the job was ended"
-            return
-        self.look_for_stop()
-        if self.deadline and time.monotonic() > self.deadline:
-            self.stopping = "the files of its tasks could not be written"
-            return
-        self.fill()
+    def in_time(self, now: float) -> bool:
+        """Whether a task that starts now can end before SLURM ends the job."""
+        if self.deadline is None or self.started < self.slot_count:
+            # The first task of a slot has what time there is: no other job would give it more.
+            return True
+        if not self.task_time_s:
+            return now + 1.0 <= self.deadline
+        # What short tasks could gain is little, and SLURM would end them as if they were at fault.
+        return now + self.task_time_s <= self.deadline + min(LATE_S, self.task_time_s / 2)
+
+    def give_up_late(self) -> None:
+        """Nothing runs, and nothing can be started or written: not for longer than the job has time."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            self.stopping = "its results could not be written" if self.pending else self.obstacle
 
     def reap(self) -> None:
         """Take note of every task that ended."""
@@ -689,6 +818,8 @@ class Worker:
                 return
             if not pid:
                 return
+            if self.in_steps:
+                self.look_at_steps()  # a task may have ended just before its step
             slot = self.running.pop(pid, None)
             if slot is None:
                 self.forget_step(pid)  # or a child that the script left to us
@@ -701,7 +832,7 @@ class Worker:
 
     def forget_step(self, pid: int) -> None:
         """An idle step that ended: its slot's next task gets a new one."""
-        for slot in self.free:
+        for slot in [*self.free, *(entry[1] for entry in self.undecided)]:
             if slot.step == pid:
                 slot.step = 0
 
@@ -737,6 +868,9 @@ class Worker:
                     self.signal_task(slot, signal.SIGKILL)
                     slot.kill_at = now + 1.0
             elif self.task_time_s and now >= slot.began + self.task_time_s:
+                if self.is_untaken(slot):
+                    slot.began, slot.began_clock = now, time.time()
+                    continue
                 slot.verdict = ("timeout", f"over its time of {self.task_time_s:g} s")
                 self.tell_to_end(slot, TASK_KILL_S)
 
@@ -775,7 +909,10 @@ class Worker:
         deadline = time.monotonic() + 5.0
         for slot in self.free:
             if slot.step:
-                self.write_todo(slot, {})
+                try:
+                    self.write_todo(slot, {})
+                except OSError:
+                    pass  # a full disk: its srun is ended below
         for slot in self.free:
             while slot.step:
                 if os.waitpid(slot.step, os.WNOHANG)[0]:
@@ -789,7 +926,7 @@ class Worker:
     def close(self) -> int:
         """Write what is left, clean up, and say how the queue ended."""
         self.end_steps()
-        left = self.bounds is None and len(self.lines) - self.next_line
+        left = self.bounds is None and len(self.lines) - self.next_line + len(self.again)
         record: dict[str, Any] = {
             "end": self.stopping or "the queue is empty",
             "token": self.header["token"],
@@ -819,7 +956,8 @@ class Worker:
             os.rmdir(self.scratch)
         except OSError:
             pass
-        return 74 if self.pending else 0  # EX_IOERR of sysexits.h
+        # EX_IOERR and EX_TEMPFAIL of sysexits.h
+        return 74 if self.pending else 75 if self.stopping == NO_STEPS else 0
 
 
 def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int:
@@ -864,23 +1002,39 @@ def slot_main(stem: str, worker_pid: str) -> None:
         os.unlink(f"{stem}.todo")
         if not todo:
             return
-        log_fd = os.open(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            pid = spawn(todo["words"], dict(os.environ), null_fd, log_fd)
-        except OSError as error:
-            report: dict[str, Any] = {"fault": error.strerror}
-        else:
-            with open(f"{stem}.pid", "w", encoding="ascii") as file:
-                file.write(str(pid))
-            _pid, status, usage = os.wait4(pid, 0)
-            signal_group(pid, signal.SIGKILL)
-            remove(f"{stem}.pid")
-            report = {"status": status, "maxrss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
-        os.close(log_fd)
-        with open(f"{stem}.new", "w", encoding="ascii") as file:
-            json.dump(report, file)
+        report = run_in_step(stem, todo, null_fd)
+        while True:
+            try:
+                with open(f"{stem}.new", "w", encoding="ascii") as file:
+                    json.dump(report, file)
+                break
+            except OSError:
+                time.sleep(RETRY_S)  # a full disk; the report must not be lost
         os.rename(f"{stem}.new", f"{stem}.done")
         os.kill(int(worker_pid), signal.SIGUSR1)
+
+
+def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]:
+    """Run a task, in the slot's step. Returns the report for the worker."""
+    log_fd = -1
+    try:
+        log_fd = os.open(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with open(f"{stem}.pid", "w", encoding="ascii") as file:
+            # Room for the pid, before there is one: on a full disk no task is started that could not be ended.
+            file.write("0".rjust(10))
+            file.flush()
+            pid = spawn(todo["words"], dict(os.environ), null_fd, log_fd)
+            file.seek(0)
+            file.write(str(pid).rjust(10))
+    except OSError as error:
+        return {"fault": error.strerror, "errno": error.errno}
+    finally:
+        if log_fd >= 0:
+            os.close(log_fd)
+    _pid, status, usage = os.wait4(pid, 0)
+    signal_group(pid, signal.SIGKILL)
+    remove(f"{stem}.pid")
+    return {"status": status, "maxrss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
 
 
 def remove(path: str) -> None:
@@ -888,6 +1042,68 @@ def remove(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass
+
+
+def whole_lines(path: str, max_bytes: int) -> Iterator[bytes]:
+    """The lines of a regular file, as large as it is now, but for those over max_bytes. No other file is read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        return
+    rest = status.st_size
+    with os.fdopen(fd, "rb") as file:
+        whole = True  # whether what comes is the beginning of a line
+        while rest > 0:
+            try:
+                line = file.readline(min(max_bytes, rest))
+            except OSError:
+                return
+            if not line:
+                return
+            rest -= len(line)
+            ends = line.endswith(b"\n")
+            if whole and ends:
+                yield line
+            whole = ends
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and dicts are nested more than MAX_OUT_DEPTH levels deep."""
+    level: list[Any] = [value]
+    for _depth in range(MAX_OUT_DEPTH + 1):
+        level = [item for item in level if isinstance(item, (dict, list))]
+        if not level:
+            return False
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
+def job_end(limit_s: float) -> float | None:
+    """When SLURM ends this job, by the monotonic clock.
+
+    Args:
+        limit_s: The job's time limit; 0 if the script does not tell.
+    """
+    now = time.monotonic()
+    end = os.environ.get("SLURM_JOB_END_TIME", "")  # SLURM 22.05 does not have it
+    if end.isdigit() and int(end) > time.time():
+        return now + int(end) - time.time()
+    # What extra_lines did before the worker (conda, module load) took of the job's time, too.
+    return now - process_age_s() + limit_s if limit_s else None
+
+
+def process_age_s() -> float:
+    """Seconds since this process began: with the job's script, that gave way to the worker by exec."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            began = int(file.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def signal_name(number: int) -> str:

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The real worker in a process of its own, with scripts as they are rendered, but without a SLURM around it."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fractal_slurm import worker
+from fractal_slurm.script import render
+from samples import TOKEN, job_settings, slurm_config
+
+JOB = "4711"
+# A task that takes as many seconds as its parameters tell, and writes what they tell.
+TASK = """
+import json, sys, time
+args = json.load(open(sys.argv[2]))
+time.sleep(args.get("sleep", 0))
+if "out" in args:
+    open(sys.argv[4], "w").write(args["out"])
+"""
+# While the file FULL is there, nothing can be written to files whose names begin so.
+FULL_DISK = """
+import errno, os
+_write = os.write
+def write(fd, data):
+    name = os.path.basename(os.readlink(f"/proc/self/fd/{{fd}}"))
+    if name.startswith("{name}") and os.path.exists("{full}"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return _write(fd, data)
+os.write = write
+"""
+
+
+class Job:
+    """A script in a run folder of its own, and the workers started from it."""
+
+    def __init__(self, folder, tasks, header=None, **settings):
+        self.folder = folder
+        program = folder / "task.py"
+        program.write_text(TASK)
+        command = settings.pop("command", (sys.executable, "-I", "-S", str(program)))
+        settings = job_settings(command=command, run_folder=str(folder), kill_wait_s=1, **settings)
+        lines = [(number, 0, json.dumps(args)) for number, args in enumerate(tasks)]
+        script = render(slurm_config(), settings, token=TOKEN, tasks=lines)
+        for key, value in (header or {}).items():
+            script, times = re.subn(rb"(?m)^%s\t.*$" % key.encode(), f"{key}\t{value}".encode(), script)
+            assert times == 1
+        self.script = folder / "script"
+        self.script.write_bytes(script)
+        self.claim = folder / f"{TOKEN}.claim"
+
+    def start(self, slots=1, *, before="", delay_s=0.0, **env):
+        """Start a worker; `before` is run in its process first, and `delay_s` is what extra_lines take."""
+        code = f"import sys; sys.path.append(sys.argv[1]); import worker\n{before}\nsys.exit(worker.main(sys.argv[2:]))"
+        folder = os.path.dirname(worker.__file__)
+        words = [sys.executable, "-I", "-S", "-c", code, folder, str(self.script), str(slots)]
+        return subprocess.Popen(
+            ["/bin/sh", "-c", f'sleep {delay_s}; exec "$@"', "sh", *words],
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(self.folder), "SLURM_JOB_ID": JOB, **env},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, slots=1, **kwargs):
+        """Run a worker to its end. Returns its exit code and what it said."""
+        process = self.start(slots, **kwargs)
+        try:
+            _out, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        return process.returncode, said
+
+    def records(self):
+        """All records of the result files."""
+        found = []
+        for path in sorted((self.folder / TOKEN).glob("results-*")):
+            if path.is_file() and not path.is_symlink():
+                found += [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        return found
+
+    def tasks(self):
+        return [record for record in self.records() if "task" in record]
+
+    def states(self):
+        return [(record["task"], record["state"]) for record in self.tasks()]
+
+    def end(self):
+        """Why the worker ended, and how many tasks it left."""
+        [record] = [record for record in self.records() if "end" in record]
+        return record["end"], record["left"]
+
+
+def wait_for(condition, timeout_s=10.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+class TestTimeLimit:
+    def test_starts_tasks_whose_times_use_up_the_limit_to_the_second(self, tmp_path):
+        job = Job(tmp_path, [{}, {}], {"task_time_s": 100, "job_limit_s": 100})
+        assert job.run()[0] == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded")]
+        assert job.end() == ("the queue is empty", 0)
+
+    def test_starts_the_first_task_of_each_slot_and_no_other_that_can_not_end(self, tmp_path):
+        job = Job(tmp_path, [{"sleep": 0.3}] * 3, {"task_time_s": 100, "job_limit_s": 60})
+        assert job.run(slots=2)[0] == 0
+        assert sorted(job.states()) == [(0, "succeeded"), (1, "succeeded")]
+        assert job.end() == ("no further task can end within the job's time limit", 1)
+
+    def test_counts_what_came_before_the_worker_in_the_script(self, tmp_path):
+        job = Job(tmp_path, [{}] * 2, {"task_time_s": 0, "job_limit_s": 2})
+        assert job.run(delay_s=1.5)[0] == 0
+        assert job.states() == [(0, "succeeded")]
+
+    def test_believes_slurm_about_the_end_of_the_job(self, tmp_path):
+        job = Job(tmp_path, [{}] * 2, {"task_time_s": 100, "job_limit_s": 600})
+        assert job.run(SLURM_JOB_END_TIME=str(int(time.time()) + 20))[0] == 0
+        assert job.states() == [(0, "succeeded")]
+
+    def test_does_not_charge_tasks_for_the_time_that_they_were_suspended(self, tmp_path):
+        job = Job(tmp_path, [{"sleep": 3}], {"task_time_s": 2, "job_limit_s": 600})
+        process = job.start(before="worker.SUSPENDED_S = 0.5")
+        wait_for(lambda: list(tmp_path.glob("fractal-*/0-0-args.json")))
+        time.sleep(0.3)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *map(int, children)):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.5)
+        for pid in (*map(int, children), process.pid):
+            os.kill(pid, signal.SIGCONT)
+        assert process.wait(10) == 0
+        assert job.states() == [(0, "succeeded")]
+        assert job.tasks()[0]["seconds"] < 2
+
+
+class TestFence:
+    def test_ends_at_once_where_the_server_took_the_work_back(self, tmp_path):
+        job = Job(tmp_path, [{}])
+        job.claim.symlink_to(JOB)
+        Path(f"{job.claim}.stop").mkdir()
+        code, said = job.run(SLURM_RESTART_COUNT="1")
+        assert (code, job.tasks()) == (0, [])
+        assert "the server took this work back: this job ends" in said
+
+    def test_ends_at_once_where_another_job_has_the_work(self, tmp_path):
+        job = Job(tmp_path, [{}])
+        job.claim.symlink_to("4712")
+        assert "job 4712 does this work already" in job.run()[1]
+        assert job.tasks() == []
+
+
+class TestFullNode:
+    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+    def test_lets_a_task_wait_for_room_for_its_process(self, tmp_path, number):
+        job = Job(tmp_path, [{}] * 3, task_logs="separate")
+        full = f"""
+import os
+_spawn, tries = os.posix_spawnp, []
+def spawn(*args, **kwargs):
+    tries.append(1)
+    if len(tries) < 3:
+        raise OSError({number}, os.strerror({number}))
+    return _spawn(*args, **kwargs)
+os.posix_spawnp = spawn
+worker.RETRY_S = 0.1
+worker.TICK_S = 0.1
+"""
+        code, said = job.run(before=full)
+        assert code == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+        assert said.count("waiting for room") == 1
+
+    def test_calls_a_command_that_is_not_there_the_tasks_failure(self, tmp_path):
+        job = Job(tmp_path, [{}], command=("/nowhere/measure",))
+        assert job.run()[0] == 0
+        assert job.tasks()[0]["reason"] == "/nowhere/measure can't be started: No such file or directory"
+
+    def test_writes_all_of_the_args_though_the_system_takes_them_in_pieces(self, tmp_path):
+        job = Job(tmp_path, [{"out": "7"}])
+        pieces = "import os; _write = os.write; os.write = lambda fd, data: _write(fd, data[:3])"
+        assert job.run(before=pieces)[0] == 0
+        assert job.tasks()[0]["out"] == 7
+
+    def test_goes_on_where_the_files_of_tasks_can_be_written_again(self, tmp_path):
+        full = tmp_path / "full"
+        full.touch()
+        job = Job(tmp_path, [{}] * 3)
+        process = job.start(before=FULL_DISK.format(name="0-0-args", full=full) + "worker.RETRY_S = 0.1")
+        assert "No space left on device; waiting for room" in process.stderr.readline()
+        full.unlink()
+        assert process.wait(10) == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+
+    def test_gives_up_at_the_deadline(self, tmp_path):
+        full = tmp_path / "full"
+        full.touch()
+        job = Job(tmp_path, [{}] * 3, {"task_time_s": 0, "job_limit_s": 2})
+        assert job.run(before=FULL_DISK.format(name="0-0-args", full=full))[0] == 0
+        assert job.states() == []
+        assert job.end() == ("the files of its tasks could not be written", 3)
+
+
+class TestFullResults:
+    def test_goes_on_with_the_queue_once_results_can_be_written(self, tmp_path):
+        full = tmp_path / "full"
+        job = Job(tmp_path, [{"sleep": 1}, {}, {}])
+        process = job.start(before=FULL_DISK.format(name="results-", full=full))
+        wait_for(job.records)
+        full.touch()
+        assert "results can't be written: No space left on device" in process.stderr.readline()
+        time.sleep(1.5)
+        assert process.poll() is None
+        full.unlink()
+        assert process.wait(10) == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+        assert job.end() == ("the queue is empty", 0)
+
+    def test_gives_up_at_the_deadline(self, tmp_path):
+        job = Job(tmp_path, [{}], {"task_time_s": 0, "job_limit_s": 2})
+        (tmp_path / TOKEN).mkdir()
+        (tmp_path / TOKEN / "results-0-0").symlink_to("/dev/full")
+        assert job.run()[0] == 74
+
+    @pytest.mark.parametrize("by_mark", [False, True])
+    def test_gives_up_when_the_job_is_ended(self, tmp_path, by_mark):
+        job = Job(tmp_path, [{}])
+        (tmp_path / TOKEN).mkdir()
+        (tmp_path / TOKEN / "results-0-0").symlink_to("/dev/full")
+        process = job.start()
+        assert "results can't be written" in process.stderr.readline()
+        time.sleep(0.3)
+        if by_mark:
+            Path(f"{job.claim}.stop").mkdir()
+        else:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 74
+
+    def test_gives_each_task_its_own_log_though_one_could_not_be_kept(self, tmp_path):
+        job = Job(tmp_path, [{}] * 2, command=("/bin/sh", "-c", "echo one"))
+        once = f"""
+import os
+_write, tries = os.write, []
+def write(fd, data):
+    if os.path.basename(os.readlink(f"/proc/self/fd/{{fd}}")).startswith("log-") and not tries:
+        tries.append(1)
+        raise OSError({errno.ENOSPC}, "No space left on device")
+    return _write(fd, data)
+os.write = write
+"""
+        assert job.run(before=once)[0] == 0
+        first, second = job.tasks()
+        assert (first["tail"], first["log"]) == ("one\n", [0, 0])
+        assert first["log_fault"] == "the log can't be kept: No space left on device"
+        assert (second["tail"], second["log"]) == ("one\n", [0, 4])
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        ("srun", "why"),
+        [
+            ("/bin/false", "srun ended with status 256"),
+            ("/nowhere/srun", "can't be started: No such file or directory"),
+        ],
+    )
+    def test_leaves_tasks_unrecorded_where_steps_do_not_start(self, tmp_path, srun, why):
+        job = Job(tmp_path, [{}] * 6, isolation="step", srun=srun)
+        code, said = job.run(slots=4, before="worker.RETRY_S = 0.3; worker.TICK_S = 0.1")
+        assert code == 75
+        assert job.tasks() == []
+        assert job.end() == ("its steps can't be started", 6)
+        assert f"its steps can't be started: {'' if srun == '/bin/false' else srun + ' '}{why}" in said
+
+
+class TestOutJson:
+    def test_refuses_what_is_nested_too_deeply_to_be_read_again(self, tmp_path):
+        limit = worker.MAX_OUT_DEPTH
+        depths = (limit, limit + 1, *range(985, 1000), 100_000)
+        tasks = [{"out": "[" * depth + "1" + "]" * depth} for depth in depths]
+        job = Job(tmp_path, tasks)
+        assert job.run()[0] == 0
+        states = [state for _task, state in job.states()]
+        assert states == ["succeeded"] + ["failed"] * (len(depths) - 1)
+        assert job.tasks()[1]["reason"] == "the out-JSON is nested too deeply: allowed are 500 levels"
+
+    def test_takes_wide_ones_and_nan(self, tmp_path):
+        job = Job(tmp_path, [{"out": json.dumps([[]] * 2000)}, {"out": "NaN"}])
+        assert job.run()[0] == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded")]
+
+
+class TestRequeue:
+    def test_runs_only_what_was_not_finished(self, tmp_path):
+        job = Job(tmp_path, [{}] * 3)
+        folder = tmp_path / TOKEN
+        folder.mkdir()
+        done = {"token": TOKEN, "state": "succeeded"}
+        lines = [{**done, "task": 1}, {**done, "task": "2"}, {**done, "task": [0]}, {**done, "state": "cut", "task": 0}]
+        text = "[" * 100_000 + "\n" + "".join(f"\n{json.dumps(line)}\n" for line in lines) + json.dumps(done)
+        (folder / "results-0-0").write_text(text)
+        assert job.run(SLURM_RESTART_COUNT="1")[0] == 0
+        again = [json.loads(line) for line in (folder / "results-1-0").read_bytes().split(b"\n") if line]
+        assert [record["task"] for record in again if "task" in record] == [0, 2]
+
+    def test_reads_no_file_that_never_ends(self, tmp_path):
+        job = Job(tmp_path, [{}])
+        folder = tmp_path / TOKEN
+        (folder / "results-9-1").mkdir(parents=True)
+        os.mkfifo(folder / "results-9-2")
+        (folder / "results-9-3").symlink_to("/dev/zero")
+        with (folder / "results-9-4").open("wb") as file:
+            file.truncate(10**8)
+        assert job.run(SLURM_RESTART_COUNT="1")[0] == 0
+        found = [json.loads(line) for line in (folder / "results-1-0").read_bytes().split(b"\n") if line]
+        assert [record["state"] for record in found if "task" in record] == ["succeeded"]
