@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import yaml
+
 from .conftest import CONFIG, MEMBER, ROOT, SERVICE, USER, copy_collection
 
 SITE, REMOVE, VALIDATE, UPGRADE = (f"fractal.slurm.{name}" for name in ("site", "remove", "validate", "upgrade"))
@@ -176,6 +178,24 @@ class TestSlurmConfig:
         assert '-    "partition": "main"' in outcome.output
         assert len(list(paths["one"].parent.glob("slurm_config.json.*~"))) == 1
 
+    def test_takes_a_file_or_a_template(self, site, tmp_path):
+        del site.hosts["one"]["fractal_slurm_config_content"]
+        path = site.path("one", "etc", "fractal", "slurm_config.json")
+        file = tmp_path / "slurm.yml"
+        file.write_text(yaml.safe_dump(CONFIG))
+        site.hosts["one"]["fractal_slurm_config_src"] = str(file)
+        assert site.play(SITE, "--tags", "config").changed == {"one": 1}
+        from_file = path.read_text()
+        template = tmp_path / "slurm.yml.j2"
+        template.write_text(file.read_text().replace("main", "{{ my_partition }}"))
+        site.hosts["one"].update(fractal_slurm_config_template=str(template), my_partition="main")
+        assert (
+            "exactly one of content, src, template; found src, template" in site.play(SITE, "--tags", "config").output
+        )
+        del site.hosts["one"]["fractal_slurm_config_src"]
+        assert site.play(SITE, "--tags", "config").changed == {"one": 0}
+        assert path.read_text() == from_file
+
     def test_keeps_an_environment_file_in_step(self, site):
         file = site.path("one", "etc", "fractal-server.env")
         file.write_text("SECRET=1\nFRACTAL_SLURM_CONFIG_FILE=/old\n")
@@ -224,6 +244,16 @@ class TestRuntime:
         back = site.play(UPGRADE, "-e", "fractal_slurm_runtime_version=previous")
         assert back.changed == {"one": 1}, back.output
         assert self.versions(site)[0] == old
+
+    def test_one_host_installs_for_all_on_a_shared_file_system(self, site):
+        shared = site.hosts["one"]["fractal_slurm_runtime_prefix"]
+        for variables in site.hosts.values():
+            variables.update(fractal_slurm_runtime_prefix=shared, fractal_slurm_runtime_shared=True)
+        outcome = site.play(SITE, "--tags", "runtime", hosts=("one", "two"))
+        assert outcome.changed == {"one": 1, "two": 1}, outcome.output
+        assert len(self.versions(site)[1]) == 1
+        assert os.path.exists(site.hosts["two"]["fractal_slurm_runtime_command"])
+        assert site.play(SITE, "--tags", "runtime", hosts=("one", "two")).changed == {"one": 0, "two": 0}
 
     def test_hosts_need_no_index(self, site, tmp_path):
         wheels = tmp_path / "wheels"
