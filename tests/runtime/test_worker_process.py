@@ -25,8 +25,12 @@ time.sleep(args.get("sleep", 0))
 if "out" in args:
     open(sys.argv[4], "w").write(args["out"])
 """
+# The worker looks again so often; sooner than it does in a job.
+QUICK = "worker.RETRY_S = worker.TICK_S = 0.1\n"
 # While the file FULL is there, nothing can be written to files whose names begin so.
-FULL_DISK = """
+FULL_DISK = (
+    QUICK
+    + """
 import errno, os
 _write = os.write
 def write(fd, data):
@@ -36,6 +40,7 @@ def write(fd, data):
     return _write(fd, data)
 os.write = write
 """
+)
 
 
 class Job:
@@ -163,7 +168,7 @@ class TestFullNode:
     @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
     def test_lets_a_task_wait_for_room_for_its_process(self, tmp_path, number):
         job = Job(tmp_path, [{}] * 3, task_logs="separate")
-        full = f"""
+        full = f"""{QUICK}
 import os
 _spawn, tries = os.posix_spawnp, []
 def spawn(*args, **kwargs):
@@ -172,8 +177,6 @@ def spawn(*args, **kwargs):
         raise OSError({number}, os.strerror({number}))
     return _spawn(*args, **kwargs)
 os.posix_spawnp = spawn
-worker.RETRY_S = 0.1
-worker.TICK_S = 0.1
 """
         code, said = job.run(before=full)
         assert code == 0
@@ -195,7 +198,7 @@ worker.TICK_S = 0.1
         full = tmp_path / "full"
         full.touch()
         job = Job(tmp_path, [{}] * 3)
-        process = job.start(before=FULL_DISK.format(name="0-0-args", full=full) + "worker.RETRY_S = 0.1")
+        process = job.start(before=FULL_DISK.format(name="0-0-args", full=full))
         assert "No space left on device; waiting for room" in process.stderr.readline()
         full.unlink()
         assert process.wait(10) == 0
@@ -204,7 +207,7 @@ worker.TICK_S = 0.1
     def test_gives_up_at_the_deadline(self, tmp_path):
         full = tmp_path / "full"
         full.touch()
-        job = Job(tmp_path, [{}] * 3, {"task_time_s": 0, "job_limit_s": 2})
+        job = Job(tmp_path, [{}] * 3, {"task_time_s": 0, "job_limit_s": 1})
         assert job.run(before=FULL_DISK.format(name="0-0-args", full=full))[0] == 0
         assert job.states() == []
         assert job.end() == ("the files of its tasks could not be written", 3)
@@ -213,12 +216,12 @@ worker.TICK_S = 0.1
 class TestFullResults:
     def test_goes_on_with_the_queue_once_results_can_be_written(self, tmp_path):
         full = tmp_path / "full"
-        job = Job(tmp_path, [{"sleep": 1}, {}, {}])
+        job = Job(tmp_path, [{"sleep": 0.5}, {}, {}])
         process = job.start(before=FULL_DISK.format(name="results-", full=full))
         wait_for(job.records)
         full.touch()
         assert "results can't be written: No space left on device" in process.stderr.readline()
-        time.sleep(1.5)
+        time.sleep(0.5)
         assert process.poll() is None
         full.unlink()
         assert process.wait(10) == 0
@@ -226,17 +229,17 @@ class TestFullResults:
         assert job.end() == ("the queue is empty", 0)
 
     def test_gives_up_at_the_deadline(self, tmp_path):
-        job = Job(tmp_path, [{}], {"task_time_s": 0, "job_limit_s": 2})
+        job = Job(tmp_path, [{}], {"task_time_s": 0, "job_limit_s": 1})
         (tmp_path / TOKEN).mkdir()
         (tmp_path / TOKEN / "results-0-0").symlink_to("/dev/full")
-        assert job.run()[0] == 74
+        assert job.run(before=QUICK)[0] == 74
 
     @pytest.mark.parametrize("by_mark", [False, True])
     def test_gives_up_when_the_job_is_ended(self, tmp_path, by_mark):
         job = Job(tmp_path, [{}])
         (tmp_path / TOKEN).mkdir()
         (tmp_path / TOKEN / "results-0-0").symlink_to("/dev/full")
-        process = job.start()
+        process = job.start(before=QUICK)
         assert "results can't be written" in process.stderr.readline()
         time.sleep(0.3)
         if by_mark:
@@ -274,7 +277,7 @@ class TestSteps:
     )
     def test_leaves_tasks_unrecorded_where_steps_do_not_start(self, tmp_path, srun, why):
         job = Job(tmp_path, [{}] * 6, isolation="step", srun=srun)
-        code, said = job.run(slots=4, before="worker.RETRY_S = 0.3; worker.TICK_S = 0.1")
+        code, said = job.run(slots=4, before=QUICK)
         assert code == 75
         assert job.tasks() == []
         assert job.end() == ("its steps can't be started", 6)
