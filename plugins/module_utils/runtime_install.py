@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import tarfile
 import tempfile
+
+from .commands import run
 
 MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
@@ -54,26 +55,14 @@ class InstallError(Exception):
     """Something went wrong on the host; the message is a sentence for whoever must act."""
 
 
-def run(argv, timeout=900):
-    """Run a command without a shell and without what pip and Python would read from the environment.
+def run_python(argv, timeout=900):
+    """Run an interpreter without what pip and Python would read from the environment.
 
     Returns:
-        Exit code and output with errors in one text.
+        Exit code, and output with errors in one text.
     """
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    # run_command has no time limit
-    result = subprocess.run(  # pylint: disable=ansible-bad-function
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        cwd="/",
-        timeout=timeout,
-        check=False,
-    )
-    return result.returncode, result.stdout.decode("utf-8", "replace")
+    answer = run(argv, timeout=timeout, environment={"HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull})
+    return answer.status, "\n".join(text for text in (answer.out.strip(), answer.err) if text)
 
 
 def unreachable_part(path):
@@ -99,7 +88,7 @@ def describe_python(path):
     blocked = unreachable_part(path)
     if blocked:
         return "%s can't be run by other users, who can't pass %s" % (path, blocked)
-    status, out = run([path, "-I", "-c", _DESCRIBE], timeout=60)
+    status, out = run_python([path, "-I", "-c", _DESCRIBE], timeout=60)
     try:
         found = json.loads(out) if status == 0 else None
     except ValueError:
@@ -217,7 +206,7 @@ class Prefix:
         python = os.path.join(self.folder(version), "bin", "python")
         if not os.path.exists(python):
             return "there is no %s" % python
-        status, out = run([python, "-I", "-c", _IMPORT_TEST, self._marker_path(version)], timeout=120)
+        status, out = run_python([python, "-I", "-c", _IMPORT_TEST, self._marker_path(version)], timeout=120)
         return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
 
     def install(self, version, digest, python, archive):
@@ -404,6 +393,6 @@ def _unpack(archive, work):
 
 
 def _must(argv, what):
-    status, out = run(argv)
+    status, out = run_python(argv)
     if status != 0:
         raise InstallError("%s: %s" % (what, " ".join(out.split())[-2000:]))

@@ -145,10 +145,10 @@ cluster:
 """
 
 import os
-import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.commands import run
 from ..module_utils.sudoers import HostAccounts
 
 # Nothing else is run, whatever is asked for.
@@ -165,26 +165,12 @@ def answer(argv, timeout):
     Raises:
         UnansweredError: It is not there, failed, or did not end in time.
     """
-    environment = dict(os.environ, LC_ALL="C")
-    try:
-        # run_command has no time limit
-        result = subprocess.run(  # pylint: disable=ansible-bad-function
-            argv,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UnansweredError("%s did not answer within %d seconds" % (argv[0], timeout)) from None
-    except OSError as error:
-        raise UnansweredError("%s: %s" % (argv[0], error.strerror)) from error
-    if result.returncode != 0:
-        words = result.stderr.decode("utf-8", "replace").strip() or "exit code %d" % result.returncode
-        raise UnansweredError("%s: %s" % (argv[0], words))
-    return result.stdout.decode("utf-8", "replace")
+    # Where a task's environment names a cluster's configuration, SLURM's commands get it.
+    environment = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
+    result = run(argv, timeout=timeout, environment=environment)
+    if result.status != 0:
+        raise UnansweredError("%s: %s" % (argv[0], result.err or "exit code %d" % result.status))
+    return result.out
 
 
 def find(module, name):

@@ -19,41 +19,8 @@ description:
   - Needs root's rights, since sudo tells nobody else about another user's.
 extends_documentation_fragment:
   - fractal.slurm.attributes.info
+  - fractal.slurm.impersonation
 options:
-  service_user:
-    description: The account that runs fractal-server.
-    type: str
-    required: true
-  users:
-    description: Whom it should be able to act as. Names of users, and of groups with a leading C(%).
-    type: list
-    elements: str
-    required: true
-  refused_users:
-    description: Whom it must not be able to act as, besides root.
-    type: list
-    elements: str
-    default: []
-  work_dirs:
-    description:
-      - Folders that users' work lies below. C(cat), C(ls) and C(mkdir) are asked for with paths below the first.
-    type: list
-    elements: str
-    default: [/data]
-  bin_dirs:
-    description: Folders in which C(sbatch) and C(scancel) are looked for first.
-    type: list
-    elements: str
-    default: []
-  refused_commands:
-    description: Command lines that must be refused as anybody.
-    type: list
-    elements: list
-    default:
-      - [/bin/sh, -c, id]
-      - [/usr/bin/env]
-      - [/usr/bin/python3]
-      - [/usr/bin/tee, /etc/passwd]
   fail_on_surprise:
     description: Fail where something is not as it must be.
     type: bool

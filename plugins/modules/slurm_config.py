@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - ansible.builtin.files
   - fractal.slurm.attributes
   - fractal.slurm.attributes.runtime
+  - fractal.slurm.config_source
 attributes:
   check_mode:
     support: full
@@ -39,17 +40,6 @@ options:
     description: The file.
     type: path
     default: /etc/fractal/slurm_config.json
-  content:
-    description:
-      - The configuration, as a mapping or as text in JSON or YAML.
-      - With O(state=present), exactly one of O(content), O(src) and O(template) is needed.
-    type: raw
-  src:
-    description: A file on the controller, JSON or YAML.
-    type: str
-  template:
-    description: A template on the controller that gives JSON or YAML.
-    type: str
   mode:
     description: The file's mode. Users' jobs and the service need to read it.
     type: raw

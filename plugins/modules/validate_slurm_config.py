@@ -18,16 +18,7 @@ description:
 extends_documentation_fragment:
   - fractal.slurm.attributes.info
   - fractal.slurm.attributes.runtime
-options:
-  content:
-    description: The configuration, as a mapping or as text in JSON or YAML.
-    type: raw
-  src:
-    description: A file on the controller, JSON or YAML.
-    type: str
-  template:
-    description: A template on the controller that gives JSON or YAML.
-    type: str
+  - fractal.slurm.config_source
 seealso:
   - module: fractal.slurm.slurm_config
 """

@@ -19,6 +19,7 @@ description:
   - Run it after the roles of this collection, with become.
 extends_documentation_fragment:
   - fractal.slurm.attributes
+  - fractal.slurm.impersonation
 attributes:
   check_mode:
     support: partial
@@ -29,39 +30,6 @@ attributes:
     support: full
     details: What the probe jobs leave is removed.
 options:
-  service_user:
-    description: The account that runs fractal-server.
-    type: str
-    required: true
-  users:
-    description: Whom it should be able to act as. Names of users, and of groups with a leading C(%).
-    type: list
-    elements: str
-    required: true
-  refused_users:
-    description: Whom it must not be able to act as, besides root.
-    type: list
-    elements: str
-    default: []
-  refused_commands:
-    description: Command lines that must be refused as anybody.
-    type: list
-    elements: list
-    default:
-      - [/bin/sh, -c, id]
-      - [/usr/bin/env]
-      - [/usr/bin/python3]
-      - [/usr/bin/tee, /etc/passwd]
-  work_dirs:
-    description: Folders that users' work lies below.
-    type: list
-    elements: str
-    default: [/data]
-  bin_dirs:
-    description: Folders in which C(sbatch) and C(scancel) are looked for first.
-    type: list
-    elements: str
-    default: []
   probe_dir:
     description:
       - A folder for the probe jobs, which each user can make and the nodes see. C(USER) in it is replaced by the user's
@@ -156,6 +124,7 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import impersonation
+from ..module_utils.commands import run
 
 # The task says in its out-JSON (the fourth argument that it gets) who ran it, and where.
 PROBE = '/bin/sh -c \'printf "{\\"user\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -un)" "$(hostname)" > "$4"\' probe'
@@ -200,7 +169,7 @@ class Verification:
                 self._probe(user, partition)
 
     def _as_service(self, argv, **options):
-        return impersonation.run(argv, user=self._params["service_user"], **options)
+        return run(argv, user=self._params["service_user"], **options)
 
     def _try_refused(self, user, line):
         answer = self._as_service([self._sudo, "-n", "-u", user, "--"] + line)
@@ -261,15 +230,15 @@ class Verification:
             report = json.loads(self._runtime("report", summary["run_id"], "--json").out)
             result = report["tasks"][0]["result"] or {}
         except (ValueError, KeyError, IndexError):
-            run = re.search(r"^run (\S+):", answer.err, re.MULTILINE)
-            if answer.status == 124 and run:
-                self._runtime("cancel", run.group(1), "--json")
+            begun = re.search(r"^run (\S+):", answer.err, re.MULTILINE)
+            if answer.status == 124 and begun:
+                self._runtime("cancel", begun.group(1), "--json")
             self.add("probe job", what, False, answer.err.splitlines()[-1] if answer.err else "no answer")
         else:
             ok = summary["succeeded"] == 1 and result.get("user") == user
             numbers = (result.get("user"), result.get("host"), summary["wall_s"], summary["sudo_calls"])
             self.add("probe job", what, ok, "ran as %s on %s in %.1f s, %d sudo calls" % numbers)
-        impersonation.run(["/bin/rm", "-rf", "--", folder], user=user)
+        run(["/bin/rm", "-rf", "--", folder], user=user)
 
 
 def table(checks):

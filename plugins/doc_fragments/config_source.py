@@ -1,0 +1,24 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options of the modules that take a SLURM configuration."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options of ``plugin_utils/config_input.py``."""
+
+    DOCUMENTATION = r"""
+options:
+  content:
+    description:
+      - The configuration, as a mapping or as text in JSON or YAML.
+      - Where a configuration is needed, exactly one of O(content), O(src) and O(template) is.
+    type: raw
+  src:
+    description: A file on the controller, JSON or YAML.
+    type: str
+  template:
+    description: A template on the controller that gives JSON or YAML.
+    type: str
+"""
