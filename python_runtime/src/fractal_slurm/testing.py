@@ -24,20 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-ENDED = frozenset(
-    {
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "TIMEOUT",
-    }
-)
-"""The states in which a job is over."""
+from .slurm import FINAL_STATES
 
 
 class Result(Protocol):
@@ -133,7 +120,7 @@ class Slurm:
         while True:
             shown = _output(self.command("scontrol", "--oneliner", "show", "job", str(job_id)))
             values = dict(word.partition("=")[::2] for word in shown.split())
-            if values["JobState"] in ENDED:
+            if values["JobState"] in FINAL_STATES:
                 return Job(job_id, values["JobState"], int(values["ExitCode"].split(":")[0]))
             if time.monotonic() > deadline:
                 state = f"{values['JobState']} ({values['Reason']})"
