@@ -213,7 +213,7 @@ class Environment:
             env=plain | dict(environment or {}) | {"BENCH_USER": f"{account.pw_uid}:{account.pw_gid}"},
         ) as process:
             stdout, stderr = process.communicate(stdin)
-        stderr, _, last = stderr.rstrip("\n").rpartition("\n")
+        stderr, _newline, last = stderr.rstrip("\n").rpartition("\n")
         returncode, began, wall_s, peak_kb = json.loads(last)
         if check and returncode != 0:
             raise BenchmarkError(f"`{' '.join(map(str, argv))}` ended with {returncode}:\n{stderr[-2000:]}")

@@ -215,7 +215,7 @@ def throughput(environment: Environment, samples: int = 3) -> Iterator[Result]:
     """Run 10,000 empty tasks in 4 jobs of 4 slots, beside xargs in jobs of the same shape: the floor."""
     tasks, jobs = 10_000, 4
     ours, floor = [], []
-    for _ in range(samples):
+    for _sample in range(samples):
         folder = environment.fresh_folder(USER, "xargs")
         script = (
             f"#!/bin/sh\n#SBATCH --ntasks={CPUS} --mem=400M --output=/dev/null --chdir={folder}\n"
@@ -223,7 +223,7 @@ def throughput(environment: Environment, samples: int = 3) -> Iterator[Result]:
         )
         submitted = [
             int(environment.run([environment.bin / "sbatch", "--parsable"], user=USER, stdin=script).stdout)
-            for _ in range(jobs)
+            for _job in range(jobs)
         ]
         wait_for_jobs(environment, submitted)
         floor.append(slurm_span(environment, set(submitted)))
@@ -280,7 +280,7 @@ def beside_hyperqueue(environment: Environment, samples: int = 3) -> Iterator[Re
     """Run 2,000 empty tasks in one worker of 4 slots, beside HyperQueue's local cluster with 4 cores."""
     tasks = 2000
     ours, peer = [], []
-    for _ in range(samples):
+    for _sample in range(samples):
         finished, records = worker_alone(environment, tasks, CPUS)
         succeeded = sum(record.get("state") == "succeeded" for record in records)
         if succeeded != tasks:
@@ -305,9 +305,9 @@ def beside_hyperqueue(environment: Environment, samples: int = 3) -> Iterator[Re
 def worker_start(environment: Environment, samples: int = 15) -> Iterator[Result]:
     """Measure from the exec of a job's script to its first task's spawn, beside a Python that does nothing."""
     ours, peer = [], []
-    for _ in range(samples):
+    for _sample in range(samples):
         finished, records = worker_alone(environment, 1, 1)
-        started = next(record["start"] for record in records if "task" in record)
+        started = min(record["start"] for record in records if "task" in record)
         ours.append(1000 * (started - finished.began))
         empty = environment.run([SYSTEM_PYTHON, "-S", "-E", "-c", "pass"], user=USER)
         peer.append(1000 * empty.wall_s)
@@ -430,7 +430,7 @@ def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]
     config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
     for arguments in (["--help"], ["validate", str(config)]):
         ours, peer = [], []
-        for _ in range(samples):
+        for _sample in range(samples):
             ours.append(1000 * environment.run([environment.runtime / "fractal-slurm", *arguments]).wall_s)
             peer.append(1000 * environment.run([SYSTEM_PYTHON, "-c", "pass"]).wall_s)
         best, other = statistics.median(ours), statistics.median(peer)

@@ -21,7 +21,7 @@ def main() -> None:
     with LocalCluster(worker_config=WorkerConfig(cores=request["cores"])) as cluster:
         client = cluster.client()
         job = Job(default_workdir=request["folder"], max_fails=None)
-        for _ in range(request["tasks"]):
+        for _task in range(request["tasks"]):
             job.program(request["argv"], stdout=None, stderr=None)
         start = time.monotonic()
         submitted = client.submit(job)

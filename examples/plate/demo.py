@@ -267,7 +267,7 @@ class Screen:
         self.drawn = 0
         self.last: dict[str, tuple[int, bool]] = {}
 
-    def bar(self, share: float) -> str:
+    def draw_bar(self, share: float) -> str:
         """Draw how much of something is done."""
         full, empty = "█░" if self.unicode else "#-"
         done = round(BAR_WIDTH * share)
@@ -285,7 +285,7 @@ class Screen:
             self.last[user] = (done, ended)
             seconds = elapsed if run.seconds is None else run.seconds
             lines.append(
-                f"  {user:<{width}}  {self.bar(done / total)}  {done:>2} of {total} wells  {seconds:5.1f} s"
+                f"  {user:<{width}}  {self.draw_bar(done / total)}  {done:>2} of {total} wells  {seconds:5.1f} s"
                 f"{'' if run.seconds is None else f'  {run.ending()}'}"
             )
         if self.live and self.drawn:

@@ -69,7 +69,7 @@ class TestScreen:
         running = finished(share, "")
         stream = io.StringIO()
         screen = demo.Screen(stream)
-        for _ in range(3):
+        for _time in range(3):
             screen.show([running], time.time() - 60, 1.0)
         assert stream.getvalue().count("\n") == 1
         assert "1 of 2 wells" in stream.getvalue()

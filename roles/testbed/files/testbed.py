@@ -157,7 +157,7 @@ class Settings:
     def _faults(self) -> Iterator[tuple[str, str]]:
         for spec in fields(self):
             value = getattr(self, spec.name)
-            kind = {"str": str, "int": int, "bool": bool, "list": list, "dict": dict}[str(spec.type).split("[")[0]]
+            kind = {"str": str, "int": int, "bool": bool, "list": list, "dict": dict}[str(spec.type).partition("[")[0]]
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 yield spec.name, f"is {value!r}; must be of type {spec.type}."
                 return
