@@ -118,7 +118,7 @@ class TestSubmissionWithoutAnAnswer:
         script, marks = counted(call, 0.1)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
         process = call.start(*call.run_arguments(call.spec(script, 8)))
-        wait_for(lambda: (call.folder / "state/runs").exists())
+        wait_for((call.folder / "state/runs").exists)
         with frozen("slurmctld"):
             time.sleep(8)
         stdout, stderr = process.communicate(timeout=120)
@@ -151,7 +151,7 @@ class TestSubmissionWithoutAnAnswer:
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
         process = call.start(*call.run_arguments(call.spec(script, 4)))
         # Killed once the journal says "submitting": the job may or may not exist.
-        wait_for(lambda: (call.folder / "state/runs").exists())
+        wait_for((call.folder / "state/runs").exists)
         process.kill()
         process.wait()
         wait_for(lambda: not live_jobs())

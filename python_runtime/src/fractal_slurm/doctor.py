@@ -54,7 +54,7 @@ def _files(settings: Settings, config_path: str | None) -> Iterator[Finding]:
     except FractalSlurmError as error:
         yield Finding("config file", False, str(error))
     state = settings.state_path()
-    existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    existing = next((folder for folder in (state, *state.parents) if folder.exists()), Path("/"))
     writable = os.access(existing, os.W_OK | os.X_OK)
     yield Finding(
         "journals",

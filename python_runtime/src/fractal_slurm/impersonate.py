@@ -202,7 +202,7 @@ class Impersonator:
                 os.set_blocking(process.stdout.fileno(), False)
                 try:
                     while True:
-                        ready, _, _ = select.select([process.stdout], [], [], timeout)
+                        ready = select.select([process.stdout], [], [], timeout)[0]
                         if not ready:
                             raise ClusterError(f"{user}'s files can't be read: nothing came for {timeout:g} seconds")
                         chunk = os.read(process.stdout.fileno(), 1 << 20)

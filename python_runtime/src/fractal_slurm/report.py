@@ -64,8 +64,8 @@ class ProgressLine:
             )
             if number
         ]
-        bar = "#" * filled + "." * (_BAR - filled)
-        return f"[{bar}] {', '.join(parts)}; jobs: {', '.join(jobs) or 'none'}  {progress.elapsed_s:.0f} s"
+        gauge = "#" * filled + "." * (_BAR - filled)
+        return f"[{gauge}] {', '.join(parts)}; jobs: {', '.join(jobs) or 'none'}  {progress.elapsed_s:.0f} s"
 
     def say(self, sentence: str) -> None:
         """A sentence on a line of its own."""

@@ -52,7 +52,7 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
 
 def _is_number(value: object) -> bool:
     # What SQLite and file offsets hold.
-    return type(value) is int and 0 <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_text(value: object) -> bool:

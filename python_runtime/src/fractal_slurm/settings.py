@@ -27,7 +27,8 @@ _NOT_OURS = ("FRACTAL_SLURM_CONFIG_FILE", "FRACTAL_SLURM_SETTINGS_FILE")
 
 
 def _setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"description": text, "choices": choices})
+    metadata = {"description": text, "choices": choices}
+    return field(default=default, metadata=metadata)  # pylint: disable=invalid-field-call
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,17 @@ class Settings:
         return self.worker_folder or os.path.dirname(os.path.realpath(__file__))
 
 
-def load_settings(path: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read our settings.
 
     Args:
         path: The TOML file; None for FRACTAL_SLURM_SETTINGS_FILE or the default one. The default may be missing.
-        environ: The environment.
+        environ: The environment; None for this process's.
 
     Raises:
         SettingsError: A value, or a name, is not allowed; every fault at once.
     """
+    environ = os.environ if environ is None else environ
     named = path or environ.get("FRACTAL_SLURM_SETTINGS_FILE")
     file = Path(named or SETTINGS_FILE)
     faults: list[str] = []
