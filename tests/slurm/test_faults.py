@@ -169,12 +169,12 @@ class TestSubmissionWithoutAnAnswer:
 
 class TestOutages:
     def test_slurmctld_that_hangs_while_jobs_run(self, call: Call) -> None:
-        script, marks = counted(call, 1)
+        script, marks = counted(call, 4)
         call.env["FRACTAL_SLURM_COMMAND_TIMEOUT_S"] = "3"
         process = call.start(*call.run_arguments(call.spec(script, 16)))
-        wait_for(running_jobs)
+        wait_for(lambda: len(running_jobs()) == 4)
         with frozen("slurmctld"):
-            time.sleep(9)
+            time.sleep(12)
         stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
         assert json.loads(stdout)["succeeded"] == 16
