@@ -2,6 +2,8 @@
 """A site's cluster, seen from its login node: the rights, the runtime on all nodes, a plate over two nodes."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import testinfra
@@ -110,3 +112,19 @@ def test_a_failing_task_fails_alone(host):
     assert code == 1
     assert summary["failed"] == 1
     assert summary["failures"][0]["index"] == 0
+
+
+def test_a_testbed_beside_the_sites_slurm_leaves_it_alone():
+    name = "fsm-cluster-ctl"
+    controller = testinfra.get_host(f"podman://{name}")
+    script = Path(__file__).parents[3] / "roles/testbed/files/testbed.py"
+    subprocess.run(["podman", "cp", str(script), f"{name}:/root/testbed.py"], check=True, timeout=60)
+    ask = "pgrep --exact 'munged|slurmctld|slurmdbd'; cat /etc/slurm/slurm.conf; sinfo --noheader --Node"
+    before = controller.check_output(ask)
+    settings = json.dumps({"base": "/opt/testbed/beside", "nodes": 2})
+    controller.check_output("python3 /root/testbed.py start --settings %s", settings)
+    try:
+        assert Slurm(controller, "/opt/testbed/beside/bin").node_states() == {"n1": "idle", "n2": "idle"}
+    finally:
+        controller.check_output("python3 /root/testbed.py remove --base /opt/testbed/beside")
+    assert controller.check_output(ask) == before
