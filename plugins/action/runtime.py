@@ -38,6 +38,7 @@ class ActionModule(ActionBase):
             source = wheelhouse.read_source()
             arguments.update({"version": source.folder_name, "digest": source.digest})
         result.update(self._call(arguments, task_vars))
+        result["differs"] = bool(result.get("changed"))
         if result.get("failed") or not result.pop("wheels_needed", False) or self._task.check_mode:
             return result
         target = wheelhouse.Target(**result["target"])
@@ -54,7 +55,7 @@ class ActionModule(ActionBase):
         try:
             self._transfer_file(str(archive), remote)
             self._fixup_perms2((folder, remote))
-            return self._call({**arguments, "wheels": remote}, task_vars)
+            return {"differs": True, **self._call({**arguments, "wheels": remote}, task_vars)}
         finally:
             self._remove_tmp_path(folder)
 

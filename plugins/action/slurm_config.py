@@ -42,6 +42,7 @@ class ActionModule(ConfigActionBase):
             module_name="fractal.slurm.slurm_config", module_args=arguments, task_vars=task_vars, wrap_async=False
         )
         result.update(outcome)
+        result["differs"] = bool(result.get("changed"))
         if warnings:
             result["warnings"] = [*result.get("warnings", []), *warnings]
         return result

@@ -43,4 +43,5 @@ class ActionModule(ActionBase):
                 module_name="fractal.slurm.sudoers", module_args=arguments, task_vars=task_vars, wrap_async=False
             )
         )
+        result["differs"] = bool(result.get("changed"))
         return result

@@ -120,6 +120,11 @@ version:
   returned: when state is present
   type: str
   sample: 0.1.0-1f2e3d4c
+differs:
+  description: Whether the host differed from what is wanted. The same as C(changed), which a task may override.
+  returned: success
+  type: bool
+  sample: true
 replaced:
   description: The version that was current before; null where there was none.
   returned: when state is present

@@ -107,6 +107,11 @@ path:
   returned: always
   type: str
   sample: /etc/fractal/slurm_config.json
+differs:
+  description: Whether the host differed from what is wanted. The same as C(changed), which a task may override.
+  returned: success
+  type: bool
+  sample: true
 backup_file:
   description: The copy of the former file.
   returned: when a copy was made

@@ -142,6 +142,11 @@ commands:
   returned: when state is present
   type: dict
   sample: {sbatch: /usr/bin/sbatch, cat: /usr/bin/cat}
+differs:
+  description: Whether the host differed from what is wanted. The same as C(changed), which a task may override.
+  returned: success
+  type: bool
+  sample: true
 sudo_version:
   description: The version of sudo on the host; null for another program than the original sudo.
   returned: always

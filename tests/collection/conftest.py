@@ -157,7 +157,7 @@ def machine() -> Any:
 def copy_collection(target: Path) -> None:
     """Copy what a run of the collection needs, below ``target``."""
     for name in ("meta", "plugins", "roles", "playbooks", "python_runtime"):
-        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
         shutil.copytree(ROOT / name, target / "ansible_collections" / "fractal" / "slurm" / name, ignore=ignore)
 
 
