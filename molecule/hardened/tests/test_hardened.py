@@ -99,7 +99,6 @@ def sudo(host, argv, stdin=""):
     return run_as(host, "fractal", ["sudo", "--non-interactive", *argv], stdin=stdin)
 
 
-
 @pytest.fixture(scope="module", autouse=True)
 def work(host):
     """What the allowed commands work on."""

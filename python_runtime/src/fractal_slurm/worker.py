@@ -324,7 +324,7 @@ class Worker:
                     continue
                 if record.get("state") in ("succeeded", "failed", "timeout", "memory"):
                     task = record.get("task")
-                    if type(task) is int:
+                    if isinstance(task, int) and not isinstance(task, bool):
                         self.finished.add(task)
 
     # -- the queue ---------------------------------------------------------------------------------------
