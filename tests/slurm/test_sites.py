@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -202,6 +203,46 @@ class TestSteps:
 SECONDS_TO_FORGET = 35  # slurmctld purges after MinJobAge, and looks twice a minute
 
 
+class TestPreemption:
+    def test_a_preempted_job_keeps_its_results_and_the_rest_runs_again(self, call: Call) -> None:
+        low = {"Nodes": "ALL", "Default": "YES", "MaxTime": "60", "PriorityTier": "1"}
+        high = {"Nodes": "ALL", "MaxTime": "60", "PriorityTier": "10", "PreemptMode": "off"}
+        preempt = {"PreemptType": "preempt/partition_prio", "PreemptMode": "CANCEL"}
+        restart(partitions={"main": low, "high": high}, slurm_conf={**SETTINGS["slurm_conf"], **preempt})
+        try:
+            script, marks = counted(call, 1.5)
+            call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+            process = call.start(*call.run_arguments(call.spec(script, 16)))
+            wait_for(lambda: len(starts(marks)) >= 8)
+            slurm("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+            stdout, stderr = process.communicate(timeout=120)
+        finally:
+            restart()
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 16
+        assert "was lost with its node: PREEMPTED" in stderr
+        assert sum(starts(marks).values()) <= 16 + 4
+
+
+class TestJobSubmitPlugin:
+    def test_values_that_the_site_rewrites_are_read_back_and_said_once(self, call: Call) -> None:
+        lua = (
+            "function slurm_job_submit(desc, parts, uid)\n"
+            "  if desc.partition == 'main' then desc.time_limit = 2; desc.name = 'site-' .. uid end\n"
+            "  return slurm.SUCCESS\nend\n"
+            "function slurm_job_modify(desc, job, parts, uid) return slurm.SUCCESS end\n"
+        )
+        restart(slurm_conf={**SETTINGS["slurm_conf"], "JobSubmitPlugins": "lua"}, conf_files={"job_submit.lua": lua})
+        try:
+            outcome = call.run(call.spec(call.script("#!/bin/sh\nsleep 1\n"), 64))
+        finally:
+            restart()
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 64
+        assert outcome.stderr.count("the site renamed job") == 1
+        assert outcome.stderr.count("2:00 of time, less than its tasks may need") == 1
+
+
 class TestWrappers:
     def test_text_around_the_job_id_does_no_harm(self, call: Call) -> None:
         wrapper = BASE / "bin/sbatch"
@@ -216,7 +257,21 @@ class TestWrappers:
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 4
 
-    def test_a_umask_of_077_and_a_home_that_is_absent(self, call: Call) -> None:
+    def test_a_tmp_that_may_not_hold_programs(self, call: Call) -> None:
+        tmp = call.folder / "tmp"
+        tmp.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,noexec,nosuid,mode=1777", "none", tmp], check=True)
+        try:
+            call.config(extra_lines=[f"export TMPDIR={tmp}", "umask 077"])
+            task = call.script('#!/bin/sh\ncase "$2" in "$TMPDIR"/*) echo "[1]" > "$4";; *) exit 1;; esac\n')
+            outcome = call.run(call.spec(task, 8))
+            assert not list(tmp.iterdir())
+        finally:
+            subprocess.run(["umount", "-l", tmp], check=True)
+        assert outcome.code == 0, outcome.stderr
+        assert outcome["succeeded"] == 8
+
+    def test_a_home_that_is_absent(self, call: Call) -> None:
         import pwd
 
         home = pwd.getpwnam(ANNA).pw_dir
