@@ -150,7 +150,14 @@ class Call:
 
     def run_id(self) -> str:
         """The newest run of this test."""
-        return sorted(entry.name for entry in (self.folder / "state/runs").iterdir())[-1]
+        return self.runs()[-1]
+
+    def runs(self) -> list[str]:
+        """All runs of this test, oldest first; what has a dot before it is not one yet."""
+        folder = self.folder / "state/runs"
+        if not folder.exists():
+            return []
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
 
     def report(self) -> Any:
         return self("report", self.run_id(), "--json").document
@@ -215,7 +222,8 @@ def frozen(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def away(name: str, number: signal.Signals, argument: str = "") -> Iterator[None]:
     """A daemon that is ended, and comes back later as it was."""
-    (pid,) = daemon_pids(name, argument)
+    # slurmd forks before it starts a slurmstepd: for a moment there are two of it.
+    (pid,) = wait_for(lambda: pids if len(pids := daemon_pids(name, argument)) == 1 else [], what=f"one {name}")
     process = Path(f"/proc/{pid}")
     words = [word.decode() for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
     pairs = (pair.decode().partition("=") for pair in (process / "environ").read_bytes().split(b"\0")[:-1])

@@ -53,7 +53,7 @@ class TestDriverThatDies:
             time.sleep(pause)
             process.kill()
             process.wait()
-            if not (call.folder / "state/runs").exists():
+            if not call.runs():
                 process = call.start(*call.run_arguments(call.spec(script, 60)))
             else:
                 process = call.start("resume", call.run_id(), "--json")
@@ -69,10 +69,10 @@ class TestDriverThatDies:
 
         def reached() -> bool:
             try:
-                file = next((call.folder / "state/runs").glob("*/journal.sqlite"))
+                file = call.folder / "state/runs" / call.run_id() / "journal.sqlite"
                 with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as db:
                     events = [row[0] for row in db.execute("SELECT what FROM event")]
-            except (StopIteration, sqlite3.Error):
+            except (IndexError, sqlite3.Error):
                 return False
             return state in events
 
@@ -118,7 +118,7 @@ class TestSubmissionWithoutAnAnswer:
         script, marks = counted(call, 0.1)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
         process = call.start(*call.run_arguments(call.spec(script, 8)))
-        wait_for((call.folder / "state/runs").exists)
+        wait_for(call.runs)
         with frozen("slurmctld"):
             time.sleep(8)
         stdout, stderr = process.communicate(timeout=120)
@@ -151,11 +151,11 @@ class TestSubmissionWithoutAnAnswer:
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
         process = call.start(*call.run_arguments(call.spec(script, 4)))
         # Killed once the journal says "submitting": the job may or may not exist.
-        wait_for((call.folder / "state/runs").exists)
+        wait_for(call.runs)
         process.kill()
         process.wait()
         wait_for(lambda: not live_jobs())
-        file = next((call.folder / "state/runs").glob("*/journal.sqlite"))
+        file = call.folder / "state/runs" / call.run_id() / "journal.sqlite"
         ran_before = starts(marks)
         with sqlite3.connect(file) as db:
             # As a driver that died just before sbatch leaves it.
@@ -351,9 +351,7 @@ class TestCancel:
         script, marks = counted(call, 1)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "2"
         process = call.start(*call.run_arguments(call.spec(script, 8)))
-        wait_for(
-            lambda: list((call.folder / "state/runs").glob("*")) if (call.folder / "state/runs").exists() else None
-        )
+        wait_for(call.runs)
         with frozen("slurmctld"):
             time.sleep(3)
             process.send_signal(signal.SIGTERM)

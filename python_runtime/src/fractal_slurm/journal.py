@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +55,8 @@ CREATE TABLE event (at REAL NOT NULL, what TEXT NOT NULL, subject TEXT NOT NULL,
 """
 _SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
+# A draft that is older than this, in seconds, and not locked, was left behind.
+_DRAFT_S = 3600
 # States of a task that are its end.
 FINAL = ("succeeded", "failed", "not_run")
 
@@ -128,6 +131,7 @@ class Journal:
         # Under another name until it is complete: a driver that dies here leaves no half of a run.
         draft = folder.with_name(f".{run_id}.draft")
         try:
+            _remove_old_drafts(folder.parent)
             draft.mkdir(mode=0o700, parents=True)
             lock_fd = _lock(draft)
             connection = _connect(draft / "journal.sqlite")
@@ -373,6 +377,19 @@ def _lock(folder: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
     return fd
+
+
+def _remove_old_drafts(folder: Path) -> None:
+    """Remove what drivers left that died before their runs began."""
+    for draft in folder.glob(".*.draft"):
+        try:
+            if time.time() - draft.stat().st_mtime < _DRAFT_S:
+                continue  # its driver may not have come to locking it
+            fd = _lock(draft)
+        except (OSError, RunError):
+            continue  # its driver is at it
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(fd)
 
 
 def _owner(fd: int) -> tuple[str, int]:
