@@ -2,6 +2,8 @@
 # Each target prepares what it needs on a bare Debian or Ubuntu. All that is generated lives in .build/.
 
 VENV := .build/venv/bin
+# Real worker processes that wait for their time limits: not what one wants to wait for after each line.
+WAITING := tests/runtime/test_worker_process.py
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
@@ -26,10 +28,11 @@ test: test-unit test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q tests/runtime tests/unit examples benchmarks
+	$(VENV)/python -m pytest -q tests/runtime tests/unit examples benchmarks --ignore $(WAITING)
 
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
+	$(VENV)/python -m pytest -q $(WAITING)
 	$(SUDO) $(VENV)/python -m pytest -q tests/slurm tests/collection
 
 molecule: ## the collection on clusters of containers
