@@ -6,6 +6,7 @@ import json
 import pwd
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,11 @@ class TestReadSettings:
         (tmp_path / "settings.json").write_text('{"nodes": 2}')
         assert testbed.read_settings('{"nodes": 2}', None) == testbed.read_settings(f"@{tmp_path}/settings.json", None)
 
-    def test_the_base_alone_brings_back_what_was_saved(self, tmp_path):
-        (tmp_path / "settings.json").write_text(json.dumps({"base": str(tmp_path), "nodes": 7}))
-        assert testbed.read_settings(None, str(tmp_path)).nodes == 7
+    def test_the_base_alone_brings_back_what_was_saved(self):
+        # Not pytest's folder: its path grows with the number of runs, over what a testbed takes.
+        with tempfile.TemporaryDirectory(dir="/tmp", prefix="base") as base:
+            Path(base, "settings.json").write_text(json.dumps({"base": base, "nodes": 7}))
+            assert testbed.read_settings(None, base).nodes == 7
 
     @pytest.mark.parametrize("text", ["{", "[]", "@/nowhere/settings.json"])
     def test_refuses_what_is_no_object(self, text):
