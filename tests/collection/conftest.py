@@ -111,7 +111,7 @@ class Site:
         chosen = {name: self.hosts[name] for name in hosts}
         inventory.write_text(json.dumps({"fractal_slurm": {"hosts": chosen}}))
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            **without_ansible_settings(),
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
         }
@@ -126,6 +126,11 @@ class Site:
         )
         recap = re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", result.stdout, re.MULTILINE)
         return Outcome(result.returncode, result.stdout + result.stderr, {name: int(number) for name, number in recap})
+
+
+def without_ansible_settings() -> dict[str, str]:
+    """This process's environment without what the caller set for an Ansible of theirs (make does)."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
 
 
 def _run(*argv: str) -> None:

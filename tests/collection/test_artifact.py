@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import ROOT, without_ansible_settings
 
 BIN = Path(sys.executable).parent
 # Folders whose tracked files go in, all of them, but for what is named below; nothing else goes in.
@@ -98,6 +98,8 @@ def test_site_yml_works_from_it(artifact, site, tmp_path):
         [BIN / "ansible-galaxy", "collection", "install", "--offline", "-p", str(collections), str(artifact)],
         check=True,
         capture_output=True,
+        # ansible-galaxy installs nothing where the caller's ANSIBLE_COLLECTIONS_PATH holds this version already
+        env=without_ansible_settings(),
     )
     site.collections = collections
     outcome = site.play("fractal.slurm.site")
