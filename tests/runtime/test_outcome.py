@@ -44,6 +44,7 @@ class TestJudge:
             ("FAILED", {"worker_end": "its steps can't be started", "progress": False}, RETRY, RETRY),
             ("FAILED", {"slots": 4, "progress": False}, ALONE, AGAIN),
             ("FAILED", {"began": False}, FAIL, FAIL),
+            ("FAILED", {"began": False, "worker_end": "its files could not be made", "progress": False}, RETRY, RETRY),
             # nobody's fault that is known
             ("COMPLETED", {"began": False, "progress": False}, RETRY, RETRY),
             ("COMPLETED", {"worker_end": "no further task can end within the job's time limit"}, RETRY, AGAIN),

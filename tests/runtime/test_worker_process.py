@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,11 +62,11 @@ class Job:
         self.script.write_bytes(script)
         self.claim = folder / f"{TOKEN}.claim"
 
-    def start(self, slots=1, *, before="", delay_s=0.0, **env):
-        """Start a worker; `before` is run in its process first, and `delay_s` is what extra_lines take."""
+    def start(self, slots=1, *, before="", delay_s=0.0, more=(), **env):
+        """Start a worker; `before` runs in its process first, `delay_s` is what extra_lines take, `more` arguments."""
         code = f"import sys; sys.path.append(sys.argv[1]); import worker\n{before}\nsys.exit(worker.main(sys.argv[2:]))"
         folder = os.path.dirname(worker.__file__)
-        words = [sys.executable, "-I", "-S", "-c", code, folder, str(self.script), str(slots)]
+        words = [sys.executable, "-I", "-S", "-c", code, folder, str(self.script), str(slots), *more]
         return subprocess.Popen(
             ["/bin/sh", "-c", f'sleep {delay_s}; exec "$@"', "sh", *words],
             env={"PATH": os.environ["PATH"], "TMPDIR": str(self.folder), "SLURM_JOB_ID": JOB, **env},
@@ -131,6 +132,25 @@ class TestTimeLimit:
         job = Job(tmp_path, [{}] * 2, {"task_time_s": 100, "job_limit_s": 600})
         assert job.run(SLURM_JOB_END_TIME=str(int(time.time()) + 20))[0] == 0
         assert job.states() == [(0, "succeeded")]
+
+    @pytest.mark.parametrize("off_s", [-7 * 3600, -200, 7 * 3600])
+    def test_goes_by_the_length_of_the_limit_where_the_nodes_clock_is_off(self, tmp_path, off_s):
+        job = Job(tmp_path, [{}] * 2, {"task_time_s": 100, "job_limit_s": 1})
+        start = int(time.time()) - off_s
+        times = {"SLURM_JOB_START_TIME": str(start), "SLURM_JOB_END_TIME": str(start + 110)}
+        assert job.run(**times)[0] == 0
+        assert job.states() == [(0, "succeeded"), (1, "succeeded")]
+        for path in tmp_path.glob(f"{TOKEN}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        times["SLURM_JOB_END_TIME"] = str(start + 20)
+        assert job.run(**times)[0] == 0
+        assert job.states() == [(0, "succeeded")]
+
+    @pytest.mark.parametrize(("before", "tasks"), [("  90", 1), ("", 2), ("ELAPSED", 2)])
+    def test_counts_what_the_job_did_before_the_step(self, tmp_path, before, tasks):
+        job = Job(tmp_path, [{}] * 2, {"task_time_s": 50, "job_limit_s": 100})
+        assert job.run(more=[before])[0] == 0
+        assert len(job.states()) == tasks
 
     def test_does_not_charge_tasks_for_the_time_that_they_were_suspended(self, tmp_path):
         job = Job(tmp_path, [{"sleep": 3}], {"task_time_s": 2, "job_limit_s": 600})
@@ -211,6 +231,73 @@ os.posix_spawnp = spawn
         assert job.run(before=FULL_DISK.format(name="0-0-args", full=full))[0] == 0
         assert job.states() == []
         assert job.end() == ("the files of its tasks could not be written", 3)
+
+
+class TestFullFromTheStart:
+    """The folder of the job, and what is in it, can't be made: no task has run."""
+
+    NO_ROOM = (
+        QUICK
+        + """
+import errno, os
+_open, _mkdir, _symlink = os.open, os.mkdir, os.symlink
+def full(call):
+    def checked(*args, **kwargs):
+        if os.path.exists("{full}") and any("{name}" in str(arg) for arg in args):
+            raise OSError(errno.{error}, os.strerror(errno.{error}), args[-1] if call is _symlink else args[0])
+        return call(*args, **kwargs)
+    return checked
+os.open, os.mkdir, os.symlink = full(_open), full(_mkdir), full(_symlink)
+"""
+    )
+
+    @pytest.mark.parametrize("name", [f"{TOKEN}.claim", f"/{TOKEN}", "results-0-0", "log-0-0", "slot-0-0-1"])
+    def test_waits_for_room(self, tmp_path, name):
+        full = tmp_path / "full"
+        full.touch()
+        job = Job(tmp_path, [{}] * 3)
+        process = job.start(slots=2, before=self.NO_ROOM.format(full=full, name=name, error="ENOSPC"))
+        assert re.search(r"can't be made: No space left on device; waiting for room", process.stderr.readline())
+        full.unlink()
+        assert process.wait(10) == 0
+        assert sorted(job.states()) == [(0, "succeeded"), (1, "succeeded"), (2, "succeeded")]
+        assert sum("begin" in record for record in job.records()) == 1
+
+    @pytest.mark.parametrize(("error", "limit_s"), [("EDQUOT", 1), ("EACCES", 600)])
+    def test_ends_in_words_and_with_an_exit_code_of_its_own(self, tmp_path, error, limit_s):
+        full = tmp_path / "full"
+        full.touch()
+        job = Job(tmp_path, [{}], {"task_time_s": 0, "job_limit_s": limit_s})
+        code, said = job.run(before=self.NO_ROOM.format(full=full, name=f"/{TOKEN}/", error=error))
+        assert code == worker.NO_FILES_EXIT
+        words = os.strerror(getattr(errno, error))
+        assert f"results-0-0 can't be made: {words}; this job ends before its first task" in said
+        assert "Traceback" not in said
+        assert not list(tmp_path.glob("fractal-*"))
+
+    def test_ends_when_the_job_is_ended(self, tmp_path):
+        full = tmp_path / "full"
+        full.touch()
+        job = Job(tmp_path, [{}])
+        process = job.start(before=self.NO_ROOM.format(full=full, name=f"/{TOKEN}/", error="ENOSPC"))
+        assert "waiting for room" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == worker.NO_FILES_EXIT
+
+    def test_takes_no_chunk_twice_and_forgets_none(self, tmp_path):
+        full = tmp_path / "full"
+        job = Job(tmp_path, [{"sleep": 0.2}] + [{}] * 8)
+        (tmp_path / TOKEN / "chunks-0").mkdir(parents=True)
+        (tmp_path / TOKEN / "chunks-0" / "1").symlink_to("0")  # as a file server leaves it whose answer was lost
+        (tmp_path / TOKEN / "chunks-0" / "2").symlink_to("1")
+        full.touch()
+        process = job.start(slots="1(x2)", before=self.NO_ROOM.format(full=full, name="/chunks-0/", error="ENOSPC"))
+        assert "its next tasks could not be taken: No space left on device" in process.stderr.readline()
+        full.unlink()
+        assert process.wait(10) == 0
+        bounds = worker.chunk_bounds(9, 2)
+        elsewhere = range(bounds[2], bounds[3])
+        assert sorted(task for task, _state in job.states()) == [n for n in range(9) if n not in elsewhere]
 
 
 class TestFullResults:

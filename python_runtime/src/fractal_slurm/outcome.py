@@ -57,7 +57,7 @@ def judge(
         slots: How many of its tasks ran at the same time.
         began: Whether its worker started.
         progress: Whether at least one of its tasks ended.
-        worker_end: Why the worker ended by itself, if it did.
+        worker_end: Why the worker ended by itself, or could not begin, where that is known.
         cancelled_by_us: Whether this run was cancelled.
     """
     again = Action.AGAIN if progress else Action.RETRY
@@ -74,6 +74,8 @@ def judge(
     if state == "TIMEOUT":
         return Verdict(Action.FAIL, again, f"{job} was ended by its time limit (TIMEOUT)")
     if not began:
+        if state == "FAILED" and worker_end is not None:
+            return Verdict(Action.RETRY, Action.RETRY, f"{job}: {worker_end}")
         if state == "FAILED":
             words = f"{job} failed before its first task started{because}"
             return Verdict(Action.FAIL, Action.FAIL, words)

@@ -51,10 +51,11 @@ unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER
 {% for name, path in exports %}export {{ name }}={{ path }}
 {% endfor %}
 if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
-  # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the argument.
+  # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the argument; the other
+  # is the job's age, of which the step knows nothing.
   exec {{ srun }} --quiet --export=ALL --input=all --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \\
     --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --kill-on-bad-exit=0 --wait=0 \\
-    {{ worker }} - "$SLURM_TASKS_PER_NODE" < "$0"
+    {{ worker }} - "$SLURM_TASKS_PER_NODE" "$(ps -o etimes= -p $$ 2>/dev/null)" < "$0"
 fi
 exec {{ worker }} "$0" "$SLURM_TASKS_PER_NODE"
 exit 127

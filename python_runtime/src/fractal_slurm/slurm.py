@@ -85,6 +85,8 @@ PENDING_HINTS = {
     "PartitionDown": ": the partition is down",
     "PartitionInactive": ": the partition takes no jobs now",
 }
+# The exit code of a job that SLURM could not start: its output file, its folder or its user are not as they should be.
+LAUNCH_FAILED = "0:53"
 # The client never got an answer: the job may exist all the same.
 _SILENCE = (
     "Unable to contact slurm controller",
@@ -349,6 +351,15 @@ class Slurm:
                     job_id, word, rest or f"exit {exit_code}", int(nodes) if nodes.isdigit() else 1, name
                 )
         return found
+
+    def exit_code(self, job_id: str) -> str:
+        """A job's exit code and signal as SLURM writes them, e.g. ``73:0``; empty where it does not tell."""
+        try:
+            result = self._ask("scontrol", "--oneliner", "show", "job", job_id)
+        except ClusterError:
+            return ""
+        match = re.search(r" ExitCode=(\d+:\d+) ", result.stdout)
+        return match[1] if match else ""
 
     def cancel(self, user: str, job_ids: Sequence[str]) -> None:
         """Cancel jobs of ``user``'s, in one call. Ids that SLURM does not know do no harm.

@@ -66,6 +66,17 @@ RETRY_S = 1.0
 SUSPENDED_S = 5.0
 MAX_STEP_FAILURES = 3
 NO_STEPS = "its steps can't be started"
+# EX_CANTCREAT, EX_IOERR and EX_TEMPFAIL of sysexits.h: how the worker ends where not its tasks are to blame.
+NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT = 73, 74, 75
+EXITS = {
+    NO_FILES_EXIT: "its files could not be made",
+    NO_RESULTS_EXIT: "its results could not be written",
+    NO_STEPS_EXIT: NO_STEPS,
+}
+# How long a job waits for room for its first files, of its time limit half at the most.
+ROOM_WAIT_S = 300.0
+# Munge refuses what comes from a clock that is further off, by default.
+SKEW_S = 300.0
 # What a full node or disk says. It passes, and is no task's fault.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
 # Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
@@ -202,7 +213,14 @@ class Slot:
 class Worker:
     """Runs the tasks; see the module's text."""
 
-    def __init__(self, header: dict[str, str], command: list[str], lines: list[bytes], tasks_per_node: str) -> None:
+    def __init__(
+        self,
+        header: dict[str, str],
+        command: list[str],
+        lines: list[bytes],
+        tasks_per_node: str,
+        before_s: float = 0.0,
+    ) -> None:
         self.header = header
         self.job = os.environ.get("SLURM_JOB_ID", "0")
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
@@ -224,7 +242,7 @@ class Worker:
         self.nodes = len(all_slots)
         self.total_slots = sum(all_slots)
         self.began = time.monotonic()
-        self.deadline = job_end(float(header["job_limit_s"]))
+        self.deadline = job_end(float(header["job_limit_s"]), before_s)
         self.next_line = self.chunk = self.chunk_end = 0
         self.bounds = chunk_bounds(len(lines), self.total_slots) if self.nodes > 1 else None
         self.again: list[bytes] = []  # tasks that did not start, and keep their turn
@@ -240,8 +258,33 @@ class Worker:
         self.stopping: str | None = None  # why no further task is started
         self.ending = False  # whether the running tasks were told to end, too
         self.log_offset = 0
+        self.scratch = ""
+        self.fds: dict[str, int] = {}
 
     # -- the start ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take the token and make the job's files, and wait for a while where there is no room for them.
+
+        Raises:
+            Fenced: The work of this job was given to another job.
+            OSError: The files can't be made.
+        """
+        give_up = self.began + ROOM_WAIT_S
+        if self.deadline is not None:
+            give_up = min(give_up, (self.began + self.deadline) / 2)
+        while True:
+            try:
+                self.claim()
+                self.prepare()
+                return
+            except OSError as error:
+                if error.errno not in PASSING or time.monotonic() >= give_up:
+                    raise
+                self.complain(f"{error.filename} can't be made: {error.strerror}; waiting for room")
+                info = signal.sigtimedwait(WAITED, RETRY_S)
+                if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
+                    raise
 
     def claim(self) -> None:
         """Take this submission's token for this job, or learn that it was given away (rule 7 of the design)."""
@@ -260,25 +303,19 @@ class Worker:
             raise Fenced("the server took this work back")
 
     def prepare(self) -> None:
+        """Make the job's files, as far as they are not made."""
         os.umask(0o077)
         os.makedirs(self.folder, exist_ok=True)
         name = f"{self.restart}-{self.node}"
         if self.restart:
             self.skip_finished()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self.results_fd = os.open(f"{self.folder}/results-{name}", flags, 0o600)
-        # By hand: json is imported only once tasks are running. None of the values needs an escape.
-        self.pending = (
-            f'\n{{"begin":{time.time():.3f},"token":"{self.header["token"]}","job":"{self.job}",'
-            f'"restart":{self.restart},"node":{self.node},"nodes":{self.nodes},"slots":{self.slot_count}}}\n'
-        ).encode("ascii")
-        self.flush()
+        self.results_fd = self.open_file(f"{self.folder}/results-{name}")
         if not self.separate_logs:
-            self.log_fd = os.open(f"{self.folder}/log-{name}", flags, 0o600)
+            self.log_fd = self.open_file(f"{self.folder}/log-{name}")
             self.log_offset = os.fstat(self.log_fd).st_size
         if self.bounds:
             os.makedirs(f"{self.folder}/chunks-{self.restart}", exist_ok=True)
-        self.scratch = self.make_scratch()
+        self.scratch = self.scratch or self.make_scratch()
         self.null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         cpu_sets = None if self.in_steps else split_cpus(self.slot_count, self.cpus_per_task)
         self.all_cpus = os.sched_getaffinity(0) if cpu_sets else None
@@ -291,8 +328,20 @@ class Worker:
                 f"{self.folder}/slot-{name}-{number}",
             )
             if not self.separate_logs:
-                slot.log_fd = os.open(slot.log_path, flags | os.O_TRUNC, 0o600)
+                slot.log_fd = self.open_file(slot.log_path, os.O_TRUNC)
             self.free.append(slot)
+        # By hand: json is imported only once tasks are running. None of the values needs an escape.
+        self.pending = (
+            f'\n{{"begin":{time.time():.3f},"token":"{self.header["token"]}","job":"{self.job}",'
+            f'"restart":{self.restart},"node":{self.node},"nodes":{self.nodes},"slots":{self.slot_count}}}\n'
+        ).encode("ascii")
+        self.flush()
+
+    def open_file(self, path: str, flags: int = 0) -> int:
+        """Open a file of the job's for reading and appending, once."""
+        if path not in self.fds:
+            self.fds[path] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+        return self.fds[path]
 
     def make_scratch(self) -> str:
         """A private folder for the args and out files of running tasks: on the node, else in the job's folder."""
@@ -352,12 +401,22 @@ class Worker:
             return line
 
     def take_chunk(self) -> bool:
+        """Take the next chunk that no node has. Returns whether there was one.
+
+        Raises:
+            OSError: There is no room for the mark.
+        """
         bounds = self.bounds or [0]
         while self.chunk < len(bounds) - 1:
-            chunk, self.chunk = self.chunk, self.chunk + 1
+            path = f"{self.folder}/chunks-{self.restart}/{self.chunk}"
             try:
-                os.symlink(str(self.node), f"{self.folder}/chunks-{self.restart}/{chunk}")
+                os.symlink(str(self.node), path)
+                mine = True
             except FileExistsError:
+                # Our own, where the answer was lost on its way from a file server, and the call made again.
+                mine = os.readlink(path) == str(self.node)
+            chunk, self.chunk = self.chunk, self.chunk + 1
+            if not mine:
                 continue
             self.next_line, self.chunk_end = bounds[chunk], bounds[chunk + 1]
             return True
@@ -703,7 +762,7 @@ class Worker:
         """Run the queue to its end.
 
         Returns:
-            The exit code of the job: 0; 74 if results could not be written; 75 if SLURM would not start its steps.
+            The exit code of the job: 0, or one of :data:`EXITS`.
         """
         next_tick = next_watch = self.began
         next_sync = self.began + SYNC_S
@@ -782,7 +841,13 @@ class Worker:
             if not self.in_time(now):
                 self.stopping = "no further task can end within the job's time limit"
                 return
-            line = self.next_task()
+            try:
+                line = self.next_task()
+            except OSError as error:
+                self.obstacle = "its next tasks could not be taken"
+                self.retry_at = now + RETRY_S
+                self.complain(f"{self.obstacle}: {error.strerror}; waiting for room")
+                return
             if line is None:
                 return
             slot = self.free.pop()
@@ -950,14 +1015,18 @@ class Worker:
         for slot in self.free:
             if not self.separate_logs:
                 remove(slot.log_path)
+        self.remove_scratch()
+        return NO_RESULTS_EXIT if self.pending else NO_STEPS_EXIT if self.stopping == NO_STEPS else 0
+
+    def remove_scratch(self) -> None:
+        if not self.scratch:
+            return
         try:
             for name in os.listdir(self.scratch):
                 os.unlink(f"{self.scratch}/{name}")
             os.rmdir(self.scratch)
         except OSError:
             pass
-        # EX_IOERR and EX_TEMPFAIL of sysexits.h
-        return 74 if self.pending else 75 if self.stopping == NO_STEPS else 0
 
 
 def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int:
@@ -1082,18 +1151,31 @@ def is_deep(value: object) -> bool:
     return True
 
 
-def job_end(limit_s: float) -> float | None:
+def job_end(limit_s: float, before_s: float = 0.0) -> float | None:
     """When SLURM ends this job, by the monotonic clock.
+
+    SLURM's times are those of its own clock. This node's may be off: the worker then goes by the length of the time
+    limit, and by the age of the script.
 
     Args:
         limit_s: The job's time limit; 0 if the script does not tell.
+        before_s: Seconds that went by in the job before the step that this process is in.
     """
-    now = time.monotonic()
-    end = os.environ.get("SLURM_JOB_END_TIME", "")  # SLURM 22.05 does not have it
-    if end.isdigit() and int(end) > time.time():
-        return now + int(end) - time.time()
+    start, end = (os.environ.get(f"SLURM_JOB_{what}_TIME", "") for what in ("START", "END"))
+    by_clock = None
+    if end.isdigit():  # SLURM 22.05 does not have it
+        by_clock = int(end) - time.time()
+        if start.isdigit():
+            limit_s = int(end) - int(start)
     # What extra_lines did before the worker (conda, module load) took of the job's time, too.
-    return now - process_age_s() + limit_s if limit_s else None
+    left = by_limit = limit_s - before_s - process_age_s() if limit_s else None
+    if by_clock is not None and by_clock > 0:
+        if by_limit is None or not start.isdigit():
+            left = by_clock
+        elif by_clock > by_limit - SKEW_S:
+            # Of the two the one that ends the job's queue sooner: that costs but time, and the other costs tasks.
+            left = min(by_clock, by_limit)
+    return None if left is None else time.monotonic() + left
 
 
 def process_age_s() -> float:
@@ -1154,17 +1236,24 @@ def proportional_mb(name: str, resident: float) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: ``worker SCRIPT TASKS_PER_NODE``; ``-`` for a script on standard input."""
+    """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a step ``worker - TASKS_PER_NODE SECONDS``.
+
+    Then the script comes on standard input, and ``SECONDS`` (may be empty) is how long the job ran before the step.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
-    path, tasks_per_node = argv
+    path, tasks_per_node, *more = argv
+    before = more[0].strip() if more else ""
     fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         header, command, lines = read_work(file.read())
-    worker = Worker(header, command, lines, tasks_per_node)
+    worker = Worker(header, command, lines, tasks_per_node, float(before) if before.isdigit() else 0.0)
     try:
-        worker.claim()
+        worker.begin()
     except Fenced as reason:
-        sys.stderr.write(f"fractal-slurm worker: {reason}: this job ends\n")
+        worker.complain(f"{reason}: this job ends")
         return 0
-    worker.prepare()
+    except OSError as error:
+        worker.complain(f"{error.filename} can't be made: {error.strerror}; this job ends before its first task")
+        worker.remove_scratch()
+        return NO_FILES_EXIT
     return worker.run()
