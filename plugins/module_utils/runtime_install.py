@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How the module ``fractal.slurm.runtime`` installs, checks, switches and removes versions of the runtime on a host.
 
-Layout below a prefix: a folder a version (a virtual environment with a marker that is written last),
-and a link ``current`` that is switched last. Standard library only.
+Layout below a prefix: a folder a version (a virtual environment with a marker), and a link ``current`` that is
+switched last. A version is built beside its folder and takes its place in one step. Standard library only.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -23,6 +24,9 @@ MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
 MINIMUM = (3, 10)
 _VERSION_FOLDER = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
+# What a version is built in. Just as long as the version's own name: paths are replaced, and sizes are compared.
+_BUILD_FOLDER = re.compile(r"\.[0-9A-Za-z.+]*-[0-9a-f]{8}(\.old)?")
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANDIDATES = ["/usr/bin/python3"] + [
     "%s/python3.%d" % (folder, minor) for minor in range(20, 9, -1) for folder in ("/usr/bin", "/usr/local/bin")
 ]
@@ -200,17 +204,12 @@ class Prefix:
         marker = self.marker(version)
         if marker is None or (digest is not None and marker.get("digest") != digest):
             return False
-        return self._import_fault(version) is None
-
-    def _import_fault(self, version):
-        python = os.path.join(self.folder(version), "bin", "python")
-        if not os.path.exists(python):
-            return "there is no %s" % python
-        status, out = run_python([python, "-I", "-c", _IMPORT_TEST, self._marker_path(version)], timeout=120)
-        return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
+        return _import_fault(self.folder(version)) is None
 
     def install(self, version, digest, python, archive):
-        """Install a version from an archive of wheels. Its marker is written last.
+        """Install a version from an archive of wheels.
+
+        It is built and tried beside its folder: where the version is there already and broken, runs in flight use it.
 
         Args:
             version: Its name.
@@ -219,46 +218,28 @@ class Prefix:
             archive: The archive of wheels with their manifest.
 
         Raises:
-            InstallError: A step failed; with its words.
+            InstallError: A step failed; with its words. What was there before is there still.
         """
         folder = self.folder(version)
+        build = self.folder("." + version[1:])
         os.umask(0o022)
         _make_folders(self.path)
-        if os.path.lexists(folder):
-            shutil.rmtree(folder)  # what is left of an installation that did not end
-        with tempfile.TemporaryDirectory(prefix="fractal-slurm-") as work:
-            wheels = _unpack(archive, work)
-            requirements = os.path.join(work, "requirements.txt")
-            with open(requirements, "w", encoding="utf-8") as stream:
-                for name in sorted(wheels):
-                    wheel = wheels[name]
-                    stream.write("%s==%s --hash=sha256:%s\n" % (wheel["name"], wheel["version"], wheel["sha256"]))
-            pip = next(os.path.join(work, name) for name in wheels if wheels[name]["name"] == "pip")
-            # Without pip: Debian keeps ensurepip in a package of its own. A wheel of pip runs as it is.
-            _must([python, "-I", "-m", "venv", "--without-pip", folder], "the virtual environment can't be made")
-            interpreter = os.path.join(folder, "bin", "python")
-            _must(
-                [interpreter, os.path.join(pip, "pip"), "install", "--quiet", "--no-index", "--no-cache-dir"]
-                + ["--disable-pip-version-check", "--find-links", work, "--require-hashes", "-r", requirements],
-                "pip can't install the wheels",
-            )
-        _open_to_all(folder)
-        marker = {"version": version, "digest": digest, "wheels": wheels, "python": python}
-        self._write_marker(version, marker)
-        fault = self._import_fault(version)
-        if fault:
-            os.unlink(self._marker_path(version))
-            raise InstallError("the import test of %s failed: %s" % (folder, fault))
-
-    def _write_marker(self, version, marker):
-        path = self._marker_path(version)
-        handle, temporary = tempfile.mkstemp(dir=self.folder(version))
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(marker, stream, indent=2, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
+        if os.path.lexists(build):
+            shutil.rmtree(build)  # what is left of an installation that did not end
+        try:
+            wheels = _build(build, folder, python, archive)
+            before = self.marker(version) or {}
+            marker = {"version": version, "digest": digest, "wheels": wheels, "python": python}
+            if before.get("replaced"):
+                marker["replaced"] = before["replaced"]
+            _write_marker(build, marker)
+            fault = _import_fault(build)
+            if fault:
+                raise InstallError("the import test of %s failed: %s" % (folder, fault))
+            _take_place(build, folder)
+        finally:
+            if os.path.lexists(build):
+                shutil.rmtree(build)
 
     def links_differ(self, version):
         """Whether the links need a change to make a version the current one."""
@@ -289,7 +270,7 @@ class Prefix:
         if before and before != version:
             marker = self.marker(version)
             marker["replaced"] = before
-            self._write_marker(version, marker)
+            _write_marker(self.folder(version), marker)
         for path, target in self._links(version):
             if _read_link(path) == target:
                 continue
@@ -333,7 +314,10 @@ class Prefix:
         if os.path.islink(os.path.join(self.path, CURRENT)):
             found.append(os.path.join(self.path, CURRENT))
         if os.path.isdir(self.path):
-            found += [self.folder(name) for name in sorted(os.listdir(self.path)) if _VERSION_FOLDER.fullmatch(name)]
+            names = sorted(os.listdir(self.path))
+            found += [
+                self.folder(name) for name in names if _VERSION_FOLDER.fullmatch(name) or _BUILD_FOLDER.fullmatch(name)
+            ]
         return found
 
     def remove_all(self):
@@ -345,6 +329,90 @@ class Prefix:
                 shutil.rmtree(path)
         if os.path.isdir(self.path) and not os.listdir(self.path):
             os.rmdir(self.path)
+
+
+def _import_fault(folder):
+    """Why the version in a folder does not work, or None."""
+    python = os.path.join(folder, "bin", "python")
+    if not os.path.exists(python):
+        return "there is no %s" % python
+    status, out = run_python([python, "-I", "-c", _IMPORT_TEST, os.path.join(folder, MARKER)], timeout=120)
+    return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
+
+
+def _build(build, folder, python, archive):
+    """Make a virtual environment that will be moved.
+
+    Args:
+        build: Where it is made.
+        folder: Where it will be; its paths are those of this folder.
+        python: Path of the interpreter.
+        archive: The archive of wheels with their manifest.
+
+    Returns:
+        The manifest: file name to name, version and sha256.
+    """
+    with tempfile.TemporaryDirectory(prefix="fractal-slurm-") as work:
+        wheels = _unpack(archive, work)
+        requirements = os.path.join(work, "requirements.txt")
+        with open(requirements, "w", encoding="utf-8") as stream:
+            for name in sorted(wheels):
+                wheel = wheels[name]
+                stream.write("%s==%s --hash=sha256:%s\n" % (wheel["name"], wheel["version"], wheel["sha256"]))
+        pip = next(os.path.join(work, name) for name in wheels if wheels[name]["name"] == "pip")
+        # Without pip: Debian keeps ensurepip in a package of its own. A wheel of pip runs as it is.
+        _must([python, "-I", "-m", "venv", "--without-pip", build], "the virtual environment can't be made")
+        interpreter = os.path.join(build, "bin", "python")
+        _must(
+            [interpreter, os.path.join(pip, "pip"), "install", "--quiet", "--no-index", "--no-cache-dir"]
+            + ["--disable-pip-version-check", "--no-compile"]
+            + ["--find-links", work, "--require-hashes", "-r", requirements],
+            "pip can't install the wheels",
+        )
+    texts = [os.path.join(build, "pyvenv.cfg")]
+    texts += [os.path.join(build, "bin", name) for name in os.listdir(os.path.join(build, "bin"))]
+    for path in texts:
+        if not os.path.islink(path):
+            _replace_in(path, os.fsencode(build), os.fsencode(folder))
+    _must(
+        [interpreter, "-I", "-m", "compileall", "-q", "-s", build, "-p", folder, os.path.join(build, "lib")],
+        "the modules can't be compiled",
+    )
+    _open_to_all(build)
+    return wheels
+
+
+def _replace_in(path, old, new):
+    with open(path, "rb") as stream:
+        content = stream.read()
+    if old in content:
+        with open(path, "wb") as stream:
+            stream.write(content.replace(old, new))
+
+
+def _write_marker(folder, marker):
+    handle, temporary = tempfile.mkstemp(dir=folder)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(marker, stream, indent=2, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(temporary, 0o644)
+    os.rename(temporary, os.path.join(folder, MARKER))
+
+
+def _take_place(build, folder):
+    """Put a folder in the place of another, so that there is one of them at any moment where the system can do that."""
+    if not os.path.lexists(folder):
+        os.rename(build, folder)
+        return
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    paths = (os.fsencode(build), os.fsencode(folder))
+    if exchange is None or exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
+        # Not on NFS, nor with a C library before 2.28: then the folder is away for a moment.
+        away = build + ".old"
+        os.rename(folder, away)
+        os.rename(build, folder)
+        os.rename(away, build)
 
 
 def _read_link(path):
