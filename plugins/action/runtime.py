@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from ..plugin_utils import wheelhouse
 from ..plugin_utils.runtime import runtime_module
 
-_CONTROLLER_ONLY = ("find_links", "no_index", "cache")
+_CONTROLLER_ONLY = ("find_links", "no_index", "cache", "lock")
 
 
 class ActionModule(ActionBase):
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": "\n".join(faults), "faults": faults}
         bundled = arguments.get("state", "present") == "present" and arguments.get("version", "bundled") == "bundled"
         if bundled:
-            source = wheelhouse.read_source()
+            source = wheelhouse.read_source(lock=self._lock())
             arguments.update({"version": source.folder_name, "digest": source.digest})
         result.update(self._call(arguments, task_vars))
         result["differs"] = bool(result.get("changed"))
@@ -58,6 +58,13 @@ class ActionModule(ActionBase):
             return {"differs": True, **self._call({**arguments, "wheels": remote}, task_vars)}
         finally:
             self._remove_tmp_path(folder)
+
+    def _lock(self) -> Path | None:
+        """The lock that the task names."""
+        name = str(self._task.args.get("lock") or "bundled")
+        if name == "bundled":
+            return wheelhouse.LOCK
+        return None if name == "none" else Path(self._find_needle("files", name))
 
     def _call(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         outcome: dict[str, Any] = self._execute_module(

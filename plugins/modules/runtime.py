@@ -88,6 +88,14 @@ options:
     description: Ask no index on the controller; all wheels are in O(find_links).
     type: bool
     default: false
+  lock:
+    description:
+      - Which versions of the Python packages that the runtime needs are installed.
+      - V(bundled) are those that the collection was tested with, with their checksums. Another lock is a file on the
+        controller with the exact versions of all of them and of pip, in pip's format; checksums in it are checked.
+      - V(none) are the newest that the runtime allows on the day when the wheels are made.
+    type: str
+    default: bundled
   cache:
     description: On the controller, the folder in which archives of wheels are kept (C(~/.cache/fractal-slurm)).
     type: str
@@ -259,6 +267,7 @@ def main():
             "settings_file": {"type": "str", "default": "/etc/fractal/fractal-slurm.toml"},
             "find_links": {"type": "list", "elements": "str", "default": []},
             "no_index": {"type": "bool", "default": False},
+            "lock": {"type": "str", "default": "bundled"},
             "cache": {"type": "str"},
             "digest": {"type": "str"},
             "wheels": {"type": "path"},

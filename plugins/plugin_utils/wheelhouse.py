@@ -27,6 +27,8 @@ from ansible.errors import AnsibleError
 
 # The collection's own folder of the runtime: plugins/plugin_utils/ lies beside it, in a checkout and when installed.
 SOURCE = Path(__file__).resolve().parents[2] / "python_runtime"
+# Exact versions and checksums of all that the runtime needs, so that what hosts get does not depend on the day.
+LOCK = SOURCE / "requirements-lock.txt"
 _MANIFEST = "manifest.json"
 
 
@@ -35,11 +37,13 @@ class Source(NamedTuple):
 
     Attributes:
         version: Its version number.
-        digest: Checksum of all its files, hexadecimal.
+        digest: Checksum of all its files and of the lock, hexadecimal.
+        lock: The file that names the versions of all that it needs; None for the newest that it allows.
     """
 
     version: str
     digest: str
+    lock: Path | None
 
     @property
     def folder_name(self) -> str:
@@ -73,14 +77,15 @@ class Target(NamedTuple):
         return [*found, f"manylinux2014_{self.machine}"]
 
 
-def read_source(folder: Path = SOURCE) -> Source:
+def read_source(folder: Path = SOURCE, lock: Path | None = LOCK) -> Source:
     """The version and the checksum of a source tree.
 
     Args:
         folder: The folder with pyproject.toml.
+        lock: The file that names the versions of all that the runtime needs; None for the newest that it allows.
 
     Raises:
-        AnsibleError: There is no runtime in it.
+        AnsibleError: There is no runtime in the folder, or no such lock.
     """
     package = folder / "src" / "fractal_slurm"
     try:
@@ -90,12 +95,15 @@ def read_source(folder: Path = SOURCE) -> Source:
         for path in paths:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+        digest.update(lock.read_bytes() if lock else b"")
     except OSError as error:
+        if lock is not None and error.filename == str(lock):
+            raise AnsibleError(f"the lock {lock} can't be read: {error.strerror}") from error
         raise AnsibleError(f"the runtime's source is not in {folder}: {error.strerror}: {error.filename}") from error
     match = re.search(r"^__version__ = [\"']([0-9][0-9A-Za-z.+]*)[\"']$", text, re.MULTILINE)
     if match is None:
         raise AnsibleError(f"{package / '__init__.py'} states no __version__")
-    return Source(match[1], digest.hexdigest())
+    return Source(match[1], digest.hexdigest(), lock)
 
 
 def _is_source(path: Path) -> bool:
@@ -128,7 +136,7 @@ def make_archive(
         folder: The folder with the source's pyproject.toml.
 
     Raises:
-        AnsibleError: pip failed; with its words.
+        AnsibleError: The lock does not fit the runtime, or pip failed; with its words.
     """
     cache.mkdir(parents=True, exist_ok=True)
     archive = cache / f"{source.folder_name}-py{target.python}-{target.machine}-glibc{target.glibc}.tar"
@@ -136,7 +144,7 @@ def make_archive(
     with _locked(archive.with_suffix(".lock")):
         if not archive.exists():
             with tempfile.TemporaryDirectory(prefix="wheelhouse-", dir=cache) as work:
-                _fill(Path(work), target, folder, find_links, no_index)
+                _fill(Path(work), target, folder, source.lock, find_links, no_index)
                 temporary = archive.with_suffix(".part")
                 with tarfile.open(temporary, "w") as tar:
                     for path in sorted(Path(work).iterdir()):
@@ -152,7 +160,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(work: Path, target: Target, folder: Path, find_links: list[str], no_index: bool) -> None:
+def _fill(work: Path, target: Target, folder: Path, lock: Path | None, find_links: list[str], no_index: bool) -> None:
     """Put all wheels, and a manifest of their checksums, into an empty folder."""
     index = ["--no-index"] if no_index else []
     for place in find_links:
@@ -169,7 +177,14 @@ def _fill(work: Path, target: Target, folder: Path, find_links: list[str], no_in
         options += ["--implementation", "cp", "--python-version", target.python]
         options += [word for abi in (f"cp{number}", "abi3", "none") for word in ("--abi", abi)]
         options += [word for platform in target.platforms() for word in ("--platform", platform)]
-    _pip(["download", *options, *index, "pip", *_requirements(own, target)])
+    needed = ["pip", *_requirements(own, target)]
+    if lock is None:
+        _pip(["download", *options, *index, *needed])
+    else:
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as locked:
+            locked.write("\n".join(locked_requirements(lock, needed, target)))
+            locked.flush()
+            _pip(["download", *options, "--no-deps", *index, "--requirement", locked.name])
     wheels = {}
     for path in sorted(work.glob("*.whl")):
         name, version = path.name.split("-")[:2]
@@ -179,6 +194,61 @@ def _fill(work: Path, target: Target, folder: Path, find_links: list[str], no_in
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         }
     (work / _MANIFEST).write_text(json.dumps(wheels, indent=2), encoding="utf-8")
+
+
+def locked_requirements(lock: Path, needed: list[str], target: Target) -> list[str]:
+    """What a lock names for a kind of host, a line a package, in pip's words.
+
+    Args:
+        lock: A file of exact versions in pip's format, with or without checksums.
+        needed: What the runtime asks for.
+        target: The kind of host.
+
+    Raises:
+        AnsibleError: It does not have what the runtime asks for; all faults.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    lines: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    faults = []
+    for line in re.sub(r"\\\n", " ", lock.read_text(encoding="utf-8")).splitlines():
+        words, *hashes = re.sub(r"(^|\s)#.*", "", line).strip().split(" --hash=")
+        if not words:
+            continue
+        try:
+            requirement = Requirement(words.strip())
+        except InvalidRequirement:
+            faults.append(f"{words!r} is no package with its version")
+            continue
+        pins = [pin.version for pin in requirement.specifier if pin.operator == "==" and "*" not in pin.version]
+        if not pins:
+            faults.append(f"{words!r} names no exact version (NAME==VERSION)")
+        elif requirement.marker is None or requirement.marker.evaluate(_environment(target)):
+            name = canonicalize_name(requirement.name)
+            versions[name] = pins[0]
+            lines[name] = " ".join([f"{name}=={pins[0]}", *(f"--hash={digest.strip()}" for digest in hashes)])
+    for text in needed:
+        requirement = Requirement(text)
+        pinned = versions.get(canonicalize_name(requirement.name))
+        if pinned is None:
+            faults.append(f"{requirement.name} is missing: the runtime needs {text}")
+        elif not requirement.specifier.contains(pinned, prereleases=True):
+            faults.append(f"it names {requirement.name} {pinned}, and the runtime needs {text}")
+    if faults:
+        raise AnsibleError(f"the lock {lock} does not serve: {'; '.join(faults)}")
+    return [lines[name] for name in sorted(lines)]
+
+
+def _environment(target: Target) -> dict[str, str]:
+    """What markers ask of the target's Python."""
+    return {
+        "python_version": target.python,
+        "python_full_version": f"{target.python}.0",
+        "platform_machine": target.machine,
+        "extra": "",
+    }
 
 
 def _requirements(wheel: Path, target: Target) -> list[str]:
@@ -197,8 +267,7 @@ def _requirements(wheel: Path, target: Target) -> list[str]:
         if not line.startswith("Requires-Dist:"):
             continue
         requirement = Requirement(line.partition(":")[2].strip())
-        environment = {"python_version": target.python, "python_full_version": f"{target.python}.0", "extra": ""}
-        if requirement.marker is None or requirement.marker.evaluate(environment):
+        if requirement.marker is None or requirement.marker.evaluate(_environment(target)):
             requirement.marker = None
             found.append(str(requirement))
     return found

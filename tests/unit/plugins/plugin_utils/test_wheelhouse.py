@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import pytest
@@ -30,6 +31,18 @@ class TestReadSource:
         assert before.folder_name == f"1.2.3-{before.digest[:8]}"
         (source / "src" / "fractal_slurm" / "cli.py").write_text("changed")
         assert wheelhouse.read_source(source).folder_name != before.folder_name
+
+    def test_another_lock_is_another_folder(self, source, tmp_path):
+        lock = tmp_path / "lock.txt"
+        lock.write_text("click==8.1.7\n")
+        before = wheelhouse.read_source(source, lock)
+        lock.write_text("click==8.1.8\n")
+        names = {wheelhouse.read_source(source, which).folder_name for which in (lock, None)}
+        assert len(names | {before.folder_name}) == 3
+
+    def test_says_where_the_lock_is_not(self, source, tmp_path):
+        with pytest.raises(AnsibleError, match=r"the lock .*gone\.txt can't be read"):
+            wheelhouse.read_source(source, tmp_path / "gone.txt")
 
     def test_does_not_heed_byte_code(self, source):
         before = wheelhouse.read_source(source)
@@ -74,3 +87,48 @@ class TestRequirements:
     def test_leaves_out_extras(self, tmp_path):
         wheel = self.wheel(tmp_path, ["Requires-Dist: pytest; extra == 'test'"])
         assert wheelhouse._requirements(wheel, Target("3.12", "x86_64", "2.36")) == []
+
+
+class TestLock:
+    @pytest.fixture
+    def lock(self, tmp_path):
+        def write(text):
+            path = tmp_path / "lock.txt"
+            path.write_text(text)
+            return path
+
+        return write
+
+    def test_chooses_by_the_hosts_python(self, lock):
+        path = lock("click==8.1.7\npip==25.0\ntomli==2.0.1 ; python_full_version < '3.11'  # why\n# note\n")
+        target = Target("3.12", "x86_64", "2.36")
+        assert wheelhouse.locked_requirements(path, ["pip", "click>=8.1"], target) == ["click==8.1.7", "pip==25.0"]
+        older = wheelhouse.locked_requirements(path, ["pip", "click>=8.1"], target._replace(python="3.10"))
+        assert older == ["click==8.1.7", "pip==25.0", "tomli==2.0.1"]
+
+    def test_keeps_checksums(self, lock):
+        path = lock("Click==8.1.7 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n")
+        found = wheelhouse.locked_requirements(path, ["click"], Target("3.12", "x86_64", "2.36"))
+        assert found == ["click==8.1.7 --hash=sha256:aa --hash=sha256:bb"]
+
+    def test_reports_every_fault(self, lock):
+        path = lock("click==7.0\nrich>=13\n-e .\n")
+        with pytest.raises(AnsibleError) as caught:
+            wheelhouse.locked_requirements(path, ["pip", "click<9,>=8.1"], Target("3.12", "x86_64", "2.36"))
+        for words in (
+            "'rich>=13' names no exact version",
+            "'-e .' is no package",
+            "pip is missing",
+            "it names click 7.0, and the runtime needs click<9,>=8.1",
+        ):
+            assert words in str(caught.value)
+
+    @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+    def test_the_bundled_one_has_what_the_runtime_asks_for(self, python):
+        project = (wheelhouse.SOURCE / "pyproject.toml").read_text(encoding="utf-8")
+        needed = re.findall(r'"(.*)",\n', project[project.index("dependencies = [") :].partition("]")[0])
+        assert len(needed) > 3
+        target = Target(python, "x86_64", "2.28")
+        wanted = [text.partition(";")[0] for text in needed if ";" not in text or python == "3.10"]
+        lines = wheelhouse.locked_requirements(wheelhouse.LOCK, ["pip", *wanted], target)
+        assert all(" --hash=sha256:" in line for line in lines)
