@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """After the removal the host is what it was before."""
 
-testinfra_hosts = ["podman://fsm-absent-host"]
+testinfra_hosts = ["ssh://fsm-absent-host"]
 
 
 def listed(host, name):

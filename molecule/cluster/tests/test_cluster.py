@@ -3,13 +3,16 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import testinfra
 from fractal_slurm.testing import Slurm, fractal_run, sudo_matrix
 
-testinfra_hosts = ["podman://fsm-cluster-login"]
+sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
+from hosts import other_host
+
+testinfra_hosts = ["ssh://fsm-cluster-login"]
 
 NODES = ["fsm-cluster-c1", "fsm-cluster-c2"]
 COMMANDS = [["/usr/bin/sbatch", "--parsable"], ["/usr/bin/scancel", "1"], ["/usr/bin/cat", "--", "/a"]]
@@ -19,9 +22,7 @@ RUNTIME = "/usr/local/bin/fractal-slurm"
 @pytest.fixture(scope="module")
 def plate(host):
     """What the plate's demo printed, measured as two users."""
-    demo = host.run(
-        "/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /shared/plate"
-    )
+    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /shared/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr
     return demo.stdout
 
@@ -41,13 +42,13 @@ def test_a_job_of_two_nodes_runs(host):
 def test_the_same_runtime_is_on_all_nodes(host):
     ask = f"{RUNTIME} --version; readlink /opt/fractal-slurm/current"
     hosts = ["fsm-cluster-login", *NODES]
-    versions = {name: testinfra.get_host(f"podman://{name}").check_output(ask) for name in hosts}
+    versions = {name: other_host(name).check_output(ask) for name in hosts}
     assert len(set(versions.values())) == 1, versions
 
 
 @pytest.mark.parametrize("node", [*NODES, "fsm-cluster-ctl"])
 def test_compute_nodes_and_controller_grant_no_rights(node):
-    other = testinfra.get_host(f"podman://{node}")
+    other = other_host(node)
     assert not other.file("/etc/sudoers.d/fractal-slurm").exists
 
 
@@ -116,7 +117,7 @@ def test_a_failing_task_fails_alone(host):
 
 def test_a_testbed_beside_the_sites_slurm_leaves_it_alone():
     name = "fsm-cluster-ctl"
-    controller = testinfra.get_host(f"podman://{name}")
+    controller = other_host(name)
     script = Path(__file__).parents[3] / "roles/testbed/files/testbed.py"
     subprocess.run(["podman", "cp", str(script), f"{name}:/root/testbed.py"], check=True, timeout=60)
     ask = "pgrep --exact 'munged|slurmctld|slurmdbd'; cat /etc/slurm/slurm.conf; sinfo --noheader --Node"

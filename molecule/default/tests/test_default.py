@@ -6,7 +6,7 @@ import json
 import pytest
 from fractal_slurm.testing import Slurm, fractal_run, may_run_as, sudo_matrix
 
-testinfra_hosts = ["podman://fsm-default-host"]
+testinfra_hosts = ["ssh://fsm-default-host"]
 
 BASE = "/var/lib/fractal-slurm-testbed"
 BIN = f"{BASE}/bin"
@@ -73,9 +73,7 @@ def test_host_is_ready(host):
 
 
 def test_a_plate_is_measured_as_two_users(host):
-    demo = host.run(
-        "/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate"
-    )
+    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr
     assert "96 of 96 wells measured" in demo.stdout
 

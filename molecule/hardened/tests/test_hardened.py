@@ -4,7 +4,7 @@
 import pytest
 from fractal_slurm.testing import run_as
 
-testinfra_hosts = ["podman://fsm-hardened-host"]
+testinfra_hosts = ["ssh://fsm-hardened-host"]
 
 BASE = "/var/lib/fractal-slurm-testbed"
 HOME = f"{BASE}/home/anna"
@@ -136,7 +136,5 @@ def test_links_are_followed_with_no_more_rights_than_the_user_has(host):
 
 
 def test_a_plate_is_measured_under_these_rules(host):
-    demo = host.run(
-        "/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate"
-    )
+    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
-import testinfra
 from fractal_slurm.testing import Slurm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "shared"))
 from background import RUNTIME, BackgroundRun
+from hosts import other_host
 
-testinfra_hosts = ["podman://fsm-outage-login"]
+testinfra_hosts = ["ssh://fsm-outage-login"]
 
 TASKS, SECONDS = 48, 2
 NODES = ["fsm-outage-c1", "fsm-outage-c2"]
 ADDRESSES = dict(zip(NODES, ["10.89.74.12", "10.89.74.13"], strict=True))
-CONTROLLER = testinfra.get_host("podman://fsm-outage-ctl")
+CONTROLLER = other_host("fsm-outage-ctl")
 
 
 def podman(*arguments):

@@ -4,7 +4,7 @@
 import json
 import time
 
-testinfra_hosts = ["podman://fsm-upgrade-host"]
+testinfra_hosts = ["ssh://fsm-upgrade-host"]
 
 RUNTIME = "/usr/local/bin/fractal-slurm"
 
@@ -31,7 +31,5 @@ def test_the_run_that_began_before_ends_well(host):
 
 
 def test_a_new_run_works(host):
-    demo = host.run(
-        "/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate"
-    )
+    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr
