@@ -62,9 +62,15 @@ def test_a_plate_is_measured(plate):
     assert "96 of 96 wells measured" in plate
 
 
-def test_files_belong_to_their_users(plate):
-    for user in ("anna", "ben"):
-        assert f"plate-demo belong to {user}" in plate
+@pytest.mark.parametrize("user", ["anna", "ben"])
+def test_files_belong_to_their_users(host, plate, user):
+    folder = f"/shared/home/{user}/plate-demo"
+    assert len(host.check_output(f"find {folder} -user {user} -type f").splitlines()) > 48
+    assert host.check_output(f"find {folder} -not -user {user}") == ""
+
+
+def test_the_service_user_owns_what_it_made(host, plate):
+    assert host.check_output("find /shared/plate/plate/images -not -user fractal") == ""
 
 
 def test_both_nodes_took_part(host, plate):

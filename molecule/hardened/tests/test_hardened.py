@@ -121,6 +121,14 @@ def test_refused(host, name):
     assert any(words in ended.stderr for words in ("sudo:", "usage: sudo", "Sorry,")), ended.stderr
 
 
+def test_the_service_users_environment_stays_outside(host):
+    refused = run_as(host, "anna", ["env", "SBATCH_PARTITION=nowhere", SBATCH, "--parsable"], stdin=JOB)
+    assert refused.rc != 0, "the variable changes nothing, so the next lines show nothing"
+    slipped = ["SBATCH_PARTITION=nowhere", "SLURM_CONF=/nowhere", "LD_PRELOAD=/nowhere.so", "PATH=/tmp"]
+    ended = run_as(host, "fractal", ["env", *slipped, "/usr/bin/sudo", "-n", *ALLOWED["sbatch"]], stdin=JOB)
+    assert ended.rc == 0, ended.stderr
+
+
 def test_a_new_member_of_the_group_is_allowed(host):
     ended = sudo(host, ["-u", "erik", "--", SBATCH, "--parsable"], stdin=JOB)
     assert ended.rc == 0, ended.stderr

@@ -17,6 +17,10 @@ def test_the_old_version_is_kept(host):
     assert any(name.startswith("0.0.9") for name in host.check_output("ls /opt/fractal-slurm").split())
 
 
+def test_the_new_configuration_is_in_use(host):
+    assert "user_local_exports" in json.loads(host.file("/etc/fractal/slurm_config.json").content_string)
+
+
 def test_the_run_that_began_before_ends_well(host):
     deadline = time.monotonic() + 180
     while host.check_output("systemctl show --value --property=SubState long-run") == "running":
