@@ -4,18 +4,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-from ..plugin_utils import wheelhouse
-from ..plugin_utils.runtime import runtime_module
+from ..plugin_utils import settings_input, wheelhouse
 
 _CONTROLLER_ONLY = ("find_links", "no_index", "cache", "lock")
 
@@ -30,9 +26,7 @@ class ActionModule(ActionBase):
         """See the module's documentation."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = {key: value for key, value in self._task.args.items() if key not in _CONTROLLER_ONLY}
-        faults = _setting_faults(arguments.get("settings") or {})
-        if faults:
-            return {**result, "failed": True, "msg": "\n".join(faults), "faults": faults}
+        arguments["known_faults"] = settings_input.faults(arguments.get("settings") or {})
         bundled = arguments.get("state", "present") == "present" and arguments.get("version", "bundled") == "bundled"
         if bundled:
             source = wheelhouse.read_source(lock=self._lock())
@@ -71,24 +65,3 @@ class ActionModule(ActionBase):
             module_name="fractal.slurm.runtime", module_args=arguments, task_vars=task_vars, wrap_async=False
         )
         return outcome
-
-
-def _setting_faults(settings: dict[str, Any]) -> list[str]:
-    """Why the runtime would refuse these settings; it is asked itself."""
-    module = runtime_module("settings")
-    text = "".join(
-        f"{name} = {json.dumps(value, ensure_ascii=False, default=str)}\n" for name, value in settings.items()
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fractal_slurm_runtime_settings"
-        path.write_text(text, encoding="utf-8")
-        try:
-            module.load_settings(path, environ={})
-        except ModuleNotFoundError as error:
-            raise AnsibleError(
-                f"{error.name} is missing on the controller (Python 3.10 needs it): install it"
-            ) from error
-        except ValueError as error:
-            faults = getattr(error, "messages", None) or [str(error)]
-            return [fault.replace(str(path), path.name) for fault in faults]
-    return []

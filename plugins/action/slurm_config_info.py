@@ -35,7 +35,10 @@ class ActionModule(ActionBase):
             return result
         raw = result.pop("raw", None)
         result.update({"valid": False, "config": None, "faults": []})
-        if raw is None:
+        unreadable = result.pop("unreadable", None)
+        if unreadable is not None:
+            result["faults"] = [f"{result['path']}: can't be read: {unreadable}"]
+        elif raw is None:
             result["faults"] = [f"{result['path']}: no such file"]
         else:
             try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ..plugin_utils import role_variables
 from ..plugin_utils.runtime import runtime_module
 
 
@@ -27,17 +28,9 @@ class ActionModule(ActionBase):
             work_dirs = arguments.get("work_dirs") or []
             if isinstance(work_dirs, str):
                 work_dirs = [part.strip() for part in work_dirs.split(",")]
-            if not work_dirs:
-                return {
-                    **result,
-                    "failed": True,
-                    "msg": "hardened mode needs the folders that users' work lies below: set work_dirs "
-                    "(fractal_slurm_sudoers_work_dirs)",
-                }
-            try:
+            arguments["known_faults"] = role_variables.hardened_faults([str(path) for path in work_dirs])
+            if not arguments["known_faults"]:
                 arguments["arguments"] = impersonate.hardened_arguments([str(path) for path in work_dirs])
-            except ValueError as error:
-                return {**result, "failed": True, "msg": str(error)}
         result.update(
             self._execute_module(
                 module_name="fractal.slurm.sudoers", module_args=arguments, task_vars=task_vars, wrap_async=False

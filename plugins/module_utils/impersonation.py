@@ -83,7 +83,7 @@ class Rights:
             self.faults.append("sudo is not installed on this host")
         if os.geteuid() != 0:
             self.faults.append("root's rights are needed to ask sudo about another user: run with become")
-        accounts = sudoers.HostAccounts()
+        accounts = self._accounts = sudoers.HostAccounts()
         if accounts.user(params["service_user"]) is None:
             self.faults.append("the service user %s is unknown on this host" % params["service_user"])
         self.users = expand(params["users"], accounts, self.faults)
@@ -101,9 +101,12 @@ class Rights:
         questions = [(user, line, True) for user in self.users for line in used]
         questions += [(user, line, False) for user in ["root"] + self._params["refused_users"] for line in used]
         questions += [(u, line, False) for u in ["root"] + self.users for line in self._params["refused_commands"]]
-        for user, line, expected in questions:
-            answer = run([self._sudo, "-n", "-l", "-U", service, "-u", user, "--"] + line)
-            self.judge(user, line, expected, answer.status == 0, sudo_listing.deciding_rule(rules, line[0]))
+        for name, line, expected in questions:
+            answer = run([self._sudo, "-n", "-l", "-U", service, "-u", name, "--"] + line)
+            user = self._accounts.user(name)
+            groups = self._accounts.group_names(user) if user else ()
+            rule = sudo_listing.deciding_rule(rules, user, groups, line) if user else None
+            self.judge(name, line, expected, answer.status == 0, rule)
 
     def judge(self, user, line, expected, allowed, rule):
         """Keep an answer, and what it means."""

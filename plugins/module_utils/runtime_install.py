@@ -132,6 +132,39 @@ def find_python(wanted):
     return "; ".join(reasons) or "there is none in /usr/bin and /usr/local/bin"
 
 
+def python_package(os_release):
+    """The package of a distribution that brings a Python which serves, or None where it is not known.
+
+    Args:
+        os_release: The text of /etc/os-release.
+    """
+    fields = dict(re.findall(r"^(ID|ID_LIKE|VERSION_ID)=[\"']?([^\"'\n]*)", os_release, re.MULTILINE))
+    names = [fields.get("ID", "")] + fields.get("ID_LIKE", "").split()
+    version = tuple(int(part) for part in re.findall(r"[0-9]+", fields.get("VERSION_ID", "")))
+    # From which release on python3 is new enough; before it, what is there beside it.
+    if names[0] == "fedora":
+        return "python3"
+    if "rhel" in names or "fedora" in names:
+        if version >= (10,):
+            return "python3"
+        return "python3.11" if version >= (8,) else None
+    for name, first in (("ubuntu", (22, 4)), ("debian", (12,))):
+        if names[0] == name:
+            return "python3" if version >= first else None
+    return None
+
+
+def read_os_release():
+    """The text of /etc/os-release; empty where there is none."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                return stream.read()
+        except OSError:
+            continue
+    return ""
+
+
 def toml(settings):
     """The text of our settings file.
 

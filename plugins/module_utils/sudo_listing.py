@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 
 _FIELD = re.compile(r"    (RunAsUsers|RunAsGroups|Options|Commands|[A-Z][A-Za-z]+): ?(.*)")
@@ -52,18 +53,59 @@ def parse_listing(text):
     return rules
 
 
-def deciding_rule(rules, command):
-    """The rule that a command falls under, as a sentence, or None.
+def deciding_rule(rules, user, groups, line):
+    """The rule that a command line as a user falls under, as a sentence, or None.
 
-    The last rule that names the command counts, as it does for sudo.
+    The last rule that matches counts, as it does for sudo.
 
     Args:
         rules: What :func:`parse_listing` returned.
-        command: Absolute path of the command.
+        user: As whom, a :class:`sudoers.User`.
+        groups: Names of all groups of that user.
+        line: The command line, with an absolute path.
     """
     for rule in reversed(rules):
+        if not _names_user(rule["run_as"] or "root", user, groups):
+            continue
         for granted in reversed(rule["commands"]):
-            if granted == "ALL" or granted.split(" ")[0] == command:
+            if _names_command(granted.lstrip("!"), line):
+                if granted.startswith("!"):
+                    return None
                 source = " in %s" % rule["source"] if rule["source"] else ""
                 return "(%s) %s%s" % (rule["run_as"] or "root", granted, source)
     return None
+
+
+def _names_user(run_as, user, groups):
+    """Whether a list of users, as sudo prints it, ends up with this user in it: the last entry that names it counts."""
+    named = {"ALL", user.name, "#%d" % user.uid} | {"%" + name for name in groups}
+    for entry in reversed(re.split(r",\s*", run_as.strip())):
+        # sudo 1.9.13 prints "!%wheel" as "%!wheel"
+        negated = entry.startswith(("!", "%!"))
+        if (entry.replace("!", "", 1) if negated else entry) in named:
+            return not negated
+    return False
+
+
+def _names_command(granted, line):
+    """Whether a command of a rule, with or without arguments, is this command line."""
+    path, _blank, arguments = granted.partition(" ")
+    given = " ".join(line[1:])
+    if granted == "ALL":
+        return True
+    if not fnmatch.fnmatchcase(line[0], path):
+        return False
+    if not arguments:
+        return True
+    if arguments == '""':
+        return not given
+    if arguments.startswith("^") and arguments.endswith("$"):
+        return _matches(arguments, given)
+    return fnmatch.fnmatchcase(given, arguments)
+
+
+def _matches(pattern, text):
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:  # POSIX has what Python has not
+        return False

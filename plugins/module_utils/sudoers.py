@@ -40,7 +40,7 @@ User = namedtuple("User", "name uid gid")
 Group = namedtuple("Group", "name gid members")
 
 
-def fault_of_account_name(name, what):
+def fault_of_account_name(name: str, what: str) -> str | None:
     """The fault of a user's or group's name, or None where sudoers reads it as just that."""
     if not _ACCOUNT_NAME.fullmatch(name):
         return (
@@ -52,7 +52,7 @@ def fault_of_account_name(name, what):
     return None
 
 
-def fault_of_file_name(name):
+def fault_of_file_name(name: str) -> str | None:
     """The fault of a file's name in an includedir, or None where sudo reads such a file."""
     if not _FILE_NAME.fullmatch(name):
         return (
@@ -100,6 +100,16 @@ class HostAccounts:
         """All group ids of a user, as ``id -G`` has them."""
         return frozenset(os.getgrouplist(user.name, user.gid))
 
+    def group_names(self, user):
+        """The names of a user's groups, as ``id -Gn`` has them; a group without a name is left out."""
+        found = set()
+        for gid in self.group_ids(user):
+            try:
+                found.add(grp.getgrgid(gid).gr_name)
+            except KeyError:
+                continue
+        return found
+
 
 def _read(path):
     try:
@@ -131,6 +141,52 @@ def primary_members(passwd, gid):
     return {entry[0] for entry in fields if len(entry) >= 4 and entry[3] == str(gid)}
 
 
+def list_faults(entries: list[str], service_user: str, privileged_groups: list[str] | tuple[()] = ()) -> list[str]:
+    """What is wrong with a list of users and %groups, as far as it can be known without the host.
+
+    Args:
+        entries: Names of users, and of groups with a leading ``%``.
+        service_user: Who impersonates.
+        privileged_groups: Names of groups whose members are as good as root.
+
+    Returns:
+        One sentence for each fault; empty where all is well.
+    """
+    faults = []
+    if not entries:
+        faults.append(
+            "the list of users to impersonate is empty: name at least one user, or a %group "
+            "(fractal_slurm_sudoers_impersonate_users)"
+        )
+    fault = fault_of_account_name(service_user, "the service user")
+    if fault:
+        faults.append(fault)
+    elif service_user == "root":
+        faults.append(_needs_no_sudo(service_user))
+    for entry in dict.fromkeys(entries):
+        is_group = entry.startswith("%")
+        name = entry[1:] if is_group else entry
+        what = "group" if is_group else "user"
+        fault = fault_of_account_name(name, what)
+        if fault:
+            faults.append(fault)
+        elif is_group and name in privileged_groups:
+            faults.append(_is_privileged(name))
+        elif not is_group and name == "root":
+            faults.append("user root: can't be impersonated because of uid 0")
+        if entries.count(entry) > 1:
+            faults.append("%s %s: stands %d times in the list: keep one" % (what, name, entries.count(entry)))
+    return faults
+
+
+def _needs_no_sudo(service_user):
+    return "the service user %s has uid 0: it needs no sudo; use an ordinary account" % service_user
+
+
+def _is_privileged(name):
+    return "group %s: privileged: its members are as good as root and can't be impersonated" % name
+
+
 def account_faults(
     entries, accounts, service_user, privileged_groups=(), accept_system_users=(), accept_unlistable_groups=False
 ):
@@ -147,20 +203,13 @@ def account_faults(
     Returns:
         One sentence for each fault; empty where all is well.
     """
-    faults = []
-    if not entries:
-        faults.append(
-            "the list of users to impersonate is empty: name at least one user, or a %group "
-            "(fractal_slurm_sudoers_impersonate_users)"
-        )
-    fault = fault_of_account_name(service_user, "the service user")
-    service = None if fault else accounts.user(service_user)
-    if fault:
-        faults.append(fault)
-    elif service is None:
-        faults.append("the service user %s is unknown on this host: create it first" % service_user)
-    elif service.uid == 0:
-        faults.append("the service user %s has uid 0: it needs no sudo; use an ordinary account" % service_user)
+    faults = list_faults(entries, service_user, privileged_groups)
+    if not fault_of_account_name(service_user, "the service user"):
+        service = accounts.user(service_user)
+        if service is None:
+            faults.append("the service user %s is unknown on this host: create it first" % service_user)
+        elif service.uid == 0:
+            faults.append(_needs_no_sudo(service_user))
 
     privileged_ids = {}
     for name in privileged_groups:
@@ -179,14 +228,12 @@ def account_faults(
         groups = sorted({privileged_ids[gid] for gid in accounts.group_ids(user) if gid in privileged_ids})
         return "membership in the privileged group %s" % ", ".join(groups) if groups else None
 
-    for entry in entries:
+    for entry in dict.fromkeys(entries):
         is_group = entry.startswith("%")
         name = entry[1:] if is_group else entry
-        what = "group" if is_group else "user"
-        fault = fault_of_account_name(name, what)
-        if fault:
-            faults.append(fault)
-        elif is_group:
+        if fault_of_account_name(name, ""):
+            continue
+        if is_group:
             faults.extend(
                 _group_faults(
                     name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable_groups
@@ -204,7 +251,7 @@ def account_faults(
                     else ""
                 )
                 faults.append("user %s: can't be impersonated because of %s%s" % (name, reason, hint))
-    return faults
+    return list(dict.fromkeys(faults))
 
 
 def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable):
@@ -212,7 +259,7 @@ def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privile
     if group is None:
         return ["group %s: unknown on this host: create it, or take it off the list" % name]
     if group.gid == 0 or name in privileged_groups or group.gid in privileged_ids:
-        return ["group %s: privileged: its members are as good as root and can't be impersonated" % name]
+        return [_is_privileged(name)]
     faults = []
     for member in group.members:
         user = accounts.user(member)
@@ -273,6 +320,15 @@ def path_faults(path, what):
     return faults
 
 
+def bin_dir_faults(bin_dirs: list[str]) -> list[str]:
+    """The faults in the names of the site's folders of SLURM's commands."""
+    return [
+        "the folder %r of SLURM commands must be absolute, without characters sudoers reads specially" % folder
+        for folder in bin_dirs
+        if not re.fullmatch(r"(/[A-Za-z0-9_.+-]+)+", folder)
+    ]
+
+
 def find_commands(names, bin_dirs):
     """Where the commands lie on this host.
 
@@ -284,12 +340,7 @@ def find_commands(names, bin_dirs):
         Two values: command to absolute path, and the faults (missing, or not safe from others than root).
     """
     found = {}
-    faults = []
-    for folder in bin_dirs:
-        if not re.fullmatch(r"(/[A-Za-z0-9_.+-]+)+", folder):
-            faults.append(
-                "the folder %r of SLURM commands must be absolute, without characters sudoers reads specially" % folder
-            )
+    faults = bin_dir_faults(bin_dirs)
     if faults:
         return found, faults
     for name in names:

@@ -69,7 +69,7 @@ matrix:
       returned: always
       sample: true
     rule:
-      description: The rule that names the command, as far as this sudo tells; null where there is none.
+      description: The rule that allows it, with its file where this sudo names it; null where there is none.
       type: str
       returned: always
       sample: (alice, %microscopy, !root) /usr/bin/sbatch in /etc/sudoers.d/fractal-slurm

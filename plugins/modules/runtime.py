@@ -60,11 +60,13 @@ options:
       - Where it is not given, the first of C(/usr/bin/python3) and the C(python3.x) in C(/usr/bin) and
         C(/usr/local/bin) that is 3.10 or newer.
     type: str
-  missing_python:
-    description: In check mode, whether a missing Python is a failure or just reported, since a later task installs it.
+  python_package:
+    description:
+      - In check mode, the package that a later task installs where no Python serves, so that this is no failure.
+        V(auto) is the distribution's own (C(python3.11) on RHEL 8 and 9 and the like), an empty string none.
+      - Nothing is installed by this module.
     type: str
-    choices: [fail, report]
-    default: fail
+    default: ""
   keep:
     description:
       - Number of versions to keep, the current and the previous one among them. Older ones are removed unless a process
@@ -105,6 +107,11 @@ options:
   wheels:
     description: Archive of the wheels on the host. Set by the action plugin.
     type: path
+  known_faults:
+    description: What the action plugin found on the controller. The module adds its own faults and changes nothing.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -143,6 +150,11 @@ python:
   returned: when a version is installed
   type: str
   sample: /usr/bin/python3
+python_package:
+  description: The package that would bring a Python, where none serves; else null.
+  returned: in check mode, when a version would be installed
+  type: str
+  sample: python3.11
 removed:
   description: What was removed, or would be.
   returned: always
@@ -197,10 +209,17 @@ def resolve_version(params, prefix, faults):
     return params["version"]
 
 
+def wanted_package(params):
+    """The package that brings a Python, or None: one that was asked for by its path is not to be guessed."""
+    if params["python_package"] == "auto":
+        return None if params["python"] else runtime_install.python_package(runtime_install.read_os_release())
+    return params["python_package"] or None
+
+
 def present(module, prefix, settings):
     """Install where needed, write the settings, switch the links, remove old versions."""
     params = module.params
-    faults = []
+    faults = list(params["known_faults"])
     version = resolve_version(params, prefix, faults)
     blocked = runtime_install.unreachable_part(prefix.path)
     if blocked:
@@ -212,17 +231,16 @@ def present(module, prefix, settings):
         faults.extend(settings.faults())
     sound = not faults and prefix.is_sound(version, params["digest"])
     found = None
-    missing_python = None
+    package = None
     if not sound and not faults and params["digest"] is not None:
         found = runtime_install.find_python(params["python"])
         if not isinstance(found, dict):
-            missing_python = (
-                "no Python 3.10 or newer that all users can run: %s: install one "
-                "(fractal_slurm_runtime_python_package, python3.12 on RHEL 8 and 9), or name one "
-                "(fractal_slurm_runtime_python)" % found
-            )
-            if not (module.check_mode and params["missing_python"] == "report"):
-                faults.append(missing_python)
+            package = wanted_package(params)
+            if not (module.check_mode and package):
+                faults.append(
+                    "no Python 3.10 or newer that all users can run: %s: install one "
+                    "(fractal_slurm_runtime_python_package), or name one (fractal_slurm_runtime_python)" % found
+                )
     elif not sound and not faults:
         faults.append("the version %s below %s is broken: its import test fails" % (version, prefix.path))
     if faults:
@@ -232,7 +250,7 @@ def present(module, prefix, settings):
     if not sound:
         result["changed"] = True
         if module.check_mode:
-            module.exit_json(wheels_needed=True, missing_python=missing_python, **result)
+            module.exit_json(wheels_needed=True, python_package=package, **result)
         result["python"] = found.pop("path")
         if params["wheels"] is None:
             module.exit_json(wheels_needed=True, target=found, **result)
@@ -261,7 +279,7 @@ def main():
             "prefix": {"type": "path", "default": "/opt/fractal-slurm"},
             "command": {"type": "str", "default": "/usr/local/bin/fractal-slurm"},
             "python": {"type": "str"},
-            "missing_python": {"type": "str", "choices": ["fail", "report"], "default": "fail"},
+            "python_package": {"type": "str", "default": ""},
             "keep": {"type": "int", "default": 3},
             "settings": {"type": "dict", "default": {}},
             "settings_file": {"type": "str", "default": "/etc/fractal/fractal-slurm.toml"},
@@ -271,6 +289,7 @@ def main():
             "cache": {"type": "str"},
             "digest": {"type": "str"},
             "wheels": {"type": "path"},
+            "known_faults": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

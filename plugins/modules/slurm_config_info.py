@@ -14,7 +14,7 @@ author:
   - The fractal.slurm authors (@fractal-analytics-platform)
 description:
   - Reads the file that FRACTAL_SLURM_CONFIG_FILE names and says whether it is valid.
-  - A file that is missing or not valid is a result and no failure, unless O(fail_on_invalid) is set.
+  - A file that is missing, can't be read or is not valid is a result and no failure, unless O(fail_on_invalid) is set.
 extends_documentation_fragment:
   - fractal.slurm.attributes.info
   - fractal.slurm.attributes.runtime
@@ -70,17 +70,17 @@ faults:
   sample: ["/etc/fractal/slurm_config.json: $.default_slurm_config.partition: missing; it is required"]
 owner:
   description: The file's owner.
-  returned: when the file exists
+  returned: when the file can be read
   type: str
   sample: root
 mode:
   description: The file's mode.
-  returned: when the file exists
+  returned: when the file can be read
   type: str
   sample: "0644"
 sha256:
   description: Checksum of the file.
-  returned: when the file exists
+  returned: when the file can be read
   type: str
   sample: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
 """
@@ -111,7 +111,7 @@ def main():
     except FileNotFoundError:
         module.exit_json(changed=False, path=path, exists=False)
     except OSError as error:
-        module.fail_json(msg="%s: can't be read: %s" % (path, error.strerror))
+        module.exit_json(changed=False, path=path, exists=True, unreadable=error.strerror)
     try:
         owner = pwd.getpwuid(info.st_uid).pw_name
     except KeyError:

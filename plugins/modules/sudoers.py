@@ -104,6 +104,11 @@ options:
   arguments:
     description: The forms that each command is narrowed to. Set by the action plugin with O(mode=hardened).
     type: dict
+  known_faults:
+    description: What the action plugin found on the controller. The module adds its own faults and changes nothing.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -203,11 +208,13 @@ class Host:
         return self._module.run_command([self.sudo, "-V"])[1] if self.sudo else ""
 
     def check_set(self, files):
-        """What visudo says of a whole set; None where it is fine.
+        """What visudo says of a whole set; None where it is fine, or where there is no visudo.
 
         Args:
             files: The :class:`sudoers.SudoersSet` to check.
         """
+        if self._visudo is None:
+            return None
         folder = tempfile.mkdtemp(prefix="fractal-slurm-sudoers-", dir=self._module.tmpdir)
         try:
             copy, originals = files.write_copy(folder)
@@ -253,13 +260,39 @@ def has_final_mode(path):
     return (info.st_mode, info.st_uid, info.st_gid) == (0o100440, 0, 0)
 
 
+def read_set(params, faults):
+    """The set of sudoers files without ours, and the path of ours.
+
+    Args:
+        params: The module's parameters.
+        faults: Gets a sentence for each thing that is wrong with it.
+
+    Returns:
+        Two values: the set, None where sudo would not read our file in it; and the path.
+    """
+    present = sudoers.SudoersSet(params["main_file"], socket.gethostname())
+    wanted = os.path.realpath(params["directory"])
+    folder = next((path for path in present.folders if os.path.realpath(path) == wanted), None)
+    if params["main_file"] not in present.files:
+        faults.append("the main file %s can't be read" % params["main_file"])
+    elif folder is None:
+        faults.append(
+            "%s does not include %s, so sudo would not read our file" % (params["main_file"], params["directory"])
+        )
+    if folder is None:
+        return None, None
+    faults.extend(sudoers.path_faults(folder, "the folder"))
+    own = os.path.join(folder, params["file"])
+    return sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None}), own
+
+
 def wanted_text(params, host, base):
     """The file's text, and everything that is wrong.
 
     Args:
         params: The module's parameters.
         host: The host.
-        base: The set of sudoers files without ours.
+        base: The set of sudoers files without ours, or None where it could not be read.
 
     Returns:
         Three values: the text (None where it can't be made), the commands' paths, the faults.
@@ -289,9 +322,10 @@ def wanted_text(params, host, base):
                     ".".join(map(str, version)) if version else "another program",
                 )
             )
-        elif not params["arguments"]:
+        elif not params["arguments"] and not params["known_faults"]:
             faults.append("hardened mode needs argument patterns: run this module by its action plugin")
-    faults.extend(sudoers.alias_clashes(base.files, None))
+    if base is not None:
+        faults.extend(sudoers.alias_clashes(base.files, None))
     if faults:
         return None, commands, faults
     text = sudoers.render(
@@ -331,6 +365,7 @@ def main():
             "main_file": {"type": "path", "default": "/etc/sudoers"},
             "commands": {"type": "list", "elements": "str", "default": ["sbatch", "scancel", "cat", "ls", "mkdir"]},
             "arguments": {"type": "dict"},
+            "known_faults": {"type": "list", "elements": "str", "default": []},
         },
         required_if=[("state", "present", ["service_user"])],
         supports_check_mode=True,
@@ -347,35 +382,22 @@ def main():
         diff = {"before_header": result["path"], "before": before or "", "after_header": "(absent)", "after": ""}
         module.exit_json(diff=diff, sudo_version=_text(host), **result)
 
-    faults = host.faults()
+    faults = params["known_faults"] + host.faults()
+    base = None
     fault = sudoers.fault_of_file_name(params["file"])
     if fault:
         faults.append(fault)
     if os.geteuid() != 0:
         faults.append("root's rights are needed to read and write sudoers files: run with become")
-    if faults:
-        fail(module, faults, **result)
-
-    present = sudoers.SudoersSet(params["main_file"], socket.gethostname())
-    folder = next((f for f in present.folders if os.path.realpath(f) == os.path.realpath(params["directory"])), None)
-    if params["main_file"] not in present.files:
-        fail(module, ["the main file %s can't be read" % params["main_file"]], **result)
-    if folder is None:
-        faults.append(
-            "%s does not include %s, so sudo would not read our file" % (params["main_file"], params["directory"])
-        )
-        fail(module, faults, **result)
-    own = os.path.join(folder, params["file"])
-    base = sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None})
-    broken = host.check_set(base)
+    else:
+        base, own = read_set(params, faults)
+    broken = host.check_set(base) if base is not None else None
     if broken:
         faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
-    faults.extend(sudoers.path_faults(folder, "the folder"))
     text, result["commands"], more = wanted_text(params, host, base)
     faults.extend(more)
-    if text is not None and not broken:
-        candidate = sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: text})
-        refused = host.check_set(candidate)
+    if not faults:
+        refused = host.check_set(sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: text}))
         if refused:
             faults.append("visudo refuses the complete set with our file in place: %s" % refused)
     if faults:

@@ -4,19 +4,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 
 from . import config_input
+from .runtime import preload
+
+preload("config_file")
 
 
 class ConfigActionBase(ActionBase):
     """An action that takes a configuration as ``content``, ``src`` or ``template``."""
 
-    def load_config(self, task_vars: dict[str, Any]) -> config_input.CheckedConfig:
+    def load_config(
+        self, task_vars: dict[str, Any], arguments: Mapping[str, Any] | None = None
+    ) -> config_input.CheckedConfig:
         """The task's configuration, validated.
+
+        Args:
+            task_vars: The task's variables.
+            arguments: What names the configuration; None for the task's arguments.
 
         Raises:
             AnsibleActionFail: The arguments name none, or several, or a file that can't be found.
@@ -28,7 +38,7 @@ class ConfigActionBase(ActionBase):
             return lookup.run([name], variables=task_vars)[0]
 
         return config_input.load(
-            self._task.args,
+            self._task.args if arguments is None else arguments,
             task_vars.get("inventory_hostname", "this host"),
             self._find_needle,
             self._loader.get_real_file,

@@ -8,6 +8,7 @@ work alike, without changes to sys.path and without a second copy.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType
@@ -37,3 +38,17 @@ def runtime_module(name: str) -> ModuleType:
             f"({sys.executable}): install it there with "
             f"`{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
         ) from error
+
+
+def preload(*names: str) -> None:
+    """Import modules of the runtime that an action plugin will need.
+
+    Ansible loads an action plugin once, and then forks a process for each host and task: what is imported before need
+    not be imported by each of them. Where it can't be, whoever needs it gets the words of :func:`runtime_module`.
+
+    Args:
+        names: Their names in the package.
+    """
+    for name in names:
+        with contextlib.suppress(AnsibleError, ImportError):
+            runtime_module(name)

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE = Path("/var/lib/fractal-slurm-collection-test")
-SERVICE, USER, MEMBER, GROUP = "fsct-service", "fsct-anna", "fsct-ben", "fsct-lab"
+# Under pytest-xdist each worker has a folder and users of its own.
+LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+BASE = Path(f"/var/lib/fractal-slurm-collection-test-{LANE}")
+SERVICE, USER, MEMBER, GROUP = (f"fsct{LANE}-{name}" for name in ("service", "anna", "ben", "lab"))
 if importlib.util.find_spec("ansible_collections") is None:
     sys.path.insert(0, str(ROOT / ".build" / "collections"))
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
@@ -47,11 +49,13 @@ class Outcome(NamedTuple):
         status: Its exit code.
         output: All that it printed.
         changed: Changed tasks by host.
+        tasks: Number of tasks by host that were done and not skipped.
     """
 
     status: int
     output: str
     changed: dict[str, int]
+    tasks: dict[str, int]
 
 
 class Site:
@@ -124,8 +128,13 @@ class Site:
             cwd=self.folder,
             umask=umask,
         )
-        recap = re.findall(r"^(\w+) +: ok=\d+ +changed=(\d+)", result.stdout, re.MULTILINE)
-        return Outcome(result.returncode, result.stdout + result.stderr, {name: int(number) for name, number in recap})
+        recap = re.findall(r"^(\w+) +: ok=(\d+) +changed=(\d+)", result.stdout, re.MULTILINE)
+        return Outcome(
+            result.returncode,
+            result.stdout + result.stderr,
+            changed={name: int(number) for name, _tasks, number in recap},
+            tasks={name: int(number) for name, number, _changed in recap},
+        )
 
 
 def without_ansible_settings() -> dict[str, str]:

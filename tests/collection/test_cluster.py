@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from .conftest import BASE, CONFIG, ROOT, Site
+from .conftest import BASE, CONFIG, ROOT, Outcome, Site
 
 TESTBED = ROOT / "roles" / "testbed" / "files" / "testbed.py"
 SLURM = Path("/var/lib/fractal-slurm-collection-cluster")
@@ -72,6 +77,31 @@ def deployed(line):
     yield line
     line.hosts = variables
     SUDOERS.write_text(text)
+    SUDOERS.chmod(0o440)
+
+
+def run_tasks(site: Site, *tasks: dict[str, Any], **play: Any) -> tuple[Outcome, dict[str, Any]]:
+    """Run tasks on the host ``one``.
+
+    Args:
+        site: The host.
+        tasks: What to run; those with ``register`` are returned.
+        play: More of the play.
+
+    Returns:
+        What the play came to, and what was registered.
+    """
+    names = [task["register"] for task in tasks if "register" in task]
+    answers = BASE / "answers.json"
+    answers.unlink(missing_ok=True)
+    keep = {"ansible.builtin.copy": {"dest": str(answers), "mode": "0600", "content": "{{ answers | to_json }}"}}
+    keep["vars"] = {"answers": {name: "{{ " + name + " }}" for name in names}}
+    playbook = BASE / "tasks.yml"
+    playbook.write_text(
+        yaml.safe_dump([{"hosts": "all", "become": True, "gather_facts": False, **play, "tasks": [*tasks, keep]}])
+    )
+    outcome = site.play(str(playbook))
+    return outcome, json.loads(answers.read_text()) if answers.exists() else {}
 
 
 def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
@@ -79,13 +109,19 @@ def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
     outcome = deployed.play(
         VERIFY,
         "-e",
-        json.dumps({"fractal_slurm_verify_json": str(results), "fractal_slurm_verify_refused_users": [EVE]}),
+        json.dumps(
+            {
+                "fractal_slurm_verify_json": str(results),
+                "fractal_slurm_verify_refused_users": [EVE],
+                "fractal_slurm_verify_partitions": ["short"],
+            }
+        ),
     )
     assert outcome.status == 0, outcome.output
     checks = json.loads(results.read_text())["one"]
     assert all(check["ok"] for check in checks)
     probes = [check["what"] for check in checks if check["check"] == "probe job"]
-    assert probes == [f"{ANNA} in main", f"{BEN} in main"]
+    assert probes == [f"{ANNA} in main", f"{BEN} in main", f"{ANNA} in short"]
     refused = {check["what"] for check in checks if check["check"] == "refused"}
     assert "/bin/sh -c id as root" in refused
     assert any(what.endswith(f"as {EVE}") for what in refused)
@@ -133,3 +169,152 @@ def test_a_configuration_that_does_not_fit_the_cluster_is_not_written(deployed: 
     assert "found 'gone'; the cluster fscc has main, short" in outcome.output
     assert "$.gpu_slurm_config.gres: no node of the partition 'main' fits a task" in outcome.output
     assert path.read_text() == before
+
+
+def test_hosts_with_different_runtimes_are_named(deployed: Site):
+    other = deployed.path("one", "opt", "other")
+    other.mkdir()
+    (other / "current").symlink_to("0.0.1-00000000")
+    deployed.hosts["two"].update({**deployed.hosts["one"], "fractal_slurm_runtime_prefix": str(other)})
+    outcome = deployed.play(VERIFY, "--tags", "runtime", hosts=("one", "two"))
+    assert outcome.status != 0
+    assert re.search(r"The hosts differ in the runtime: \{'one': '[^']+', 'two': '0.0.1-00000000'\}", outcome.output)
+    deployed.hosts["two"] = deployed.hosts["one"]
+    assert deployed.play(VERIFY, "--tags", "runtime", hosts=("one", "two")).status == 0
+
+
+def test_modules_that_only_read(deployed: Site):
+    config = deployed.hosts["one"]["fractal_slurm_config_path"]
+    bad = BASE / "bad.json"
+    bad.write_text('{"default_slurm_config": {"partition": 1}}')
+    look, sudo = "fractal.slurm.slurm_config_info", "fractal.slurm.impersonation_info"
+    rights = {"service_user": SERVICE, "users": [ANNA, f"%{GROUP}"], "bin_dirs": [str(SLURM / "bin")]}
+    outcome, found = run_tasks(
+        deployed,
+        {look: {"path": config}, "register": "good"},
+        {look: {"path": str(bad)}, "register": "bad"},
+        {look: {"path": str(BASE)}, "register": "folder"},
+        {look: {"path": "/nowhere/x"}, "register": "missing"},
+        {look: {"path": str(bad), "fail_on_invalid": True}, "register": "asked", "ignore_errors": True},
+        {"fractal.slurm.cluster_info": {"users": [ANNA, f"%{GROUP}"]}, "register": "cluster"},
+        {sudo: {**rights, "refused_users": [EVE], "fail_on_surprise": True}, "register": "rights"},
+        {sudo: {**rights, "users": [EVE], "fail_on_surprise": True}, "register": "surprise", "ignore_errors": True},
+        module_defaults={"fractal.slurm.cluster_info": {"bin_dirs": [str(SLURM / "bin")]}},
+    )
+    assert outcome.status == 0, outcome.output
+    assert all(not answer["changed"] for answer in found.values())
+    assert found["good"]["valid"]
+    assert found["good"]["config"]["default_slurm_config"]["mem"] == 100
+    for name, words in (
+        ("bad", "$.batching_config: missing"),
+        ("folder", "can't be read"),
+        ("missing", "no such file"),
+    ):
+        assert not found[name].get("failed")
+        assert not found[name]["valid"]
+        assert any(words in fault for fault in found[name]["faults"]), found[name]
+    assert len(found["bad"]["faults"]) > 1
+    assert found["asked"]["failed"]
+
+    assert found["cluster"]["users"] == [ANNA, BEN]
+    cluster = found["cluster"]["cluster"]
+    assert (cluster["name"], sorted(cluster["partitions"])) == ("fscc", ["main", "short"])
+    assert cluster["partitions"]["main"]["is_default"]
+    assert sorted(cluster["nodes"]) == ["n1", "n2"]
+    assert min(cluster[name] for name in ("max_array_size", "max_job_count", "max_script_size", "min_job_age_s")) > 0
+
+    assert found["rights"]["users"] == [ANNA, BEN]
+    assert found["rights"]["surprises"] == []
+    for entry in found["rights"]["matrix"]:
+        assert (entry["rule"] is not None) == entry["allowed"] == entry["expected"], entry
+    assert found["surprise"]["failed"]
+    assert f"{SERVICE} may not run {SLURM}/bin/sbatch --parsable as {EVE}, and must" in found["surprise"]["surprises"]
+
+
+def examples_of_modules() -> list[dict[str, Any]]:
+    """The tasks of all modules' EXAMPLES, with names of this machine; those that look come before those that change."""
+    here = {
+        r"\balice\b": ANNA,
+        r"\bbob\b": BEN,
+        "%microscopy": f"%{GROUP}",
+        "service_user: fractal": f"service_user: {SERVICE}",
+        r"\badmin1\b": EVE,
+        "/opt/slurm/bin": str(SLURM / "bin"),
+        "- /data": f"- {SLURM}/work",
+    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((ROOT / "plugins" / "modules").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and node.targets[0].id == "EXAMPLES":
+                text = ast.literal_eval(node.value)
+                for pattern, replacement in here.items():
+                    text = re.sub(pattern, replacement, text)
+                found[path.stem] = yaml.safe_load(text)
+    first = [name for name in found if name.endswith("_info") or name.startswith(("validate", "verify"))]
+    return [task for name in [*first, *(name for name in found if name not in first)] for task in found[name]]
+
+
+def test_examples_of_modules_run(deployed: Site):
+    prefix = BASE / "examples"
+    shutil.copytree(deployed.hosts["one"]["fractal_slurm_runtime_prefix"], prefix, symlinks=True)
+    current = prefix / "current"
+    (prefix / os.readlink(current)).rename(prefix / "0.0.1-00000000")  # what the example goes back to
+    current.unlink()
+    current.symlink_to("0.0.1-00000000")
+    config, bin_dirs = str(prefix / "slurm_config.json"), [str(SLURM / "bin")]
+    variables = deployed.hosts["one"]
+    installed = {
+        "command": variables["fractal_slurm_runtime_command"],
+        "config_path": variables["fractal_slurm_config_path"],
+        "settings_file": variables["fractal_slurm_runtime_settings_file"],
+    }
+    runtime = {
+        "prefix": str(prefix),
+        "command": "",
+        "settings_file": str(prefix / "settings.toml"),
+        "cache": variables["fractal_slurm_runtime_cache"],
+    }
+    outcome, _found = run_tasks(
+        deployed,
+        *examples_of_modules(),
+        module_defaults={
+            "fractal.slurm.cluster_info": {"bin_dirs": bin_dirs},
+            "fractal.slurm.impersonation_info": {"bin_dirs": bin_dirs},
+            "fractal.slurm.verify_deployment": {"bin_dirs": bin_dirs, **installed},
+            "fractal.slurm.sudoers": {"bin_dirs": bin_dirs, "file": SUDOERS.name},
+            "fractal.slurm.slurm_config": {"path": config},
+            "fractal.slurm.slurm_config_info": {"path": installed["config_path"]},
+            "fractal.slurm.runtime": runtime,
+        },
+    )
+    assert outcome.status == 0, outcome.output
+    assert "FAULT" not in outcome.output
+    assert not SUDOERS.exists()
+    assert not current.exists()
+
+
+def test_examples_of_filters_run(deployed: Site):
+    examples: dict[str, Any] = {}
+    numbers = {}
+    for path in sorted((ROOT / "plugins" / "filter").glob("*.yml")):
+        text = yaml.safe_load(path.read_text())["EXAMPLES"]
+        examples.update(yaml.safe_load(text))
+        numbers.update(re.findall(r'^(\w+): ".*"  # (\d+)$', text, re.MULTILINE))
+    assert len(examples) == 5
+    assert numbers == {"mem_mb": "4000", "limit": "129600"}
+    # as variables of the play, which is where such lines stand; the last one would define what the others use
+    back = examples.pop("fractal_slurm_config_content").replace("resource.", "example_resource.")
+    examples["example_back"] = back
+    outcome, found = run_tasks(
+        deployed,
+        *({"ansible.builtin.set_fact": {name: text}} for name, text in examples.items() if name != "example_back"),
+        {"ansible.builtin.set_fact": {"example_resource": "{{ resource }}"}},
+        {"ansible.builtin.set_fact": {"example_back": back}},
+        {"ansible.builtin.set_fact": {"seen": {name: "{{ " + name + " }}" for name in examples}}, "register": "answer"},
+    )
+    assert outcome.status == 0, outcome.output
+    seen = found["answer"]["ansible_facts"]["seen"]
+    assert {name: str(seen[name]) for name in numbers} == numbers
+    assert seen["merged"]["sources"]["mem_per_task_MB"] == "task.meta"
+    assert seen["resource"]["jobs_runner_config"]["default_slurm_config"]["partition"] == "main"
+    assert seen["example_back"]["default_slurm_config"]["mem"] == 100

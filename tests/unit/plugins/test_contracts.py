@@ -13,7 +13,8 @@ from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runti
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
-ROLES = ("sudoers", "slurm_config", "runtime")
+FILTERS = sorted((ROOT / "plugins" / "filter").glob("*.yml"))
+ROLES = ("sudoers", "slurm_config", "runtime", "testbed")
 
 
 def read_yaml(path):
@@ -23,7 +24,7 @@ def read_yaml(path):
 def documentation(module):
     tree = ast.parse((ROOT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8"))
     texts = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    return tuple(yaml.safe_load(ast.literal_eval(texts[name])) for name in ("DOCUMENTATION", "EXAMPLES"))
+    return tuple(yaml.safe_load(ast.literal_eval(texts[name])) for name in ("DOCUMENTATION", "EXAMPLES", "RETURN"))
 
 
 def test_hosts_and_runtime_agree_on_commands_and_aliases():
@@ -46,10 +47,29 @@ def test_every_module_is_in_the_action_group():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_documented_with_examples(module):
-    described, examples = documentation(module)
+    described, examples, _returned = documentation(module)
     assert described["module"] == module
     assert examples
     assert all(f"fractal.slurm.{module}" in example or "ansible.builtin.debug" in example for example in examples)
+
+
+def without_sample(returned, path=""):
+    """Paths of the documented values that show none."""
+    for name, value in returned.items():
+        if "contains" in value:
+            yield from without_sample(value["contains"], f"{path}{name}.")
+        elif "sample" not in value:
+            yield path + name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_value_that_a_module_returns_has_a_sample(module):
+    assert list(without_sample(documentation(module)[2])) == []
+
+
+@pytest.mark.parametrize("path", FILTERS, ids=lambda path: path.stem)
+def test_every_value_that_a_filter_returns_has_a_sample(path):
+    assert list(without_sample(read_yaml(path)["RETURN"])) == []
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -111,6 +111,31 @@ class TestFindPython:
         assert "can't be run by other users" in runtime_install.find_python(str(closed / "python3"))
 
 
+class TestPythonPackage:
+    @pytest.mark.parametrize(
+        ("os_release", "expected"),
+        [
+            (
+                'NAME="Rocky Linux"\nVERSION="9.4"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n',
+                "python3.11",
+            ),
+            ('ID="almalinux"\nID_LIKE="rhel centos fedora"\nVERSION_ID="8.10"\n', "python3.11"),
+            ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.2"\n', "python3.11"),
+            ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="10"\n', "python3"),
+            ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', None),
+            ("ID=fedora\nVERSION_ID=42\n", "python3"),
+            ('ID=debian\nVERSION_ID="12"\n', "python3"),
+            ('ID=debian\nVERSION_ID="11"\n', None),
+            ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n', "python3"),
+            ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="20.04"\n', None),
+            ("ID=arch\n", None),
+            ("", None),
+        ],
+    )
+    def test_is_the_distributions_own(self, os_release, expected):
+        assert runtime_install.python_package(os_release) == expected
+
+
 class TestToml:
     def test_writes_strings_numbers_and_truth_values(self):
         text = runtime_install.toml({"b": 3, "a": 'with "quotes" and \\', "c": True})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from ansible_collections.fractal.slurm.plugins.module_utils.sudo_listing import deciding_rule, parse_listing
+from ansible_collections.fractal.slurm.plugins.module_utils.sudoers import User
 
 SUDO_1_9_13 = """\
 Matching Defaults entries for fractal on host:
@@ -53,13 +54,56 @@ class TestParseListing:
         assert parse_listing("User nobody is not allowed to run sudo on host.\n") == []
 
 
+TWO_USERS = """\
+Sudoers entry:
+    RunAsUsers: anna, %lab, #1005, !root, %!wheel
+    Commands:
+\t/usr/bin/cat ^--( (/data)(/[a-z.]+)+)+$
+\t/usr/bin/ls ""
+\t/usr/bin/sbatch --parsable
+\t/usr/bin/scancel
+
+Sudoers entry:
+    RunAsUsers: eve
+    Commands:
+\tALL
+\t!/usr/bin/scancel
+"""
+
+
+def rule(listing, name, line, groups=(), uid=1001):
+    return deciding_rule(parse_listing(listing), User(name, uid, uid), groups, line.split(" "))
+
+
 class TestDecidingRule:
-    def test_names_the_last_rule_with_the_command(self):
-        assert deciding_rule(parse_listing(SUDO_1_9_13), "/usr/bin/cat") == "(root) /usr/bin/cat /var/log/fractal"
+    def test_takes_the_rule_of_the_user(self):
+        assert rule(TWO_USERS, "anna", "/usr/bin/sbatch --parsable").endswith("/usr/bin/sbatch --parsable")
+        assert rule(TWO_USERS, "eve", "/usr/bin/sbatch --parsable") == "(eve) ALL"
+        assert rule(TWO_USERS, "carl", "/usr/bin/sbatch --parsable") is None
+
+    def test_takes_the_last_rule_that_matches(self):
+        assert (
+            rule(SUDO_1_9_13, "root", "/usr/bin/cat /var/log/fractal", uid=0) == "(root) /usr/bin/cat /var/log/fractal"
+        )
+        assert rule(TWO_USERS, "eve", "/usr/bin/scancel 1") is None
+
+    def test_knows_groups_and_uids(self):
+        assert rule(TWO_USERS, "ben", "/usr/bin/scancel 1", groups=("lab",))
+        assert rule(TWO_USERS, "dora", "/usr/bin/scancel 1", uid=1005)
+
+    def test_the_last_entry_of_a_list_decides(self):
+        assert rule(TWO_USERS, "ben", "/usr/bin/scancel 1", groups=("lab", "wheel")) is None
+        assert rule(TWO_USERS, "root", "/usr/bin/scancel 1", groups=("lab",), uid=0) is None
+
+    def test_reads_arguments(self):
+        assert rule(TWO_USERS, "anna", "/usr/bin/cat -- /data/a /data/b")
+        assert rule(TWO_USERS, "anna", "/usr/bin/cat -- /etc/shadow") is None
+        assert rule(TWO_USERS, "anna", "/usr/bin/ls")
+        assert rule(TWO_USERS, "anna", "/usr/bin/ls /") is None
+        assert rule(TWO_USERS, "anna", "/usr/bin/sbatch") is None
 
     def test_names_the_file(self):
-        rule = deciding_rule(parse_listing(SUDO_1_9_16), "/usr/bin/sbatch")
-        assert rule == "(anna) /usr/bin/sbatch in /etc/sudoers.d/fractal-slurm"
+        assert rule(SUDO_1_9_16, "anna", "/usr/bin/sbatch") == "(anna) /usr/bin/sbatch in /etc/sudoers.d/fractal-slurm"
 
     def test_is_none_where_nothing_grants_it(self):
-        assert deciding_rule(parse_listing(SUDO_1_9_13), "/bin/sh") is None
+        assert rule(SUDO_1_9_13, "anna", "/bin/sh") is None

@@ -1,0 +1,53 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks the roles' variables on the controller; see the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..plugin_utils import role_variables
+from ..plugin_utils.config_action import ConfigActionBase
+
+
+class ActionModule(ConfigActionBase):
+    """Needs no connection and no rights on any host."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("roles",))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Check the variables of one host."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _validation, arguments = self.validate_argument_spec(
+            argument_spec={
+                "roles": {
+                    "type": "list",
+                    "elements": "str",
+                    "choices": list(role_variables.ROLE_TAGS),
+                    "default": list(role_variables.ROLE_TAGS),
+                }
+            }
+        )
+        faults, warnings = role_variables.check_names(variables)
+        for role in role_variables.chosen_roles(
+            arguments["roles"], variables.get("ansible_run_tags", ()), variables.get("ansible_skip_tags", ())
+        ):
+            values, found = role_variables.check_values(
+                role, variables, lambda name: self._templar.template(variables[name])
+            )
+            faults += found
+            if role == "slurm_config" and values.get("fractal_slurm_config_state") == "present":
+                source = {kind: values.get(f"fractal_slurm_config_{kind}") for kind in ("content", "src", "template")}
+                try:
+                    warnings += self.load_config(variables, source).warnings
+                except ValueError as error:
+                    faults += self.refusal(error)["faults"]
+        faults = list(dict.fromkeys(faults))
+        result.update({"changed": False, "faults": faults, "warnings": warnings})
+        if faults:
+            result.update({"failed": True, "msg": "\n".join(faults)})
+        return result
