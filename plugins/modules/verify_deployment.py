@@ -210,7 +210,9 @@ class Verification:
 
     def _probe(self, user, partition):
         folder = self._params["probe_dir"].replace("USER", user).replace("HOME", pwd.getpwnam(user).pw_dir)
-        spec = {"task": {"name": "verify", "command": PROBE}, "meta": {"partition": partition}, "parameters": [{}]}
+        # As little as a job can be: the configuration's own time may be more than this partition allows.
+        meta = {"partition": partition, "time": "00:00:30"}
+        spec = {"task": {"name": "verify", "command": PROBE}, "meta": meta, "parameters": [{}]}
         what = "%s in %s" % (user, partition)
         answer = self._runtime(
             "run",

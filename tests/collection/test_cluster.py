@@ -305,12 +305,14 @@ def test_examples_of_filters_run(deployed: Site):
     # as variables of the play, which is where such lines stand; the last one would define what the others use
     back = examples.pop("fractal_slurm_config_content").replace("resource.", "example_resource.")
     examples["example_back"] = back
+    config = {**CONFIG, "batching_config": {**CONFIG["batching_config"], "max_mem_per_job": "16G"}}
     outcome, found = run_tasks(
         deployed,
         *({"ansible.builtin.set_fact": {name: text}} for name, text in examples.items() if name != "example_back"),
         {"ansible.builtin.set_fact": {"example_resource": "{{ resource }}"}},
         {"ansible.builtin.set_fact": {"example_back": back}},
         {"ansible.builtin.set_fact": {"seen": {name: "{{ " + name + " }}" for name in examples}}, "register": "answer"},
+        vars={"fractal_slurm_config_content": config},
     )
     assert outcome.status == 0, outcome.output
     seen = found["answer"]["ansible_facts"]["seen"]
