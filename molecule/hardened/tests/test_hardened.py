@@ -2,7 +2,7 @@
 """The hardened rules let the runtime do its work, and nothing else."""
 
 import pytest
-from fractal_slurm.testing import run_as
+from fractal_slurm.testing import fractal_run, run_as
 
 testinfra_hosts = ["ssh://fsm-hardened-host"]
 
@@ -143,6 +143,16 @@ def test_links_are_followed_with_no_more_rights_than_the_user_has(host):
     assert "Permission denied" in refused.stderr
 
 
-def test_a_plate_is_measured_under_these_rules(host):
-    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
-    assert demo.rc == 0, demo.stdout + demo.stderr
+@pytest.mark.parametrize("user", ["anna", "ben"])
+def test_work_goes_on_under_these_rules(host, user):
+    spec = {
+        "task": {"name": "Work", "command": "/usr/bin/python3 /opt/slow_task.py", "meta": {}},
+        "meta": {},
+        "parameters": [{"seconds": 0}] * 48,
+    }
+    home = f"{BASE}/home/{user}"
+    code, summary, messages = fractal_run(
+        host, spec, service_user="fractal", user=user, cache_dir=f"{home}/cache", work_dir=f"{home}/fractal-work"
+    )
+    assert code == 0, messages
+    assert (summary["jobs"], summary["succeeded"]) == (2, 48)
