@@ -382,13 +382,13 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
     if cancel:
         runner.interrupt()
     _heed_signals(runner)
-    line.say(f"run {runner.run_id}: {journal.get('tasks')} tasks as {runner.user}, {len(journal.jobs())} jobs")
+    line.say(f"run {runner.run.id}: {journal.get('tasks')} tasks as {runner.run.user}, {len(journal.jobs())} jobs")
     with journal:
         try:
             runner.drive()
         except Detached:
-            state = "the jobs were told to end" if runner.cancelled else "the jobs go on without a driver"
-            line.say(f"{state}; later: fractal-slurm resume {runner.run_id}")
+            state = "the jobs were told to end" if runner.run.cancelled else "the jobs go on without a driver"
+            line.say(f"{state}; later: fractal-slurm resume {runner.run.id}")
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
             line.close()
@@ -401,10 +401,10 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
             print_json(summary)
         else:
             print_summary(summary)
-        if runner.cancelled:
+        if runner.run.cancelled:
             sys.exit(EXIT_INTERRUPTED)
-        if runner.refusal:
-            raise ClusterError(runner.refusal) if not as_json else SystemExit(ClusterError.exit_code)
+        if runner.run.refusal:
+            raise ClusterError(runner.run.refusal) if not as_json else SystemExit(ClusterError.exit_code)
         sys.exit(EXIT_TASKS_FAILED if summary["failed"] or summary["not_run"] else 0)
 
 
@@ -416,7 +416,7 @@ def _heed_signals(runner: Runner) -> None:
         runner.interrupt(CANCEL_DELAY_S)
 
     def terminate(_number: int, _frame: object) -> None:
-        if runner.cancel_at is None:
+        if runner.run.cancel_at is None:
             runner.interrupt()
 
     signal.signal(signal.SIGINT, interrupt)

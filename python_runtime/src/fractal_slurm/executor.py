@@ -214,7 +214,7 @@ class SlurmExecutor(Executor):
             self._cancelled = True
             runners = list(self._runners)
         for runner in runners:
-            if runner.cancel_at is None:
+            if runner.run.cancel_at is None:
                 runner.interrupt()
 
     def _gather(self) -> None:

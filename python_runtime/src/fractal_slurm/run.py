@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One run, as the parts of its driver share it: the journal, the cluster, and what is known of the jobs in flight."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from .journal import Job, Journal
+from .resolve import SlurmConfig
+from .script import JobSettings
+from .settings import Settings
+from .slurm import Slurm
+
+NO_ANSWER = "SLURM does not answer"
+# While SLURM is silent, pauses grow from the first to the second.
+_OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
+
+
+@dataclass
+class Watch:
+    """What the driver knows of a job in flight, beside the journal."""
+
+    state: str = "PENDING"
+    missing_since: float | None = None
+    hopeless_since: float | None = None
+    ended_at: float | None = None
+    running_since: float | None = None
+    done: int = 0
+    predicted_end: float | None = None
+    began: bool = False
+    restart: int = 0
+    ends: dict[int, str] = field(default_factory=dict)  # of the last start, by node
+    nodes: int = 1
+    most_nodes: int = 1
+    lines: int = 0
+    lines_before: int = 0
+    heard_at: float | None = None
+    list_again: bool = False
+    steps: dict[tuple[int, int], int] = field(default_factory=dict)
+    listed: bool = False
+    seen: bool = False
+    files: list[str] = field(default_factory=list)
+
+    def workers_ended(self, nodes: int) -> bool:
+        """Whether the workers on all nodes of the job ended by themselves, in its last start."""
+        return len(self.ends) >= nodes
+
+
+class Run:
+    """What one run is, and what its driver knows of it at the moment.
+
+    Args:
+        journal: The run's journal, locked.
+        settings: Our own settings.
+        slurm: The cluster.
+        say: Takes sentences for a person.
+    """
+
+    def __init__(self, journal: Journal, settings: Settings, slurm: Slurm, *, say: Callable[[str], None]) -> None:
+        self.journal = journal
+        self.settings = settings
+        self.slurm = slurm
+        self.sudo = slurm.sudo
+        self.say = say
+        self.user: str = journal.get("user")
+        self.id: str = journal.get("run_id")
+        self.folder: str = journal.get("run_folder")
+        self.config = SlurmConfig(**journal.get("config"))
+        stored = journal.get("job_settings")
+        self.job_settings = JobSettings(**{**stored, "command": tuple(stored["command"])})
+        self.hidden: bool = journal.get("hides_jobs")
+        self.cancelled: bool = journal.get("cancelled", False)
+        self.refusal: str | None = journal.get("refusal")
+        self.tokens = journal.tokens()
+        self.watches: dict[str, Watch] = {}
+        self.cancel_at: float | None = None  # when to cancel, as a monotonic time
+        self.detach_requested = False
+        self.last_submission = time.monotonic()
+        self.full_until = 0.0  # until when there is no room for another job
+        self.trouble = ""
+        self.outage_s = 0.0
+        self.outage_until = 0.0
+        self.said: set[str] = set()
+
+    def has_work(self) -> bool:
+        """Whether there is a task that has no end yet."""
+        return bool(self.journal.jobs("planned", "submitting", "submitted", "ended") or self.journal.unassigned())
+
+    def cancel_is_due(self) -> bool:
+        return self.cancel_at is not None and time.monotonic() >= self.cancel_at
+
+    def may_ask(self) -> bool:
+        """Whether no pause after an outage is on."""
+        return time.monotonic() >= self.outage_until
+
+    def say_once(self, words: str) -> bool:
+        """Say a sentence, unless it was said before. Returns whether it was news."""
+        if words in self.said:
+            return False
+        self.said.add(words)
+        self.say(words)
+        return True
+
+    def outage(self, words: str) -> None:
+        """Something can't be done now: say it, if it is news, and pause, longer each time."""
+        if words != self.trouble and (not self.trouble or not words.startswith(NO_ANSWER)):
+            self.trouble = words
+            self.say(words)
+            self.journal.event("outage", "", words)
+        self.outage_s = min(_OUTAGE_LAST_S, max(_OUTAGE_FIRST_S, self.outage_s * 1.5))
+        self.outage_until = time.monotonic() + self.outage_s
+
+    def outage_is_over(self) -> None:
+        """What was in the way is out of it: say so, if it was said that it was there."""
+        if not self.outage_s:
+            return
+        self.outage_s = 0.0
+        self.say("SLURM answers again" if self.trouble.startswith(NO_ANSWER) else "going on")
+        self.trouble = ""
+
+    def refuse(self, words: str) -> None:
+        """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
+        self.refusal = words
+        self.journal.put("refusal", words)
+        self.give_up(words)
+        self.say(words)
+
+    def give_up(self, words: str) -> None:
+        """Nothing more is submitted: what is planned, or waits for a plan, does not run."""
+        planned, tasks = self.journal.jobs("planned"), self.journal.unassigned()
+        if not planned and not tasks:
+            return
+        with self.journal.transaction():
+            self.journal.finish_tasks(tasks, "not_run", words)
+            for job in planned:
+                self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
+                self.journal.update_job(job.token, "given up", state="abandoned", reason=words)
+
+    def new_token(self) -> str:
+        token = secrets.token_hex(8)
+        self.tokens.add(token)
+        return token
+
+    def job_config(self, job: Job) -> SlurmConfig:
+        if job.slots:
+            return replace(self.config, parallel_tasks_per_job=job.slots)
+        return self.config
+
+    def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
+        self.journal.update_job(
+            job.token, "ended", state="ended", slurm_state=state, reason=reason, nodes=nodes, ended_at=time.time()
+        )
+
+    # -- as the user, with the usual time limit
+
+    def make_folder(self) -> None:
+        """Make the run's folder, if it is not there."""
+        self.sudo.mkdir(self.user, [self.folder], timeout=self.settings.command_timeout_s)
+
+    def take_names(self, paths: Sequence[str]) -> list[bool]:
+        """Take names in the run's folder; returns for each whether it is ours now."""
+        return self.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
+
+    def list_folders(self, folders: Sequence[str]) -> dict[str, list[str]]:
+        """The names in folders; a folder that is not there has none."""
+        return self.sudo.list_folders(self.user, folders, timeout=self.settings.command_timeout_s)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The end of a job: what becomes of the tasks that it left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import FractalSlurmError
+from .journal import Job
+from .outcome import LOST, Action, judge
+from .run import Run, Watch
+from .script import claim_path, output_path, stop_path
+
+_NEVER_BEGAN_S = 3.0
+
+
+class Settler:
+    """Decides on the tasks of jobs that ended.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def settle(self, job: Job, now: float) -> None:
+        """A job has ended: once its results are there, or have had their time, decide on what it left."""
+        watch = self.run.watches.setdefault(job.token, Watch())
+        unfinished = self.run.journal.tasks_of(job.token, "waiting", "cut")
+        if unfinished:
+            came = watch.listed and watch.workers_ended(job.nodes)
+            waited = now - (watch.ended_at or now)
+            # A script that failed before its worker leaves none; else it is the file system that lags.
+            never = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
+            if not came and not never and waited < self.run.settings.results_wait_s:
+                return
+            self.decide(job, watch, unfinished)
+        # One step for a job that was spread over several nodes, and those of its slots where they have their own.
+        steps = sum(watch.steps.values()) + (job.nodes > 1)
+        if steps:
+            self.run.journal.put("srun_steps", self.run.journal.get("srun_steps", 0) + steps)
+        self.run.journal.update_job(job.token, "collected", state="collected")
+        self.run.watches.pop(job.token, None)
+        self.run.full_until = 0.0  # there is room for another
+
+    def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
+        """What becomes of the tasks that a job left."""
+        slots = job.slots or min(self.run.config.parallel_tasks_per_job, job.tasks)
+        cut = set(self.run.journal.tasks_of(job.token, "cut"))
+        # The queue is in order, so what was running is among the first that have no end.
+        running = cut
+        if not watch.workers_ended(job.nodes):
+            running = cut | set(unfinished if job.nodes > 1 else unfinished[:slots])
+        verdict = judge(
+            state=job.slurm_state or LOST,
+            reason=job.reason or "",
+            job=f"job {job.slurm_job_id}",
+            slots=slots,
+            began=watch.began,
+            progress=watch.done > len(cut),
+            worker_end=next(iter(watch.ends.values()), None),
+            cancelled_by_us=self.run.cancelled,
+        )
+        words = verdict.words
+        if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
+            words += self.job_output(job)
+        if {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
+            self.shut_out(job)
+        alone: list[int] = []
+        again = 0
+        with self.run.journal.transaction():
+            for index in unfinished:
+                action = verdict.running if index in running else verdict.waiting
+                row = self.run.journal.task_row(index)
+                if row is None:
+                    continue
+                if action is Action.RETRY and row[4] >= self.run.settings.max_node_retries:
+                    self.run.journal.finish_task(index, "failed", f"{words}; it was tried {row[4] + 1} times", None)
+                elif action is Action.FAIL and row[3] < self.run.settings.max_retries:
+                    self.run.journal.try_again(index, own_fault=True)
+                    again += 1
+                elif action is Action.FAIL:
+                    self.run.journal.finish_task(index, "failed", words, None)
+                elif action is Action.NOT_RUN:
+                    self.run.journal.finish_task(index, "not_run", words, None)
+                elif action is Action.AGAIN:
+                    if job.slots:
+                        alone.append(index)
+                    self.run.journal.release([index])
+                    again += 1
+                else:
+                    if action is Action.ALONE:
+                        alone.append(index)
+                    self.run.journal.try_again(index, own_fault=False)
+                    again += 1
+            if alone:
+                self.run.journal.put("alone", [*self.run.journal.get("alone", []), *alone])
+            self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
+        if again:
+            self.run.say(f"{words}: {again} of its tasks go into a new job")
+        elif not self.run.cancelled:
+            self.run.say(words)
+
+    def shut_out(self, job: Job) -> None:
+        """Before a job's tasks go elsewhere: should it start late, or its worker live on, it starts nothing more.
+
+        Raises:
+            ClusterError: The marks can't be made; then nothing goes elsewhere.
+        """
+        self.run.make_folder()
+        paths = [claim_path(self.run.folder, job.token), stop_path(self.run.folder, job.token)]
+        self.run.take_names(paths)
+
+    def job_output(self, job: Job) -> str:
+        """The end of what a job printed outside of its tasks, for the words of its failure."""
+        try:
+            chunks = self.run.sudo.read_files(
+                self.run.user, [output_path(self.run.folder, job.token)], timeout=30, max_bytes=1_000_000
+            )
+            text = b"".join(chunks).decode("utf-8", "replace").strip()
+        except FractalSlurmError:
+            return ""
+        return f"; it printed: {text[-500:]}" if text else "; it printed nothing"

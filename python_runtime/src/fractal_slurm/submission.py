@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Get jobs into SLURM: plan, submit, wait for room, and find out about submissions that got no answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from .collecting import Collector, is_result_file
+from .errors import ImpersonationError
+from .journal import Job
+from .outcome import LOST
+from .plan import replan
+from .results import Kind, classify
+from .run import Run
+from .script import ScriptTooLarge, claim_path, job_folder, render, safe_job_name
+from .slurm import JobState, Silence, Submitted, is_back_pressure
+
+_FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
+
+
+class Submitter:
+    """Submits what is planned.
+
+    Args:
+        run: The run.
+        collector: Reads the first records of jobs whose ids never came.
+    """
+
+    def __init__(self, run: Run, collector: Collector) -> None:
+        self.run = run
+        self.collector = collector
+        self.full_s = 0.0
+        self.claimed_since: dict[str, float] = {}
+
+    def plan_again(self) -> None:
+        """New jobs for tasks that have to run again."""
+        if self.run.cancelled or self.run.refusal:
+            self.run.give_up(self.run.refusal or "the run was cancelled")
+            return
+        tasks = self.run.journal.unassigned()
+        if not tasks:
+            return
+        suspects = set(self.run.journal.get("alone", []))
+        alone = [index for index in tasks if index in suspects]
+        others = [index for index in tasks if index not in suspects]
+        with self.run.journal.transaction():
+            for batch in replan(self.run.config, self.run.job_settings, others) if others else []:
+                self.run.journal.add_job(self.run.new_token(), batch)
+            if alone:
+                self.run.journal.add_job(self.run.new_token(), alone, slots=1)
+            self.run.journal.put("alone", [])
+
+    def submit_some(self) -> None:
+        """Submit what is planned, as far as there is room."""
+        if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
+            return
+        most = self.run.settings.max_jobs_in_flight
+        for job in self.run.journal.jobs("planned"):
+            if self.run.cancel_is_due() or self.run.detach_requested:
+                return
+            if most and len(self.run.journal.jobs("submitting", "submitted")) >= most:
+                return
+            if not self.submit(job):
+                return
+
+    def submit(self, job: Job) -> bool:
+        """Submit one job. Returns whether to go on with the next."""
+        lines = self.run.journal.task_lines(job.token)
+        try:
+            script = render(self.run.job_config(job), self.run.job_settings, token=job.token, tasks=lines)
+        except ScriptTooLarge as error:
+            if len(lines) < 2:
+                self.run.journal.update_job(job.token, "refused", state="refused", reason=str(error))
+                self.run.journal.finish_tasks([lines[0][0]], "failed", str(error))
+                return True
+            self.split(job, [index for index, _attempt, _args in lines])
+            return True
+        self.run.journal.update_job(job.token, "submitting", state="submitting", submitted_at=time.time())
+        submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)
+        if submission.outcome is Submitted.ACCEPTED:
+            self.run.journal.update_job(job.token, "submitted", state="submitted", slurm_job_id=submission.job_id)
+            self.run.last_submission = time.monotonic()
+            self.full_s = 0.0
+            return True
+        if submission.outcome is Submitted.FULL:
+            self.run.journal.update_job(job.token, "no room", state="planned", reason=submission.words)
+            self.no_room(submission.words)
+            return False
+        if submission.outcome is Submitted.UNKNOWN:
+            self.run.journal.event("no answer", job.token, submission.words)
+            if not is_back_pressure(submission.words):
+                raise Silence(submission.words)
+            self.no_room(submission.words)
+            return False
+        self.run.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
+        words = f"SLURM refused the job: {submission.words}"
+        if "sbatch:" not in submission.raw:
+            words = self.run.sudo.refusal(self.run.user, f"{self.run.sudo.slurm_bin_dir}/sbatch")
+            if not any(other.slurm_job_id for other in self.run.journal.jobs()):
+                raise ImpersonationError(words)
+        self.run.refuse(words)
+        return False
+
+    def no_room(self, words: str) -> None:
+        """A limit of the site: wait, longer each time, or until one of our jobs ends."""
+        self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
+        self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
+        self.run.full_until = time.monotonic() + self.full_s
+
+    def split(self, job: Job, indices: Sequence[int]) -> None:
+        """Two jobs of half the tasks each, in place of one whose script is too large."""
+        half = len(indices) // 2
+        with self.run.journal.transaction():
+            self.run.journal.update_job(job.token, "split", state="abandoned", reason="its script was too large")
+            self.run.journal.add_job(self.run.new_token(), indices[:half], slots=job.slots)
+            self.run.journal.add_job(self.run.new_token(), indices[half:], slots=job.slots)
+
+    def settle_unknown(self) -> None:
+        """Find out about submissions whose answer did not come: ask for the name, then let the fence decide.
+
+        Raises:
+            Silence: SLURM does not answer; nothing is decided.
+        """
+        unknown = self.run.journal.jobs("submitting")
+        if not unknown:
+            return
+        by_name: dict[str, JobState] = {}
+        if not self.run.hidden:
+            names = [f"{safe_job_name(self.run.config.job_name)}.{job.token}" for job in unknown]
+            by_name = {state.name.rpartition(".")[2]: state for state in self.run.slurm.squeue(names=names).values()}
+        else:
+            self.run.slurm.config()  # is slurmctld there at all?
+        rest = []
+        for job in unknown:
+            state = by_name.get(job.token)
+            if state is None:
+                rest.append(job)
+                continue
+            self.run.journal.update_job(job.token, "found by its name", state="submitted", slurm_job_id=state.job_id)
+            self.run.last_submission = time.monotonic()
+        if rest:
+            self.fence(rest)
+
+    def fence(self, jobs: Sequence[Job]) -> None:
+        """Take the claims of jobs that may or may not exist. Where the claim is ours, the work gets a new token."""
+        paths = [claim_path(self.run.folder, job.token) for job in jobs]
+        taken = self.run.take_names(paths)
+        claimed = []
+        for job, ours, path in zip(jobs, taken, paths, strict=True):
+            # A folder is a fence of ours, from before a crash; what a job leaves is a symlink.
+            if ours or self.run.sudo.is_folder(self.run.user, path, timeout=self.run.settings.command_timeout_s):
+                with self.run.journal.transaction():
+                    self.run.journal.update_job(
+                        job.token, "fenced", state="abandoned", reason="its submission got no answer"
+                    )
+                    indices = self.run.journal.tasks_of(job.token, "waiting", "cut")
+                    if indices:
+                        self.run.journal.add_job(self.run.new_token(), indices, slots=job.slots)
+            else:
+                claimed.append(job)
+        if claimed:
+            self.find_claimers(claimed)
+
+    def find_claimers(self, jobs: Sequence[Job]) -> None:
+        """Jobs that exist, since they hold their claims: their workers' first records tell their ids."""
+        folders = {job_folder(self.run.folder, job.token): job for job in jobs}
+        listed = self.run.list_folders(list(folders))
+        paths = [f"{folder}/{name}" for folder, names in listed.items() for name in names if is_result_file(name)]
+        ids: dict[str, str] = {}
+        for line in self.collector.read(paths):
+            kind, record = classify(line, self.run.tokens)
+            if kind is Kind.BEGIN:
+                ids[record["token"]] = record["job"]
+        now = time.monotonic()
+        for job in jobs:
+            if job.token in ids:
+                self.run.journal.update_job(
+                    job.token, "found by its claim", state="submitted", slurm_job_id=ids[job.token]
+                )
+            elif now - self.claimed_since.setdefault(job.token, now) > self.run.settings.results_wait_s:
+                # It took its claim, and died before its first record.
+                self.run.job_ended(job, LOST, "it began, and left nothing", nodes=job.nodes)

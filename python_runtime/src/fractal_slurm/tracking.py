@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Follow jobs that are out: by one squeue for all, by sacct once it forgot, by their files where hidden."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from .collecting import Collector
+from .errors import FractalSlurmError
+from .journal import Job
+from .outcome import LOST
+from .run import Run, Watch
+from .script import job_limit_s
+from .settling import Settler
+from .slurm import HOPELESS_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
+from .walltime import format_walltime, parse_walltime
+from .worker import BEAT_S
+
+# The longest pause between two looks at SLURM: while jobs run, and while all of them wait.
+_POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
+# For so long a reason that no waiting cures has to stand: while nodes are down it may be given, too.
+_HOPELESS_AFTER_S = 20.0
+# A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
+_RENAMED_WITHIN_S = 60.0
+_PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
+
+
+class Tracker:
+    """Knows how the jobs of a run are, and sees to those that ended.
+
+    Args:
+        run: The run.
+        collector: Reads their results.
+        settler: Decides on what they left.
+    """
+
+    def __init__(self, run: Run, collector: Collector, settler: Settler) -> None:
+        self.run = run
+        self.collector = collector
+        self.settler = settler
+        self.peek_s = _PEEK_FIRST_S
+        self.next_peek = time.monotonic() + _PEEK_FIRST_S
+        self.durations: list[float] = []
+        self.started: set[str] = set()
+        self.next_listing = 0.0
+
+    def poll(self) -> None:
+        """One look at all jobs in flight: their states in one call, the results of those that ended in another.
+
+        Raises:
+            Silence: slurmctld does not answer; nothing is concluded.
+        """
+        jobs = self.run.journal.jobs("submitted", "ended")
+        if not jobs:
+            return
+        for token in set(self.run.watches) - {job.token for job in jobs}:
+            del self.run.watches[token]
+        submitted = [job for job in jobs if job.state == "submitted"]
+        now = time.monotonic()
+        if submitted and not self.run.hidden:
+            self.look(submitted, now)
+        ended = self.run.journal.jobs("ended")
+        for job in ended:
+            watch = self.run.watches.setdefault(job.token, Watch())
+            if watch.ended_at is None:
+                watch.ended_at, watch.state = now, job.slurm_state or LOST
+        running = [
+            job
+            for job in self.run.journal.jobs("submitted")
+            if self.run.hidden or self.run.watches.setdefault(job.token, Watch()).state in ("RUNNING", "COMPLETING")
+        ]
+        # Never together with jobs that ended: the last line of a file that is being written may be torn as yet.
+        peek = bool(running) and not ended and (now >= self.next_peek or self.run.hidden)
+        if peek:
+            self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
+            self.next_peek = now + self.peek_s
+        if ended or peek:
+            if not self.collector.collect(running if peek else ended, now):
+                return  # nothing follows from results that could not be read
+            if self.run.hidden and peek:
+                self.judge_hidden(running, now)
+        for job in self.run.journal.jobs("ended"):
+            self.settler.settle(job, now)
+
+    def pause(self) -> float:
+        """Seconds until the next look at SLURM.
+
+        A second for the first ten; then growing, up to a quarter of a minute, or half a minute while all jobs
+        wait; at each job's predicted end; and never so often that squeue is more than a twentieth of the time.
+        """
+        now = time.monotonic()
+        watches = list(self.run.watches.values())
+        elapsed = now - self.run.last_submission
+        running = any(watch.state == "RUNNING" for watch in watches)
+        pause = 1.0 if elapsed < 10 else 1.0 + (elapsed - 10) * 0.1
+        pause = min(pause, _POLL_RUNNING_S if running else _POLL_PENDING_S)
+        if any(watch.ended_at is not None for watch in watches):
+            pause = min(pause, 1.0)  # results that are not there yet
+        for watch in watches:
+            if watch.predicted_end is not None and watch.state == "RUNNING":
+                left = watch.predicted_end + 0.2 - now
+                # A prediction that was missed is asked after ever more slowly.
+                pause = min(pause, max(0.3, left) if left > 0 else max(1.0, -left * 0.5))
+        return max(pause, 20 * self.run.slurm.squeue_s)
+
+    def look(self, jobs: Sequence[Job], now: float) -> None:
+        """Ask SLURM for the states of jobs."""
+        ids = [job.slurm_job_id or "" for job in jobs]
+        states = self.run.slurm.squeue(ids)
+        missing = [job_id for job_id in ids if job_id not in states]
+        if missing:
+            # Gone from slurmctld after MinJobAge: the accounting may know, or else the result files tell.
+            for job_id, state in self.run.slurm.sacct(missing).items():
+                if state.is_final:
+                    states[job_id] = state
+        gone = []
+        for job in jobs:
+            watch = self.run.watches.setdefault(job.token, Watch())
+            found = states.get(job.slurm_job_id or "")
+            if found is not None and not watch.seen:
+                self.read_back(job, found)
+            if found is None or not self.is_ours(job, found):
+                gone.append(job)
+                continue
+            watch.missing_since, watch.seen = None, True
+            if found.reason not in HOPELESS_REASONS:
+                watch.hopeless_since = None
+            if found.state == "RUNNING" and watch.running_since is None:
+                watch.running_since = now
+                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
+                self.predict_from_others(watch)
+            if found.state == "PENDING":
+                watch.running_since = watch.predicted_end = None  # it may have been requeued
+            watch.state = found.state
+            if found.is_final:
+                if watch.running_since is not None:
+                    self.durations.append(now - watch.running_since)
+                self.run.job_ended(job, found.state, found.reason, nodes=found.nodes)
+            elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
+                self.hopeless(job, watch, found, now)
+            elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
+                hint = PENDING_HINTS.get(found.reason, "")
+                self.run.say_once(f"a job waits for the reason {found.reason}{hint}")
+        if gone:
+            self.lost_sight(gone, now)
+
+    def is_ours(self, job: Job, found: JobState) -> bool:
+        """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
+        return found.name.endswith(f".{job.token}") or bool(self.run.journal.get("renamed"))
+
+    def read_back(self, job: Job, found: JobState) -> None:
+        """What the site made of a job as it took it (job_submit plugins rewrite values); said once."""
+        if self.run.journal.get("read_back"):
+            return
+        self.run.journal.put("read_back", True)
+        if not found.name.endswith(f".{job.token}") and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
+            self.run.journal.put("renamed", True)
+            self.run.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
+        if not set(found.partition.split(",")) <= {"", *self.run.config.partition.split(",")}:
+            self.run.say(f"the site put job {found.job_id} into the partition {found.partition!r}")
+        wanted = job_limit_s(self.run.job_config(job), self.run.job_settings, job.tasks)
+        try:
+            given = parse_walltime(found.time_limit)
+        except FractalSlurmError:
+            return
+        if wanted is not None and given < wanted:
+            self.run.say(
+                f"the site gave job {found.job_id} {found.time_limit} of time, less than its tasks may need "
+                f"({format_walltime(wanted)}): "
+                "a task that it cuts short fails, one that has not started runs in another job"
+            )
+
+    def judge_hidden(self, jobs: Sequence[Job], now: float) -> None:
+        """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
+
+        A job whose worker has begun and then fell silent is lost; so is one whose output is there, which SLURM makes
+        when it starts a job, and whose worker does not begin. One that has not started waits, for all we know.
+        """
+        begun = self.output_files(now) if any(not self.run.watches[job.token].began for job in jobs) else set()
+        for job in jobs:
+            watch = self.run.watches[job.token]
+            if watch.lines != watch.lines_before or (watch.heard_at is None and job.token in begun):
+                watch.lines_before, watch.heard_at = watch.lines, now
+            silent = now - watch.heard_at if watch.heard_at is not None else 0.0
+            watch.state = "RUNNING" if watch.began else "PENDING"
+            if watch.began and watch.running_since is None:
+                watch.running_since = now
+                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=watch.nodes)
+            if watch.workers_ended(watch.nodes):
+                self.run.job_ended(job, "COMPLETED", "", nodes=watch.nodes)
+            elif silent > self.run.settings.silent_worker_s:
+                self.run.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
+            elif silent > 2 * BEAT_S:
+                watch.list_again = True  # it may have been requeued, and write another file
+
+    def output_files(self, now: float) -> set[str]:
+        """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
+        if now >= self.next_listing:
+            self.next_listing = now + BEAT_S
+            folders = self.run.list_folders([self.run.folder])
+            names = folders.get(self.run.folder, [])
+            self.started = {name.partition(".")[0] for name in names if name.endswith(".slurm.out")}
+        return self.started
+
+    def predict_from_others(self, watch: Watch) -> None:
+        if self.durations and watch.running_since is not None:
+            watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
+
+    def lost_sight(self, jobs: Sequence[Job], now: float) -> None:
+        """Neither squeue nor sacct know these jobs: their results are looked at for a while before they are lost."""
+        for job in jobs:
+            watch = self.run.watches[job.token]
+            if watch.missing_since is None:
+                watch.missing_since = now
+        if not self.collector.collect(jobs, now):
+            return
+        for job in jobs:
+            watch = self.run.watches[job.token]
+            if watch.workers_ended(job.nodes):
+                self.run.job_ended(job, "COMPLETED", "", nodes=job.nodes)
+            elif now - (watch.missing_since or now) > self.run.settings.results_wait_s:
+                self.run.job_ended(job, LOST, "", nodes=job.nodes)
+
+    def hopeless(self, job: Job, watch: Watch, found: JobState, now: float) -> None:
+        """A job that would wait for ever, if the reason stays: it is cancelled, and its tasks do not run."""
+        if watch.hopeless_since is None:
+            watch.hopeless_since = now
+        if now - watch.hopeless_since < _HOPELESS_AFTER_S:
+            self.run.say_once(f"SLURM says that it can't start job {found.job_id}: {found.reason}")
+            return
+        words = f"SLURM will never start job {found.job_id}: {found.reason}"
+        self.run.slurm.cancel(self.run.user, [found.job_id])
+        self.run.job_ended(job, "CANCELLED", words, nodes=job.nodes)
+        self.run.refuse(words)
