@@ -202,6 +202,7 @@ class Slot:
         self.log_fd = -1
         self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
         self.step = 0  # the srun of its step
+        self.starved = False  # whether its step ran out of memory under the task
         self.line = b""  # the task, as the script has it
         self.index = self.attempt = 0
         self.files = ("", "")
@@ -258,6 +259,7 @@ class Worker:
         self.stopping: str | None = None  # why no further task is started
         self.ending = False  # whether the running tasks were told to end, too
         self.log_offset = 0
+        self.oom_kills = 0  # those that a task was told of
         self.scratch = ""
         self.fds: dict[str, int] = {}
 
@@ -551,6 +553,7 @@ class Worker:
                     continue
                 self.finish(slot, None, None, ("failed", fault))
                 continue
+            slot.starved = report["starved"]
             self.ended_with(slot, report["status"], (report["maxrss"], report["cpu_s"]))
 
     def step_ended(self, slot: Slot, status: int) -> None:
@@ -629,6 +632,9 @@ class Worker:
             verdict = ("failed", f"ended by signal {signal_number} ({signal_name(signal_number)})")
         if verdict is None and exit_code:
             verdict = ("failed", f"exit code {exit_code}")
+        if verdict is not None and slot.verdict is None and status is not None and self.starved(slot):
+            whose = "step" if self.in_steps else "job"
+            verdict = ("memory", f"{verdict[1]}; the kernel ended a process of its {whose} for lack of memory")
         out, fault = self.read_out(slot.files[1])
         if verdict is None and fault:
             verdict = ("failed", fault)
@@ -652,6 +658,15 @@ class Worker:
         self.ended += 1
         slot.pid = 0
         self.free.append(slot)
+
+    def starved(self, slot: Slot) -> bool:
+        """Whether the kernel ended a process for lack of memory, that no task was told of yet."""
+        if self.in_steps:
+            return slot.starved
+        if oom_kills() <= self.oom_kills:
+            return False
+        self.oom_kills += 1
+        return True
 
     def read_out(self, path: str) -> tuple[Any, str | None]:
         """The out-JSON of a task, and what is wrong with it."""
@@ -1086,6 +1101,7 @@ def slot_main(stem: str, worker_pid: str) -> None:
 def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]:
     """Run a task, in the slot's step. Returns the report for the worker."""
     log_fd = -1
+    kills = oom_kills()
     try:
         log_fd = os.open(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with open(f"{stem}.pid", "w", encoding="ascii") as file:
@@ -1103,7 +1119,12 @@ def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]
     _pid, status, usage = os.wait4(pid, 0)
     signal_group(pid, signal.SIGKILL)
     remove(f"{stem}.pid")
-    return {"status": status, "maxrss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
+    return {
+        "status": status,
+        "maxrss": usage.ru_maxrss,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "starved": oom_kills() > kills,
+    }
 
 
 def remove(path: str) -> None:
@@ -1222,6 +1243,30 @@ def group_memory_mb(groups: set[int]) -> dict[int, float]:
         if len(processes) > 1:
             used[group] = sum(proportional_mb(name, resident) for name, resident in processes)
     return used
+
+
+def oom_kills() -> int:
+    """How many processes of this job the kernel ended for lack of memory; 0 where no control group has a limit."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            groups = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+    except OSError:
+        return 0
+    for controllers, path in groups:
+        if controllers == "memory":
+            events = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+        elif not controllers:
+            events = f"/sys/fs/cgroup{path}/memory.events"
+        else:
+            continue
+        try:
+            with open(events, encoding="ascii") as file:
+                for line in file:
+                    if line.startswith("oom_kill "):
+                        return int(line.split()[1])
+        except OSError:
+            continue
+    return 0
 
 
 def proportional_mb(name: str, resident: float) -> float:
