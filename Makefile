@@ -4,6 +4,8 @@
 VENV := .build/venv/bin
 # Real worker processes that wait for their time limits: not what one wants to wait for after each line.
 WAITING := tests/runtime/test_worker_process.py
+# Test classes side by side, each lane with a SLURM of its own: they mostly wait.
+LANES ?= 3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
@@ -33,7 +35,7 @@ test-unit: ## the tests that need no SLURM
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
 	$(VENV)/python -m pytest -q $(WAITING)
-	$(SUDO) $(VENV)/python -m pytest -q tests/slurm tests/collection
+	$(SUDO) $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
 
 molecule: ## the collection on clusters of containers
 	$(SUDO) tools/molecule default cluster

@@ -21,20 +21,30 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 TESTBED = REPO / "roles/testbed/files/testbed.py"
-BASE = Path("/var/lib/fractal-slurm-test")
-WORK = Path("/var/lib/fractal-slurm-test-work")
-RUNTIME = Path("/var/lib/fractal-slurm-test-runtime")
-SUDOERS = Path("/etc/sudoers.d/fractal-slurm-test")
-SERVICE = "fst-svc"
-ANNA, BEN, EVE = "fst-anna", "fst-ben", "fst-eve"  # by name, through a group, not allowed
-GROUP = "fst-users"
+# Under pytest-xdist each worker has a testbed, users and a sudoers file of its own.
+LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+NAME = f"fst{LANE}"
+BASE = Path(f"/var/lib/fractal-slurm-test-{LANE}")
+WORK = Path(f"{BASE}-work")
+RUNTIME = Path(f"{BASE}-runtime")
+SUDOERS = Path(f"/etc/sudoers.d/fractal-slurm-test-{LANE}")
+SERVICE = f"{NAME}-svc"
+ANNA, BEN, EVE = f"{NAME}-anna", f"{NAME}-ben", f"{NAME}-eve"  # by name, through a group, not allowed
+GROUP = f"{NAME}-users"
 SETTINGS: dict[str, Any] = {
     "base": str(BASE),
-    "name": "fst",
-    "port": 27400,
+    "name": NAME,
+    "port": 27400 + 100 * LANE,
     "groups": [GROUP],
     "users": {SERVICE: [], ANNA: [], BEN: [GROUP], EVE: []},
     "slurm_conf": {"KillWait": "3", "MinJobAge": "5"},
+}
+# As the testbed starts its daemons.
+DAEMON_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "SLURM_CONF": f"{BASE}/etc/slurm.conf",
+    "FRACTAL_SLURM_TESTBED": str(BASE),
 }
 CONFIG: dict[str, Any] = {
     "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": "100M", "time": "00:01:00"},
@@ -184,12 +194,7 @@ def daemon_pids(name: str, argument: str = "") -> list[int]:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().decode().split("\0")
-            environment = (entry / "environ").read_bytes()
-            if (
-                os.path.basename(words[0]) == name
-                and f"FRACTAL_SLURM_TESTBED={BASE}\0".encode() in environment + b"\0"
-                and (not argument or argument in words)
-            ):
+            if words[0] == f"{BASE}/sbin/{name}" and (not argument or argument in words):
                 pids.append(int(entry.name))
     return pids
 
@@ -226,15 +231,13 @@ def away(name: str, number: signal.Signals, argument: str = "") -> Iterator[None
     (pid,) = wait_for(lambda: pids if len(pids := daemon_pids(name, argument)) == 1 else [], what=f"one {name}")
     process = Path(f"/proc/{pid}")
     words = [word.decode() for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
-    pairs = (pair.decode().partition("=") for pair in (process / "environ").read_bytes().split(b"\0")[:-1])
-    env = {name: value for name, _equals, value in pairs}
     owner = process.stat()
     os.kill(pid, number)
     wait_for(lambda: not daemon_pids(name, argument), what=f"{name} to end")
     try:
         yield
     finally:
-        options: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL, "start_new_session": True}
+        options: dict[str, Any] = {"env": DAEMON_ENVIRONMENT, "stdin": subprocess.DEVNULL, "start_new_session": True}
         if owner.st_uid != 0:
             options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         with (BASE / "log" / f"{name}-again.log").open("ab") as log:
@@ -250,9 +253,9 @@ def cluster() -> Iterator[None]:
     remove()
     operate("start", SETTINGS)
     RUNTIME.mkdir(mode=0o755)
-    subprocess.run(["/usr/bin/python3", "-m", "venv", RUNTIME], check=True)
-    install = [RUNTIME / "bin/pip", "install", "--quiet", "--disable-pip-version-check", REPO / "python_runtime"]
-    subprocess.run(install, check=True, stdout=sys.stderr)
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", RUNTIME], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", RUNTIME / "bin/python", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", REPO / "python_runtime"], check=True, stdout=sys.stderr)
     WORK.mkdir(mode=0o755, exist_ok=True)
     grant(f"{ANNA}, %{GROUP}")
     yield
@@ -263,11 +266,11 @@ def grant(users: str, *, commands: str = "") -> None:
     """Write the sudoers file: the specification's two aliases."""
     slurm_commands = f"{BASE}/bin/sbatch, {BASE}/bin/scancel"
     text = (
-        f"Runas_Alias FST_IMPERSONATE_USERS = {users}\n"
-        f"Cmnd_Alias FST_CMD = {commands or slurm_commands}, /usr/bin/cat, /usr/bin/ls, /usr/bin/mkdir\n"
-        f"{SERVICE} ALL = (FST_IMPERSONATE_USERS) NOPASSWD: FST_CMD\n"
+        f"Runas_Alias FST{LANE}_IMPERSONATE_USERS = {users}\n"
+        f"Cmnd_Alias FST{LANE}_CMD = {commands or slurm_commands}, /usr/bin/cat, /usr/bin/ls, /usr/bin/mkdir\n"
+        f"{SERVICE} ALL = (FST{LANE}_IMPERSONATE_USERS) NOPASSWD: FST{LANE}_CMD\n"
     )
-    candidate = SUDOERS.with_suffix(".candidate")  # sudo passes over names with a dot
+    candidate = Path("/etc") / SUDOERS.name  # beside the folder: other tests check all that is in it
     candidate.write_text(text)
     candidate.chmod(0o440)
     subprocess.run(["visudo", "-cqf", candidate], check=True)

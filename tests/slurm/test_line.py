@@ -181,7 +181,10 @@ class TestRefusals:
         assert outcome.code == 3
         assert f"{BASE}/bin/sbatch as {ANNA}" in outcome.document["errors"][0]
 
-    @pytest.mark.parametrize("user", ["root", "#0", "-u", "no one", "fst-nobody", f"{ANNA}\n{EVE}"])
+    @pytest.mark.parametrize(
+        "user",
+        ["root", "#0", "-u", "no one", "fst-nobody", pytest.param(f"{ANNA}\n{EVE}", id="two lines")],
+    )
     def test_names_that_are_no_ordinary_user(self, call: Call, user: str) -> None:
         outcome = call(
             "run", call.spec("true", 1), f"--user={user}", "--cache-dir=/c", f"--work-dir={call.work(ANNA)}", "--json"
@@ -241,3 +244,13 @@ def test_the_script_with_the_args_is_hidden_from_other_users(call: Call) -> None
     assert "Invalid user id" in asked.stderr
     assert "number" not in asked.stdout
     assert process.wait(60) == 0
+
+
+def test_the_servers_own_limits_and_umask_do_no_harm(call: Call) -> None:
+    task = call.script('#!/bin/sh\nprintf \'{"files": %s}\' "$(ulimit -Sn)" > "$4"\n')
+    argv = ["prlimit", "--nofile=200:200", *call.argv(*call.run_arguments(call.spec(task, 4)))]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, umask=0o077)
+    assert result.returncode == 0, result.stderr
+    files = [task["result"]["files"] for task in call.report()["tasks"]]
+    assert len(files) == 4
+    assert 200 not in files

@@ -482,8 +482,12 @@ class Testbed:
     def _unit(self, daemon: Daemon) -> str:
         return f"fractal-slurm-testbed-{self.settings.name}-{daemon.name}.service"
 
+    def _argv(self, daemon: Daemon) -> list[str]:
+        """How a daemon is started: by a link of the testbed's own, so that its command line tells whose it is."""
+        return [str(self.base / "sbin" / daemon.argv[0]), *daemon.argv[1:]]
+
     def _unit_text(self, daemon: Daemon) -> str:
-        argv = [find_program(daemon.argv[0]) or f"/usr/sbin/{daemon.argv[0]}", *daemon.argv[1:]]
+        argv = self._argv(daemon)
         environment = "".join(f"Environment={key}={value}\n" for key, value in self.environment.items())
         # KillMode=process: jobs are cancelled first, and slurmstepd shall end in its own way.
         return (
@@ -689,7 +693,7 @@ class Testbed:
                 return
             account = pwd.getpwnam(daemon.user)
             processes.append((daemon, subprocess.Popen(
-                [str(self.base / "sbin" / daemon.argv[0]), *daemon.argv[1:]],
+                self._argv(daemon),
                 env=self.environment, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 user=account.pw_uid, group=account.pw_gid, extra_groups=[],
