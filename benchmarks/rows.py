@@ -62,9 +62,9 @@ class Result:
 # --- running tasks through SLURM
 
 
-def config_file(mem: str) -> dict[str, Any]:
-    """Give a SlurmConfigFile of this cluster; the specs give tasks_per_job and parallel_tasks_per_job themselves."""
-    return {
+def write_config(folder: Path, mem: str = "100M", **batching: int) -> Path:
+    """Write a SlurmConfigFile of this cluster; most specs give tasks_per_job and parallel_tasks_per_job themselves."""
+    config = {
         "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": mem},
         "batching_config": {
             "target_cpus_per_job": CPUS,
@@ -73,8 +73,12 @@ def config_file(mem: str) -> dict[str, Any]:
             "max_mem_per_job": 8000,
             "target_num_jobs": 1,
             "max_num_jobs": 1000,
+            **batching,
         },
     }
+    path = folder / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
 
 
 def run_ours(
@@ -83,8 +87,7 @@ def run_ours(
     """Run tasks with `fractal-slurm run`; returns what it reports, and its peak memory in MB as peak_mb."""
     local = environment.fresh_folder(SERVICE_USER, "ours-local")
     remote = environment.fresh_folder(USER, "ours-remote")
-    config = local / "config.json"
-    config.write_text(json.dumps(config_file(mem)), encoding="utf-8")
+    config = write_config(local, mem)
     spec = {
         "task": {"name": "benchmark", "command": command},
         "meta": {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": slots},
@@ -331,12 +334,8 @@ def single_calls(environment: Environment) -> Iterator[Result]:
     """Run 200 calls of 0.1 s with our executor, beside submitit with a job array."""
     calls, seconds = 200, 0.1
     local, remote = environment.fresh_folder(SERVICE_USER, "executor"), environment.fresh_folder(USER, "executor")
-    config = local / "config.json"
-    batching = {"target_num_jobs": 4, "max_num_jobs": 4}  # the nodes; the calls wait in the jobs
-    content = config_file("100M")
-    config.write_text(
-        json.dumps(content | {"batching_config": content["batching_config"] | batching}), encoding="utf-8"
-    )
+    # the nodes; the calls wait in the jobs
+    config = write_config(local, target_num_jobs=4, max_num_jobs=4)
     request = {
         "calls": calls,
         "command": environment.task("sleep-0.1"),
@@ -379,8 +378,7 @@ def write_spec(path: Path, command: str, tasks: int, jobs: int) -> None:
 def collecting(environment: Environment, tasks: int = 200_000, jobs: int = 20) -> Iterator[Result]:
     """Collect and store 200,000 results of 20 jobs that have ended, with `fractal-slurm resume`."""
     local, remote = environment.fresh_folder(SERVICE_USER, "collect"), environment.fresh_folder(USER, "collect")
-    config, spec = local / "config.json", local / "spec.json"
-    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    config, spec = write_config(local), local / "spec.json"
     write_spec(spec, environment.task("sleep-0"), tasks, jobs)
     request: dict[str, Any] = {
         "spec": str(spec),
@@ -411,8 +409,7 @@ def plan_a_million(environment: Environment) -> Iterator[Result]:
     """Plan 1,000,000 tasks and write the scripts of their 1,000 jobs."""
     tasks, jobs = 1_000_000, 1000
     local = environment.fresh_folder(SERVICE_USER, "plan")
-    config, spec = local / "config.json", local / "spec.json"
-    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    config, spec = write_config(local), local / "spec.json"
     write_spec(spec, environment.task("sleep-0"), tasks, jobs)
     request = {"spec": str(spec), "config": str(config), "folder": str(local)}
     figures = environment.ask_ours("plan_scripts.py", request)
@@ -426,8 +423,7 @@ def plan_a_million(environment: Environment) -> Iterator[Result]:
 def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]:
     """Start `fractal-slurm --help` and `validate` from cold, beside a Python that does nothing."""
     local = environment.fresh_folder(SERVICE_USER, "validate")
-    config = local / "config.json"
-    config.write_text(json.dumps(config_file("100M")), encoding="utf-8")
+    config = write_config(local)
     for arguments in (["--help"], ["validate", str(config)]):
         ours, peer = [], []
         for _sample in range(samples):
