@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The service that reads the configuration: its drop-in, and that it was started anew with it, and once only."""
 
-testinfra_hosts = ["podman://fsm-default-host"]
+testinfra_hosts = ["ssh://fsm-default-host"]
 
 DROP_IN = "/etc/systemd/system/fractal-server.service.d/fractal-slurm.conf"
 CONFIG = "/etc/fractal/slurm_config.json"
