@@ -229,10 +229,9 @@ def present(module, prefix, settings):
         faults.append(fault)
     if settings is not None:
         faults.extend(settings.faults())
-    sound = not faults and prefix.is_sound(version, params["digest"])
-    found = None
-    package = None
-    if not sound and not faults and params["digest"] is not None:
+    found = package = None
+    sound = version is not None and prefix.is_sound(version, params["digest"])
+    if not sound and params["digest"] is not None:
         found = runtime_install.find_python(params["python"])
         if not isinstance(found, dict):
             package = wanted_package(params)
@@ -241,7 +240,7 @@ def present(module, prefix, settings):
                     "no Python 3.10 or newer that all users can run: %s: install one "
                     "(fractal_slurm_runtime_python_package), or name one (fractal_slurm_runtime_python)" % found
                 )
-    elif not sound and not faults:
+    elif not sound and version is not None and prefix.marker(version) is not None:
         faults.append("the version %s below %s is broken: its import test fails" % (version, prefix.path))
     if faults:
         fail(module, faults)

@@ -87,9 +87,10 @@ def check_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
     for name in sorted(names):
         if not name.startswith(PREFIX) or name in known or _OWN.fullmatch(name):
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        rest = [entry[len(PREFIX) :] for entry in known]  # what all begin with would make them all alike
+        near = difflib.get_close_matches(name[len(PREFIX) :], rest, n=1, cutoff=0.8)
         if near:
-            faults.append(f"{name}: there is no such variable; did you mean {near[0]}?")
+            faults.append(f"{name}: there is no such variable; did you mean {PREFIX}{near[0]}?")
         else:
             warnings.append(f"{name}: no role of fractal.slurm reads this variable")
     return faults, warnings

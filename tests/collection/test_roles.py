@@ -8,13 +8,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from .conftest import CONFIG, GROUP, MEMBER, ROOT, SERVICE, USER, copy_collection
+from .conftest import CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, USER, copy_collection
 
 SITE, REMOVE, VALIDATE, UPGRADE = (f"fractal.slurm.{name}" for name in ("site", "remove", "validate", "upgrade"))
 
@@ -83,15 +85,21 @@ class TestPreflight:
     def test_lists_all_faults_of_all_roles_and_hosts_and_changes_nothing(self, site):
         before = site.files()
         site.hosts["two"].update(
-            fractal_slurm_sudoers_impersonate_users=["root", "nobody-here"],
+            fractal_slurm_sudoers_impersonate_users=["root", "nobody-here", USER, USER],
+            fractal_slurm_sudoer_file="mine",
             fractal_slurm_config_content={"default_slurm_config": {"partition": "main"}},
+            fractal_slurm_config_mode={},
             fractal_slurm_runtime_settings={"slurm_bin": "/x"},
+            fractal_slurm_runtime_python="/nowhere/python3",
         )
         outcome = site.play(SITE, hosts=("one", "two"))
         assert outcome.status != 0
         for words in (
             "user root: can't be impersonated because of uid 0",
             "user nobody-here: unknown on this host",
+            f"user {USER}: stands 2 times in the list: keep one",
+            "fractal_slurm_sudoer_file: there is no such variable; did you mean fractal_slurm_sudoers_file?",
+            "/nowhere/python3 is not there",
             "$.batching_config: missing",
             "$.default_slurm_config.mem: missing",
             "slurm_bin: unknown setting; did you mean 'slurm_bin_dir'?",
@@ -115,10 +123,55 @@ class TestPreflight:
         assert site.play(VALIDATE).status == 0
         data = copy.deepcopy(CONFIG)
         data["default_slurm_config"]["time"] = 36000
-        site.hosts["one"]["fractal_slurm_config_content"] = data
+        site.hosts["one"].update(
+            fractal_slurm_config_content=data,
+            fractal_slurm_sudoers_impersonate_users=["%wheel", "a b"],
+            fractal_slurm_runtime_settings={"max_retries": "many"},
+            fractal_slurm_runtime_keep="some",
+            fractal_slurm_note="of our own",
+        )
         outcome = site.play(VALIDATE)
         assert outcome.status != 0
-        assert "quote it, YAML reads 10:00:00 as 36000" in outcome.output
+        for words in (
+            "quote it, YAML reads 10:00:00 as 36000",
+            "group wheel: privileged",
+            "user 'a b': the name is not allowed",
+            "fractal_slurm_runtime_keep",
+            "fractal_slurm_note: no role of fractal.slurm reads this variable",
+        ):
+            assert words in " ".join(outcome.output.split())  # warnings are wrapped
+        site.hosts["one"]["fractal_slurm_runtime_keep"] = 3
+        assert "max_retries: found 'many'; a whole number" in site.play(VALIDATE).output
+
+
+class TestTags:
+    def test_each_chooses_what_its_name_says(self, site):
+        site.hosts["one"]["fractal_slurm_config_environment_file"] = str(site.path("one", "etc", "server.env"))
+        changed = {
+            tag: site.play(SITE, "--check", "--tags", tag).changed["one"]
+            for tag in ("sudoers", "slurm_config", "config", "service", "runtime", "preflight")
+        }
+        assert changed == {"sudoers": 1, "slurm_config": 2, "config": 2, "service": 1, "runtime": 1, "preflight": 0}
+
+    def test_other_roles_need_no_variables(self, site):
+        del site.hosts["one"]["fractal_slurm_config_content"]
+        assert site.play(SITE, "--check", "--tags", "sudoers,runtime").changed == {"one": 2}
+
+
+@pytest.fixture
+def accounts(machine):
+    """A system account; a user whose primary group is one of administrators, and a group with that user in it."""
+    system, dora, admins, mixed = names = [f"fsct{LANE}-{name}" for name in ("system", "dora", "admins", "mixed")]
+    for argv in (
+        ["groupadd", admins],
+        ["groupadd", mixed],
+        ["useradd", "--system", "--no-create-home", system],
+        ["useradd", "--no-create-home", "--gid", admins, "--groups", mixed, dora],
+    ):
+        subprocess.run(argv, check=True, capture_output=True)
+    yield names
+    for argv in (["userdel", dora], ["userdel", system], ["groupdel", mixed], ["groupdel", admins]):
+        subprocess.run(argv, check=True, capture_output=True)
 
 
 class TestSudoers:
@@ -140,6 +193,49 @@ class TestSudoers:
         other = site.path("one", "sudoers.d", "10-other")
         other.write_text("this is no rule\n")
         self.refused(site, f"broken without ours: repair them first: {other}:1")
+
+    def test_looks_into_every_include(self, site):
+        host = socket.gethostname().split(".")[0]
+        folder = site.path("one")
+        for name in ("local", "more.d"):
+            (folder / name).mkdir()
+        (folder / "sudoers").write_text(
+            "root ALL=(ALL:ALL) ALL\n@include local/rules.%h\n@includedir sudoers.d\n#includedir more.d\n"
+        )
+        rules = folder / "local" / f"rules.{host}"
+        rules.write_text("#include beside\n")
+        (folder / "local" / "beside").write_text("")
+        assert site.play(SITE, "--tags", "sudoers", "--check").changed == {"one": 1}
+        for path in (rules, folder / "local" / "beside", folder / "more.d" / "10-more"):
+            before = path.read_text() if path.exists() else ""
+            path.write_text(f"{before}Runas_Alias FRACTAL_IMPERSONATE_USERS = root\n")
+            line = before.count("\n") + 1
+            self.refused(site, f"{path}:{line}: defines the alias FRACTAL_IMPERSONATE_USERS")
+            path.write_text(f"{before}this is no rule\n")
+            self.refused(site, f"broken without ours: repair them first: {path}:{line}")
+            path.write_text(before)
+
+    def test_refuses_accounts_of_this_machine_that_are_privileged(self, site, accounts):
+        system, dora, admins, mixed = accounts
+        site.hosts["one"].update(
+            fractal_slurm_sudoers_privileged_groups=["root", admins],
+            fractal_slurm_sudoers_impersonate_users=[USER, system, dora, "root", f"%{mixed}", f"%{admins}", "%root"],
+        )
+        self.refused(site, f"user {system}: can't be impersonated because of the uid ")
+        outcome = site.play(SITE, "--tags", "sudoers")
+        for words in (
+            f"user {dora}: can't be impersonated because of membership in the privileged group {admins}",
+            "user root: can't be impersonated because of uid 0",
+            f"group {mixed}: its member {dora} can't be impersonated",
+            f"group {admins}: privileged",
+            "group root: privileged",
+        ):
+            assert words in outcome.output
+        site.hosts["one"].update(
+            fractal_slurm_sudoers_impersonate_users=[USER, system],
+            fractal_slurm_sudoers_accept_system_users=[system],
+        )
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
 
     def test_refuses_a_folder_that_is_not_included(self, site):
         site.path("one", "sudoers").write_text("root ALL=(ALL:ALL) ALL\n")

@@ -25,10 +25,11 @@ class TestCheckNames:
         ]
         assert warnings == []
 
-    def test_warns_of_what_nothing_reads(self):
-        found, warnings = role_variables.check_names(["fractal_slurm_our_own_note"])
+    @pytest.mark.parametrize("name", ["fractal_slurm_our_own_note", "fractal_slurm_note", "fractal_slurm_x"])
+    def test_warns_of_what_nothing_reads(self, name):
+        found, warnings = role_variables.check_names([name])
         assert found == []
-        assert warnings == ["fractal_slurm_our_own_note: no role of fractal.slurm reads this variable"]
+        assert warnings == [f"{name}: no role of fractal.slurm reads this variable"]
 
     def test_knows_all_that_roles_and_playbooks_use(self):
         used = set()
