@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,8 +225,8 @@ def frozen(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def away(name: str, number: signal.Signals, argument: str = "") -> Iterator[None]:
-    """A daemon that is ended, and comes back later as it was."""
+def away(name: str, number: signal.Signals, argument: str = "", *, by: Sequence[str] = ()) -> Iterator[None]:
+    """A daemon that is ended, and comes back later as it was, or started by another command."""
     # slurmd forks before it starts a slurmstepd: for a moment there are two of it.
     (pid,) = wait_for(lambda: pids if len(pids := daemon_pids(name, argument)) == 1 else [], what=f"one {name}")
     process = Path(f"/proc/{pid}")
@@ -241,7 +241,7 @@ def away(name: str, number: signal.Signals, argument: str = "") -> Iterator[None
         if owner.st_uid != 0:
             options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         with (BASE / "log" / f"{name}-again.log").open("ab") as log:
-            subprocess.Popen(words, stdout=log, stderr=log, **options)
+            subprocess.Popen([*by, *words], stdout=log, stderr=log, **options)
         wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated,completing", "-o", "%R"))
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .collecting import Collector
 from .errors import ClusterError
-from .journal import Journal
+from .journal import Job, Journal
 from .run import NO_ANSWER, Run
 from .script import claim_path, stop_path
 from .settings import Settings
@@ -210,16 +210,14 @@ class Runner:
             ClusterError: One of them could not be done; it is done again.
         """
         live = self.run.journal.jobs("submitted")
-        unmarked = [job for job in live if job.token not in self.marked]
-        if unmarked:
-            claims = [claim_path(self.run.folder, job.token) for job in unmarked]
-            marks = [stop_path(self.run.folder, job.token) for job in unmarked]
-            free = self.run.take_names([*claims, *marks])
-            self.marked |= {job.token for job in unmarked}
-            # Whose claim is ours now has not begun, and never will.
-            self.unclaimed |= {job.token for job, ours in zip(unmarked, free, strict=False) if ours}
-        running = [job for job in live if job.token not in self.unclaimed]
         due = time.monotonic() >= self.cancel_deadline
+        try:
+            self.mark([job for job in live if job.token not in self.marked])
+        except ClusterError as error:
+            if not due:
+                raise
+            self.run.say_once(f"{error}: left to scancel alone")
+        running = [job for job in live if job.token not in self.unclaimed]
         left = [job for job in live if job.slurm_job_id and job.slurm_job_id not in self.cancelled_ids]
         if left and (due or not running):
             ids = [job.slurm_job_id or "" for job in left]
@@ -231,6 +229,21 @@ class Runner:
             for job in live:
                 if due or job.token in self.unclaimed:
                     self.run.job_ended(job, "CANCELLED", "", nodes=job.nodes)
+
+    def mark(self, jobs: Sequence[Job]) -> None:
+        """Tell jobs to end, by a mark that their workers heed.
+
+        Raises:
+            ClusterError: It can't be made.
+        """
+        if not jobs:
+            return
+        claims = [claim_path(self.run.folder, job.token) for job in jobs]
+        marks = [stop_path(self.run.folder, job.token) for job in jobs]
+        free = self.run.take_names([*claims, *marks])
+        self.marked |= {job.token for job in jobs}
+        # Whose claim is ours now has not begun, and never will.
+        self.unclaimed |= {job.token for job, ours in zip(jobs, free, strict=False) if ours}
 
     def summary(self) -> dict[str, Any]:
         """The outcome of the run, as the command line prints it with --json."""

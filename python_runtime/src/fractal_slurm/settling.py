@@ -10,6 +10,8 @@ from .journal import Job
 from .outcome import LOST, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
+from .slurm import LAUNCH_FAILED
+from .worker import EXITS
 
 _NEVER_BEGAN_S = 3.0
 
@@ -59,7 +61,7 @@ class Settler:
             slots=slots,
             began=watch.began,
             progress=watch.done > len(cut),
-            worker_end=next(iter(watch.ends.values()), None),
+            worker_end=next(iter(watch.ends.values()), None) or self.exit_words(job),
             cancelled_by_us=self.run.cancelled,
         )
         words = verdict.words
@@ -101,6 +103,18 @@ class Settler:
             self.run.say(f"{words}: {again} of its tasks go into a new job")
         elif not self.run.cancelled:
             self.run.say(words)
+
+    def exit_words(self, job: Job) -> str | None:
+        """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""
+        if job.slurm_state != "FAILED":
+            return None
+        code = self.run.slurm.exit_code(job.slurm_job_id or "") or (job.reason or "").removeprefix("exit ")
+        if code == LAUNCH_FAILED:
+            return (
+                f"SLURM could not start it in {self.run.folder} (exit code {code}): full, absent or closed on its node"
+            )
+        number, _colon, number_of_signal = code.partition(":")
+        return EXITS.get(int(number)) if number.isdigit() and number_of_signal == "0" else None
 
     def shut_out(self, job: Job) -> None:
         """Before a job's tasks go elsewhere: should it start late, or its worker live on, it starts nothing more.
