@@ -45,6 +45,13 @@ def test_every_module_is_in_the_action_group():
     assert sorted(groups["slurm"]) == [f"fractal.slurm.{name}" for name in MODULES]
 
 
+def test_every_module_and_filter_is_in_the_changelog():
+    releases = read_yaml(ROOT / "changelogs" / "changelog.yaml")["releases"].values()
+    modules = sorted(entry["name"] for release in releases for entry in release.get("modules", []))
+    filters = sorted(entry["name"] for release in releases for entry in release.get("plugins", {}).get("filter", []))
+    assert (modules, filters) == (MODULES, [path.stem for path in FILTERS])
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_documented_with_examples(module):
     described, examples, _returned = documentation(module)
