@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from conftest import ANNA, BASE, BEN, SERVICE, SETTINGS, Call, live_jobs, operate, slurm, wait_for
+from conftest import ANNA, BASE, BEN, NAME, SERVICE, SETTINGS, Call, away, live_jobs, operate, slurm, wait_for
 from test_faults import counted, running_jobs, starts
 
 
@@ -82,6 +82,36 @@ class TestHiddenJobs:
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 8
         assert "silent" in outcome.stderr
+
+    def test_a_job_that_is_cancelled_while_it_waits_is_not_waited_for(self, call: Call) -> None:
+        reason = cancelled_while_it_waits(call)
+        assert reason.endswith("was cancelled (SLURM does not know it any more, and it never began)")
+
+
+def test_a_hidden_job_that_is_cancelled_while_it_waits_is_found_in_the_accounting(call: Call) -> None:
+    hidden = {**SETTINGS["slurm_conf"], "PrivateData": "jobs", "MinJobAge": "600"}
+    restart(slurm_conf=hidden, accounting=True, accounts={NAME: [SERVICE, ANNA]})
+    try:
+        reason = cancelled_while_it_waits(call)
+    finally:
+        restart()
+    assert reason.endswith("was cancelled by 0")
+
+
+def cancelled_while_it_waits(call: Call) -> str:
+    """The reason of the tasks of a hidden job that root cancels before it starts."""
+    slurm("scontrol", "update", "nodename=ALL", "state=drain", "reason=test")
+    call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+    process = call.start(*call.run_arguments(call.spec("true", 4)))
+    (job,) = wait_for(live_jobs)
+    time.sleep(3)  # the driver learns how a job looks that is there
+    slurm("scancel", job)
+    slurm("scontrol", "update", "nodename=ALL", "state=resume")
+    stdout, stderr = process.communicate(timeout=150)
+    assert process.returncode == 1, stderr
+    summary = json.loads(stdout)
+    assert summary["not_run"] == 4
+    return str(summary["failures"][0]["reason"])
 
 
 @pytest.fixture
@@ -153,6 +183,21 @@ class TestLimits:
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 1, stderr
         assert "was cancelled by 0" in json.loads(stdout)["failures"][-1]["reason"]
+
+    @pytest.mark.parametrize("seconds", [3, 0], ids=["and comes back", "and stays away"])
+    def test_a_slurmdbd_that_dies_costs_nothing(self, call: Call, seconds: int) -> None:
+        script, marks = counted(call, 0.5)
+        process = call.start(*call.run_arguments(call.spec(script, 32)))
+        wait_for(lambda: starts(marks))
+        with away("slurmdbd", signal.SIGKILL):
+            assert slurm("sacct") == ""
+            time.sleep(seconds)
+            if not seconds:
+                assert process.wait(120) == 0
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["succeeded"] == 32
+        assert starts(marks) == Counter(range(32))
 
     def test_max_jobs_in_flight_is_our_own_limit(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT"] = "1"

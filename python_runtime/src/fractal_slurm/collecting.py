@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class Collector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.read_s = 0.0  # how long the last reading took
         self.late: set[tuple[str, int]] = set()  # records that came too late to count, named already
 
     def collect(self, jobs: Sequence[Job], now: float) -> bool:
@@ -44,6 +46,7 @@ class Collector:
                 watch.list_again = False
                 unlisted.append(job)
         odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
+        began = time.monotonic()
         try:
             if unlisted:
                 # Not all came from where it was expected: a job that was requeued has other files, too.
@@ -61,6 +64,7 @@ class Collector:
         except ClusterError as error:
             self.run.outage(f"results can't be read now: {error}")
             return False
+        self.read_s = time.monotonic() - began
         if any(odd.values()) and all(job.state == "ended" for job in jobs):
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:

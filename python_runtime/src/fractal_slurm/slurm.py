@@ -352,6 +352,20 @@ class Slurm:
                 )
         return found
 
+    def exists(self, job_id: str) -> bool | None:
+        """Whether slurmctld has a job that it does not show us: it refuses the script of one that is somebody else's.
+
+        Nothing is changed by the question. None where there is no clear answer.
+        """
+        try:
+            result = self._ask("scontrol", "write", "batch_script", job_id, "-")
+        except ClusterError:
+            return None
+        if "Invalid job id specified" in result.stderr:
+            return False
+        shown = result.returncode == 0 or "Invalid user id" in result.stderr
+        return True if shown or "permission denied" in result.stderr else None
+
     def exit_code(self, job_id: str) -> str:
         """A job's exit code and signal as SLURM writes them, e.g. ``73:0``; empty where it does not tell."""
         try:

@@ -11,7 +11,7 @@ from .errors import FractalSlurmError
 from .journal import Job
 from .outcome import LOST
 from .run import Run, Watch
-from .script import job_limit_s
+from .script import claim_path, job_limit_s
 from .settling import Settler
 from .slurm import HOPELESS_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
 from .walltime import format_walltime, parse_walltime
@@ -24,6 +24,8 @@ _HOPELESS_AFTER_S = 20.0
 # A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
 _RENAMED_WITHIN_S = 60.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
+# Of so many hidden jobs that wait SLURM is asked at a time whether they are still there: it is a question for each.
+_PROBES = 20
 
 
 class Tracker:
@@ -44,6 +46,8 @@ class Tracker:
         self.durations: list[float] = []
         self.started: set[str] = set()
         self.next_listing = 0.0
+        self.next_probe = 0.0
+        self.probed: dict[str, float] = {}  # token to the time of the last probe
 
     def poll(self) -> None:
         """One look at all jobs in flight: their states in one call, the results of those that ended in another.
@@ -87,7 +91,8 @@ class Tracker:
         """Seconds until the next look at SLURM.
 
         A second for the first ten; then growing, up to a quarter of a minute, or half a minute while all jobs
-        wait; at each job's predicted end; and never so often that squeue is more than a twentieth of the time.
+        wait; at each job's predicted end; and never so often that squeue is more than a twentieth of the time, or
+        the reading of all results, where jobs are hidden and nothing else tells of them.
         """
         now = time.monotonic()
         watches = list(self.run.watches.values())
@@ -102,7 +107,7 @@ class Tracker:
                 left = watch.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
                 pause = min(pause, max(0.3, left) if left > 0 else max(1.0, -left * 0.5))
-        return max(pause, 20 * self.run.slurm.squeue_s)
+        return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.slurm.squeue_s))
 
     def look(self, jobs: Sequence[Job], now: float) -> None:
         """Ask SLURM for the states of jobs."""
@@ -177,8 +182,12 @@ class Tracker:
         A job whose worker has begun and then fell silent is lost; so is one whose output is there, which SLURM makes
         when it starts a job, and whose worker does not begin. One that has not started waits, for all we know.
         """
-        begun = self.output_files(now) if any(not self.run.watches[job.token].began for job in jobs) else set()
+        waiting = [job for job in jobs if not self.run.watches[job.token].began]
+        begun = self.output_files(now) if waiting else set()
+        gone = self.probe(waiting, now) if now >= self.next_probe else set()
         for job in jobs:
+            if job.token in gone:
+                continue
             watch = self.run.watches[job.token]
             if watch.lines != watch.lines_before or (watch.heard_at is None and job.token in begun):
                 watch.lines_before, watch.heard_at = watch.lines, now
@@ -193,6 +202,38 @@ class Tracker:
                 self.run.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
             elif silent > 2 * BEAT_S:
                 watch.list_again = True  # it may have been requeued, and write another file
+
+    def probe(self, jobs: Sequence[Job], now: float) -> set[str]:
+        """Look for hidden jobs that ended before their workers began, and take note of it. Returns their tokens.
+
+        The accounting may show them. Else SLURM is asked for their scripts: its refusal tells those that it has from
+        those that it forgot, some minutes after their end. Believed only if it did tell so before, of a job that was
+        there. A job that left no output was cancelled while it waited, if its claim is free: whoever takes it knows.
+        """
+        self.next_probe = now + BEAT_S
+        accounted = self.run.slurm.sacct([job.slurm_job_id or "" for job in jobs]) if jobs else {}
+        gone = set()
+        for job in sorted(jobs, key=lambda job: self.probed.get(job.token, 0.0))[:_PROBES]:
+            self.probed[job.token] = now
+            state = accounted.get(job.slurm_job_id or "")
+            if state is not None and state.is_final and self.is_ours(job, state):
+                self.run.job_ended(job, state.state, state.reason, nodes=state.nodes)
+                gone.add(job.token)
+                continue
+            there = self.run.slurm.exists(job.slurm_job_id or "")
+            if there:
+                self.run.journal.put("probe_works", True)
+            elif there is False and self.run.journal.get("probe_works", False):
+                words = "SLURM does not know it any more"
+                self.next_listing = 0.0
+                if job.token in self.output_files(now):
+                    self.run.job_ended(job, LOST, words, nodes=job.nodes)
+                elif self.run.take_names([claim_path(self.run.folder, job.token)]) == [True]:
+                    self.run.job_ended(job, "CANCELLED", f"{words}, and it never began", nodes=job.nodes)
+                else:
+                    continue  # its worker has begun
+                gone.add(job.token)
+        return gone
 
     def output_files(self, now: float) -> set[str]:
         """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
