@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ..plugin_utils.cluster import look
+from ..plugin_utils.cluster import look, of_users
 
 
 class ActionModule(ActionBase):
@@ -30,5 +30,5 @@ class ActionModule(ActionBase):
         outcome, cluster = look(self._execute_module, task_vars=task_vars, **arguments)
         result.update(outcome)
         if cluster is not None:
-            result["cluster"] = cluster.as_dict()
+            result["cluster"] = of_users(cluster.as_dict(), outcome["users"])
         return result

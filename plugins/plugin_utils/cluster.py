@@ -55,3 +55,16 @@ def look(
         return outcome, cluster.parse(outputs)
     except ValueError as error:
         return {**outcome, "failed": True, "msg": str(error)}, None
+
+
+def of_users(cluster: dict[str, Any], users: list[str]) -> dict[str, Any]:
+    """The cluster with the associations of some users alone, and those of accounts themselves.
+
+    Args:
+        cluster: The runtime's Cluster as plain values.
+        users: Names of users; none for all.
+    """
+    if not users or cluster["associations"] is None:
+        return cluster
+    kept = [entry for entry in cluster["associations"] if not entry["user"] or entry["user"] in users]
+    return {**cluster, "associations": kept}

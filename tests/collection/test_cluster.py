@@ -39,8 +39,12 @@ def slurm(machine):
         "nodes": 2,
         "groups": [GROUP],
         "users": {SERVICE: [], ANNA: [], BEN: [GROUP], EVE: []},
+        "accounting": True,
+        "accounts": {"lab": [ANNA, BEN], "others": [SERVICE]},
     }
     operate("start", "--settings", json.dumps(settings))
+    limit = [SLURM / "bin" / "sacctmgr", "--immediate", "modify", "user", BEN, "set", "MaxSubmitJobs=2"]
+    subprocess.run(limit, check=True, capture_output=True)
     work = SLURM / "work"
     work.mkdir(exist_ok=True)
     work.chmod(0o1777)
@@ -65,6 +69,8 @@ def line(slurm, collections):
     )
     outcome = site.play(SITE)
     assert outcome.status == 0, outcome.output
+    # max_num_jobs is 3, and a member of the group may submit 2: that has to wait, and is no fault
+    assert re.search(rf"WARNING.*max_num_jobs.*{BEN}", " ".join(outcome.output.split())), outcome.output
     yield site
     assert site.play(REMOVE).status == 0
     assert not SUDOERS.exists()
@@ -160,6 +166,7 @@ def test_verification_names_what_is_too_much(deployed: Site):
 def test_a_configuration_that_does_not_fit_the_cluster_is_not_written(deployed: Site):
     path = Path(deployed.hosts["one"]["fractal_slurm_config_path"])
     before = path.read_text()
+    deployed.hosts["one"]["fractal_slurm_sudoers_impersonate_users"] = [ANNA, f"%{GROUP}", EVE]
     data = copy.deepcopy(CONFIG)
     data["default_slurm_config"].update(partition="gone")
     data["gpu_slurm_config"] = {"partition": "main", "gres": "gpu:1"}
@@ -167,6 +174,7 @@ def test_a_configuration_that_does_not_fit_the_cluster_is_not_written(deployed: 
     outcome = deployed.play(SITE)
     assert outcome.status != 0
     assert "found 'gone'; the cluster fscc has main, short" in outcome.output
+    assert f"{EVE} has no account, and the cluster takes jobs of accounts only" in outcome.output
     assert "$.gpu_slurm_config.gres: no node of the partition 'main' fits a task" in outcome.output
     assert path.read_text() == before
 
@@ -221,6 +229,11 @@ def test_modules_that_only_read(deployed: Site):
     assert (cluster["name"], sorted(cluster["partitions"])) == ("fscc", ["main", "short"])
     assert cluster["partitions"]["main"]["is_default"]
     assert sorted(cluster["nodes"]) == ["n1", "n2"]
+    assert cluster["has_accounting"]
+    assert {"associations", "limits"} <= set(cluster["accounting_enforced"])
+    limits = {(entry["account"], entry["user"]): entry["max_submit"] for entry in cluster["associations"]}
+    assert {pair: limit for pair, limit in limits.items() if pair[1]} == {("lab", ANNA): None, ("lab", BEN): 2}
+    assert "normal" in cluster["qos"]
     assert min(cluster[name] for name in ("max_array_size", "max_job_count", "max_script_size", "min_job_age_s")) > 0
 
     assert found["rights"]["users"] == [ANNA, BEN]
