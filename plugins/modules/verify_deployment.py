@@ -14,7 +14,8 @@ author:
   - The fractal.slurm authors (@fractal-analytics-platform)
 description:
   - Asks sudo about every user and command, tries for real what must be refused, asks the runtime whether the host is
-    ready, and runs a probe job as every user and one in every partition that the configuration names.
+    ready, and runs a probe job as every user and one in every partition that the configuration names; on every node,
+    too, where O(every_node) asks for it.
   - The probe jobs' task writes down who ran it, and that is compared.
   - Run it after the roles of this collection, with become.
 extends_documentation_fragment:
@@ -41,6 +42,12 @@ options:
     type: list
     elements: str
     default: []
+  every_node:
+    description:
+      - Run a probe job on each node, too, which shows that each sees the same version of the runtime. One after the
+        other, some seconds each. Nodes that can't take a job now are named and not probed.
+    type: bool
+    default: false
   command:
     description: The runtime's command.
     type: path
@@ -167,6 +174,8 @@ class Verification:
         if self._doctor() and not self._only_ask:
             for user, partition in self._probes():
                 self._probe(user, partition)
+            if self._params["every_node"] and self.rights.users:
+                self._probe_nodes(self.rights.users[0])
 
     def _as_service(self, argv, **options):
         return run(argv, user=self._params["service_user"], **options)
@@ -208,12 +217,33 @@ class Verification:
         users = self.rights.users
         return [(user, partitions[0]) for user in users] + [(users[0], name) for name in partitions[1:] if users]
 
-    def _probe(self, user, partition):
+    def _probe_nodes(self, user):
+        """A probe on each node, in the first partition that has it."""
+        for folder in self._params["bin_dirs"] + ["/usr/bin", "/usr/local/bin"]:
+            if os.access(os.path.join(folder, "sinfo"), os.X_OK):
+                break
+        answer = self._as_service([os.path.join(folder, "sinfo"), "-h", "-N", "-o", "%N|%R|%T"])
+        if answer.status != 0:
+            self.add("probe job", "every node", False, answer.err)
+        nodes = {}
+        for line in answer.out.split():
+            node, partition, state = line.split("|")
+            nodes.setdefault(node, (partition, state))
+        for node in sorted(nodes):
+            partition, state = nodes[node]
+            if state in ("idle", "mixed", "allocated", "completing"):
+                self._probe(user, partition, node)
+            else:
+                self.add("probe job", "%s on %s" % (user, node), True, "not tried: the node is %s" % state)
+
+    def _probe(self, user, partition, node=None):
         folder = self._params["probe_dir"].replace("USER", user).replace("HOME", pwd.getpwnam(user).pw_dir)
         # As little as a job can be: the configuration's own time may be more than this partition allows.
         meta = {"partition": partition, "time": "00:00:30"}
+        if node:
+            meta["nodelist"] = node
         spec = {"task": {"name": "verify", "command": PROBE}, "meta": meta, "parameters": [{}]}
-        what = "%s in %s" % (user, partition)
+        what = "%s on %s" % (user, node) if node else "%s in %s" % (user, partition)
         answer = self._runtime(
             "run",
             "-",
@@ -267,6 +297,7 @@ def main():
             impersonation.ARGUMENT_SPEC,
             probe_dir={"type": "str", "default": "HOME/fractal-slurm-verify"},
             partitions={"type": "list", "elements": "str", "default": []},
+            every_node={"type": "bool", "default": False},
             command={"type": "path", "default": "/usr/local/bin/fractal-slurm"},
             config_path={"type": "path", "default": "/etc/fractal/slurm_config.json"},
             settings_file={"type": "path", "default": "/etc/fractal/fractal-slurm.toml"},

@@ -34,6 +34,7 @@ _OTHERS = (
     "fractal_slurm_verify_users",
     "fractal_slurm_verify_refused_users",
     "fractal_slurm_verify_partitions",
+    "fractal_slurm_verify_every_node",
     "fractal_slurm_verify_dir",
     "fractal_slurm_verify_json",
 )

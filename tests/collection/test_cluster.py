@@ -120,14 +120,17 @@ def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
                 "fractal_slurm_verify_json": str(results),
                 "fractal_slurm_verify_refused_users": [EVE],
                 "fractal_slurm_verify_partitions": ["short"],
+                "fractal_slurm_verify_every_node": True,
             }
         ),
     )
     assert outcome.status == 0, outcome.output
     checks = json.loads(results.read_text())["one"]
     assert all(check["ok"] for check in checks)
-    probes = [check["what"] for check in checks if check["check"] == "probe job"]
-    assert probes == [f"{ANNA} in main", f"{BEN} in main", f"{ANNA} in short"]
+    probes = {check["what"]: check["words"] for check in checks if check["check"] == "probe job"}
+    on_nodes = [f"{ANNA} on n1", f"{ANNA} on n2"]
+    assert list(probes) == [f"{ANNA} in main", f"{BEN} in main", f"{ANNA} in short", *on_nodes]
+    assert all(words.startswith(f"ran as {what.split()[0]} on ") for what, words in probes.items())
     refused = {check["what"] for check in checks if check["check"] == "refused"}
     assert "/bin/sh -c id as root" in refused
     assert any(what.endswith(f"as {EVE}") for what in refused)
