@@ -1,4 +1,4 @@
-#!/bin/sh -eu
+#!/bin/bash -eu
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Start accounting and slurmctld, with an account, the people in it, and a QOS under which a user may have one job at a
 # time. usage: controller.sh DATABASE_PASSWORD

@@ -1,4 +1,4 @@
-#!/bin/sh -eu
+#!/bin/bash -eu
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Make a container a host of the site's cluster: people, munge, SLURM's folders. usage: host.sh MUNGE_KEY
 # One script, since it is done on each of four hosts: as tasks of Ansible it takes half a minute.
