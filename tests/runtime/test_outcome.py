@@ -34,6 +34,7 @@ class TestJudge:
             ("NODE_FAIL", {}, RETRY, AGAIN),
             ("BOOT_FAIL", {"began": False, "progress": False}, RETRY, RETRY),
             ("PREEMPTED", {}, RETRY, AGAIN),
+            ("REVOKED", {}, RETRY, AGAIN),
             # the tasks' fault
             ("TIMEOUT", {}, FAIL, AGAIN),
             ("TIMEOUT", {"progress": False}, FAIL, RETRY),
