@@ -189,3 +189,23 @@ def site(machine: None, collections: Path) -> Site:
     shutil.rmtree(BASE, ignore_errors=True)
     BASE.mkdir(mode=0o755)
     return Site(BASE / "hosts", collections)
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first installation is kept, for the tests that begin with one."""
+    return tmp_path_factory.mktemp("installation") / "one"
+
+
+@pytest.fixture
+def installed(site: Site, installation: Path) -> Site:
+    """Two hosts; the first has the runtime. It is installed once and then copied, to the same place."""
+    host = site.path("one")
+    if installation.exists():
+        shutil.rmtree(host)
+        shutil.copytree(installation, host, symlinks=True)
+    else:
+        outcome = site.play("fractal.slurm.site", "--tags", "runtime")
+        assert outcome.status == 0, outcome.output
+        shutil.copytree(host, installation, symlinks=True)
+    return site

@@ -329,47 +329,44 @@ class TestRuntime:
         current = os.readlink(folder / "current")
         return current, sorted(path.name for path in folder.iterdir() if not path.is_symlink())
 
-    def test_mends_a_broken_environment_that_is_in_use(self, site):
-        site.play(SITE, "--tags", "runtime")
-        current, _all = self.versions(site)
-        folder = site.path("one", "opt", "fractal-slurm", current)
+    def test_mends_a_broken_environment_that_is_in_use(self, installed):
+        current, _all = self.versions(installed)
+        folder = installed.path("one", "opt", "fractal-slurm", current)
         package = next(folder.glob("lib/python3*/site-packages/click"))
         (package / "core.py").unlink()
         worker = package.parent / "fractal_slurm" / "worker.py"
         with subprocess.Popen([sys.executable, "-c", READER, worker], stdout=subprocess.PIPE, text=True) as reader:
             reader.stdout.readline()
-            outcome = site.play(SITE, "--tags", "runtime")
+            outcome = installed.play(SITE, "--tags", "runtime")
             reader.terminate()
             seen = json.loads(reader.stdout.read())
         assert outcome.changed == {"one": 1}, outcome.output
         assert (package / "core.py").exists()
         assert seen == {"files": 2, "missing": 0}  # the broken one, then the mended one, and nothing between
-        assert self.versions(site)[1] == [current]
-        answer = as_user(USER, site.hosts["one"]["fractal_slurm_runtime_command"], "--version")
+        assert self.versions(installed)[1] == [current]
+        answer = as_user(USER, installed.hosts["one"]["fractal_slurm_runtime_command"], "--version")
         assert answer.returncode == 0, answer.stderr
 
-    def test_a_version_without_its_marker_counts_for_nothing(self, site):
-        site.play(SITE, "--tags", "runtime")
-        current, _all = self.versions(site)
-        site.path("one", "opt", "fractal-slurm", current, "fractal-slurm-installed.json").unlink()
-        assert site.play(SITE, "--tags", "runtime").changed == {"one": 1}
+    def test_a_version_without_its_marker_counts_for_nothing(self, installed):
+        current, _all = self.versions(installed)
+        installed.path("one", "opt", "fractal-slurm", current, "fractal-slurm-installed.json").unlink()
+        assert installed.play(SITE, "--tags", "runtime").changed == {"one": 1}
 
-    def test_upgrade_keeps_the_old_version_and_can_go_back(self, site, tmp_path):
-        site.play(SITE, "--tags", "runtime")
-        old, _all = self.versions(site)
+    def test_upgrade_keeps_the_old_version_and_can_go_back(self, installed, tmp_path):
+        old, _all = self.versions(installed)
         copy_collection(tmp_path / "collections")
         newer = tmp_path / "collections" / "ansible_collections" / "fractal" / "slurm"
         init = newer / "python_runtime" / "src" / "fractal_slurm" / "__init__.py"
         init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9.'))
-        site.collections = tmp_path / "collections"
-        outcome = site.play(UPGRADE)
+        installed.collections = tmp_path / "collections"
+        outcome = installed.play(UPGRADE)
         assert outcome.changed == {"one": 1}, outcome.output
-        new, folders = self.versions(site)
+        new, folders = self.versions(installed)
         assert new.startswith("9.")
         assert folders == sorted([old, new])
-        back = site.play(UPGRADE, "-e", "fractal_slurm_runtime_version=previous")
+        back = installed.play(UPGRADE, "-e", "fractal_slurm_runtime_version=previous")
         assert back.changed == {"one": 1}, back.output
-        assert self.versions(site)[0] == old
+        assert self.versions(installed)[0] == old
 
     def test_one_host_installs_for_all_on_a_shared_file_system(self, site):
         shared = site.hosts["one"]["fractal_slurm_runtime_prefix"]
@@ -385,8 +382,11 @@ class TestRuntime:
         lock = ROOT / "python_runtime" / "requirements-lock.txt"
         wheels = tmp_path / "wheels"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(wheels)]
-        subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", str(lock)], check=True, capture_output=True)
-        subprocess.run([*pip, "hatchling"], check=True, capture_output=True)
+        version = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        python = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
+        locked = ["--require-hashes", "--no-deps", "-r", str(lock), "--only-binary=:all:", "--python-version", python]
+        for words in (locked, ["hatchling"]):
+            subprocess.run([*pip, *words], check=True, capture_output=True)
         site.hosts["one"].update(
             fractal_slurm_runtime_find_links=[str(wheels)],
             fractal_slurm_runtime_no_index=True,
