@@ -13,7 +13,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-integration test-oldest molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -36,6 +36,10 @@ test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
 	$(VENV)/python -m pytest -q $(WAITING)
 	$(SUDO) $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
+
+test-oldest: ## the collection on the oldest ansible-core that it allows
+	@tools/bootstrap
+	$(SUDO) tools/test-oldest
 
 molecule: ## the collection on clusters of containers
 	$(SUDO) tools/molecule default cluster

@@ -86,3 +86,8 @@ def test_every_variable_begins_with_the_prefix_and_has_its_default(role):
     defaults = read_yaml(folder / "defaults" / "main.yml")
     assert all(name.startswith("fractal_slurm_") for name in [*options, *defaults])
     assert {name: option["default"] for name, option in options.items() if "default" in option} == defaults
+
+
+def test_the_oldest_ansible_core_is_the_one_that_is_tried():
+    oldest = read_yaml(ROOT / "meta" / "runtime.yml")["requires_ansible"].removeprefix(">=").removesuffix(".0")
+    assert f"ansible-core>={oldest},<" in (ROOT / "tools" / "requirements-oldest.txt").read_text(encoding="utf-8")
