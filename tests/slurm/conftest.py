@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,11 @@ CONFIG: dict[str, Any] = {
         "max_num_jobs": 4,
     },
 }
+
+
+ONE_JOB = {"target_num_jobs": 1, "max_num_jobs": 1}
+# Every start of a task leaves a line, in a file of its own user's: so a test sees how often each really ran.
+COUNTED = '#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\necho $n >> {marks}\nsleep {sleep}\necho "{{}}" > "$4"\n'
 
 
 def operate(action: str, settings: dict[str, Any] | None = None) -> None:
@@ -138,6 +144,10 @@ class Call:
             "--work-dir", str(self.work(user)), "--json",
         ]  # fmt: skip
 
+    def begin(self, spec: str, user: str = ANNA) -> subprocess.Popen[str]:
+        """Start to run a unit of work; see :func:`finish`."""
+        return self.start(*self.run_arguments(spec, user))
+
     def run(self, spec: str, user: str = ANNA, timeout: float = 180) -> Outcome:
         """Run a unit of work to its end."""
         return self(*self.run_arguments(spec, user), timeout=timeout)
@@ -176,6 +186,19 @@ class Call:
         return [event["what"] for event in self("report", self.run_id(), "--events", "--json").document]
 
 
+def finish(process: subprocess.Popen[str], *, code: int = 0, seconds: float = 180) -> Outcome:
+    """Wait for the end of a run that was begun, which has to have this exit code."""
+    stdout, stderr = process.communicate(timeout=seconds)
+    assert process.returncode == code, stderr
+    return Outcome(code, stdout, stderr, json.loads(stdout) if stdout else None)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """The driver dies."""
+    process.kill()
+    process.wait()
+
+
 def slurm(command: str, *arguments: str) -> str:
     """One of SLURM's commands, as root."""
     result = subprocess.run([BASE / "bin" / command, *arguments], capture_output=True, text=True, check=False)
@@ -210,6 +233,25 @@ def wait_for(condition: Callable[[], Any], *, seconds: float = 60, what: str = "
         time.sleep(0.1)
 
 
+def counted(call: Call, sleep: float) -> tuple[str, Path]:
+    marks = call.work(ANNA) / "marks"
+    return call.script(COUNTED.format(marks=marks, sleep=sleep)), marks
+
+
+def starts(marks: Path) -> Counter[int]:
+    return Counter(int(line) for line in marks.read_text().split()) if marks.exists() else Counter()
+
+
+def running_jobs() -> list[str]:
+    return slurm("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+
+
+def restart(**changes: object) -> None:
+    """Start the testbed with other settings."""
+    operate("start", {**SETTINGS, **changes})
+    wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated", "-o", "%R"))
+
+
 @contextlib.contextmanager
 def frozen(name: str) -> Iterator[None]:
     """A daemon that hangs for a while."""
@@ -237,7 +279,8 @@ def away(name: str, number: signal.Signals, argument: str = "", *, by: Sequence[
     try:
         yield
     finally:
-        options: dict[str, Any] = {"env": DAEMON_ENVIRONMENT, "stdin": subprocess.DEVNULL, "start_new_session": True}
+        options: dict[str, Any] = {"env": DAEMON_ENVIRONMENT, "cwd": "/", "stdin": subprocess.DEVNULL}
+        options["start_new_session"] = True
         if owner.st_uid != 0:
             options |= {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         with (BASE / "log" / f"{name}-again.log").open("ab") as log:

@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BASE, SETTINGS, Call, live_jobs, operate, slurm, wait_for
-from test_faults import counted, starts
-from test_sites import restart
-
-ONE_JOB = {"target_num_jobs": 1, "max_num_jobs": 1}
+from conftest import (
+    BASE,
+    ONE_JOB,
+    SETTINGS,
+    Call,
+    counted,
+    finish,
+    live_jobs,
+    operate,
+    restart,
+    slurm,
+    starts,
+    wait_for,
+)
 
 
 class TestDeadline:
     def test_a_job_that_misses_its_deadline_keeps_what_it_has(self, call: Call) -> None:
         call.config(batching=ONE_JOB)
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        process = call.begin(call.spec(script, 24))
         wait_for(lambda: len(starts(marks)) > 8)
         (job,) = live_jobs()
         # SLURM holds jobs to it that wait for room: this one has results, and waits again.
@@ -29,12 +37,10 @@ class TestDeadline:
         slurm("scontrol", "requeue", job)
         wait_for(lambda: "PENDING" in slurm("squeue", "-h", "-o", "%T", "-j", job))
         slurm("scontrol", "update", f"jobid={job}", "StartTime=now", "Deadline=now+4")
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 1, stderr
-        summary = json.loads(stdout)
-        assert summary["succeeded"] >= 4
-        assert summary["succeeded"] + summary["not_run"] == 24
-        assert "was ended by its deadline" in summary["failures"][0]["reason"]
+        outcome = finish(process, code=1)
+        assert outcome["succeeded"] >= 4
+        assert outcome["succeeded"] + outcome["not_run"] == 24
+        assert "was ended by its deadline" in outcome["failures"][0]["reason"]
         assert set(starts(marks).values()) == {1}
 
 
@@ -164,17 +170,16 @@ class TestBoot:
             # SLURM requeues a job that allows it, and holds it back for two minutes.
             call.config(extra_lines=["#SBATCH --no-requeue"], batching=ONE_JOB)
             script, marks = counted(call, 0.2)
-            process = call.start(*call.run_arguments(call.spec(script, 8)))
+            process = call.begin(call.spec(script, 8))
             # SLURM 22.05 calls it a NODE_FAIL; BOOT_FAIL is for nodes that the job itself has rebooted.
             wait_for(lambda: "_FAIL" in slurm("squeue", "-h", "--states=all", "-o", "%T"), what="the job to fail")
             slurm("scontrol", "update", "nodename=n[1-3]", "state=resume")
-            stdout, stderr = process.communicate(timeout=120)
+            outcome = finish(process)
         finally:
             operate("stop")
             for file in (BASE / "state").glob("node_state*"):
                 file.unlink()  # else n4 sleeps on
             restart()
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 8
-        assert "was lost with its node: " in stderr
+        assert outcome["succeeded"] == 8
+        assert "was lost with its node: " in outcome.stderr
         assert starts(marks) == Counter(range(8))

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -17,55 +15,42 @@ from conftest import (
     ANNA,
     BASE,
     GROUP,
+    ONE_JOB,
     Call,
     away,
+    counted,
+    finish,
     frozen,
     grant,
+    kill,
     live_jobs,
+    running_jobs,
     slurm,
+    starts,
     wait_for,
 )
-
-# Every start of a task leaves a line, in a file of its own user's: so a test sees how often each really ran.
-COUNTED = '#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\necho $n >> {marks}\nsleep {sleep}\necho "{{}}" > "$4"\n'
-
-
-def counted(call: Call, sleep: float) -> tuple[str, Path]:
-    marks = call.work(ANNA) / "marks"
-    return call.script(COUNTED.format(marks=marks, sleep=sleep)), marks
-
-
-def starts(marks: Path) -> Counter[int]:
-    return Counter(int(line) for line in marks.read_text().split()) if marks.exists() else Counter()
-
-
-def running_jobs() -> list[str]:
-    return slurm("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
 
 
 class TestDriverThatDies:
     def test_resume_goes_on_after_a_kill_at_any_moment(self, call: Call) -> None:
         script, marks = counted(call, 0.3)
         call.env["FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT"] = "2"
-        process = call.start(*call.run_arguments(call.spec(script, 60)))
+        process = call.begin(call.spec(script, 60))
         # Killed again and again: while it submits, polls, collects.
         for pause in (0.7, 0.3, 0.5, 0.9, 1.3):
             time.sleep(pause)
-            process.kill()
-            process.wait()
+            kill(process)
             if not call.runs():
-                process = call.start(*call.run_arguments(call.spec(script, 60)))
+                process = call.begin(call.spec(script, 60))
             else:
                 process = call.start("resume", call.run_id(), "--json")
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 60
+        assert finish(process)["succeeded"] == 60
         assert starts(marks) == Counter(range(60))
 
     @pytest.mark.parametrize("state", ["submitting", "submitted", "ended"])
     def test_resume_from_each_state_of_a_job(self, call: Call, state: str) -> None:
         script, marks = counted(call, 0.2)
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        process = call.begin(call.spec(script, 16))
 
         def reached() -> bool:
             try:
@@ -79,8 +64,7 @@ class TestDriverThatDies:
         deadline = time.monotonic() + 30
         while not reached() and time.monotonic() < deadline:
             time.sleep(0.002)
-        process.kill()
-        process.wait()
+        kill(process)
         outcome = call("resume", call.run_id(), "--json")
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 16
@@ -88,7 +72,7 @@ class TestDriverThatDies:
 
     def test_results_that_are_there_are_not_run_again(self, call: Call) -> None:
         script, marks = counted(call, 0)
-        process = call.start(*call.run_arguments(call.spec(script, 20)))
+        process = call.begin(call.spec(script, 20))
         wait_for(lambda: live_jobs() or starts(marks))
         process.kill()
         wait_for(lambda: not live_jobs())
@@ -101,7 +85,7 @@ class TestDriverThatDies:
     def test_a_second_driver_is_refused_in_words(self, call: Call) -> None:
         gate = call.folder / "gate"  # the first one drives until it is opened
         task = call.script(f"#!/bin/sh\nuntil [ -e {gate} ]; do sleep 0.1; done\n")
-        process = call.start(*call.run_arguments(call.spec(task, 4)))
+        process = call.begin(call.spec(task, 4))
         wait_for(live_jobs)
         second = call("resume", call.run_id(), "--json")
         gate.touch()
@@ -120,19 +104,17 @@ class TestSubmissionWithoutAnAnswer:
     def test_a_job_that_a_hung_slurmctld_creates_late_is_found(self, call: Call) -> None:
         script, marks = counted(call, 0.1)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
-        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        process = call.begin(call.spec(script, 8))
         wait_for(call.runs)
         with frozen("slurmctld"):
             time.sleep(8)
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 8
+        assert finish(process)["succeeded"] == 8
         assert starts(marks) == Counter(range(8))
 
     def test_the_server_first_then_a_late_job_ends_at_once(self, call: Call) -> None:
         """The driver dies between journalling and sbatch; the fence is taken; the old script arrives all the same."""
         script, marks = counted(call, 0.1)
-        process = call.start(*call.run_arguments(call.spec(script, 4)))
+        process = call.begin(call.spec(script, 4))
         wait_for(lambda: not live_jobs() and starts(marks))
         assert process.wait(60) == 0
         # The same script once more, as it would come from a hung slurmctld: its token was claimed by another job.
@@ -152,11 +134,10 @@ class TestSubmissionWithoutAnAnswer:
     def test_the_fence_of_the_server_stops_a_job_that_comes_later(self, call: Call) -> None:
         script, marks = counted(call, 0)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "3"
-        process = call.start(*call.run_arguments(call.spec(script, 4)))
+        process = call.begin(call.spec(script, 4))
         # Killed once the journal says "submitting": the job may or may not exist.
         wait_for(call.runs)
-        process.kill()
-        process.wait()
+        kill(process)
         wait_for(lambda: not live_jobs())
         file = call.folder / "state/runs" / call.run_id() / "journal.sqlite"
         ran_before = starts(marks)
@@ -174,38 +155,25 @@ class TestOutages:
     def test_slurmctld_that_hangs_while_jobs_run(self, call: Call) -> None:
         script, marks = counted(call, 4)
         call.env["FRACTAL_SLURM_COMMAND_TIMEOUT_S"] = "3"
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        process = call.begin(call.spec(script, 16))
         wait_for(lambda: len(running_jobs()) == 4)
         with frozen("slurmctld"):
             time.sleep(12)
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 16
-        assert stderr.count("SLURM does not answer") == 1
-        assert stderr.count("SLURM answers again") == 1
+        outcome = finish(process)
+        assert outcome["succeeded"] == 16
+        assert outcome.stderr.count("SLURM does not answer") == 1
+        assert outcome.stderr.count("SLURM answers again") == 1
         assert starts(marks) == Counter(range(16))
 
-    def test_slurmctld_that_is_down_for_a_while(self, call: Call) -> None:
+    @pytest.mark.parametrize("daemon", ["slurmctld", "munged"])
+    def test_a_daemon_that_is_down_for_a_while(self, call: Call, daemon: str) -> None:
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 12)))
+        process = call.begin(call.spec(script, 12))
         wait_for(running_jobs)
-        # Not killed: it would lose its state, give ids a second time and drain the nodes that notice.
-        with away("slurmctld", signal.SIGTERM):
+        # Not killed: slurmctld would lose its state, give ids a second time and drain the nodes that notice.
+        with away(daemon, signal.SIGTERM):
             time.sleep(4)
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 12
-        assert starts(marks) == Counter(range(12))
-
-    def test_munge_that_is_down_for_a_while(self, call: Call) -> None:
-        script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 12)))
-        wait_for(running_jobs)
-        with away("munged", signal.SIGTERM):
-            time.sleep(3)
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 12
+        assert finish(process)["succeeded"] == 12
         assert starts(marks) == Counter(range(12))
 
     def test_an_absent_slurmctld_is_said_before_anything_is_begun(self, call: Call) -> None:
@@ -218,51 +186,46 @@ class TestOutages:
 
 class TestEndsOfJobs:
     def test_cancelled_from_outside_keeps_what_it_has(self, call: Call) -> None:
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         script, marks = counted(call, 1)
-        process = call.start(*call.run_arguments(call.spec(script, 40)))
+        process = call.begin(call.spec(script, 40))
         wait_for(lambda: len(starts(marks)) > 8)
         slurm("scancel", *live_jobs())
-        stdout, _stderr = process.communicate(timeout=60)
-        assert process.returncode == 1
-        summary = json.loads(stdout)
-        assert summary["succeeded"] >= 4
-        assert summary["succeeded"] + summary["not_run"] == 40
-        assert "was cancelled" in summary["failures"][0]["reason"]
+        outcome = finish(process, code=1)
+        assert outcome["succeeded"] >= 4
+        assert outcome["succeeded"] + outcome["not_run"] == 40
+        assert "was cancelled" in outcome["failures"][0]["reason"]
         assert set(starts(marks).values()) == {1}
 
     def test_requeued_does_not_run_finished_tasks_again(self, call: Call) -> None:
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        process = call.begin(call.spec(script, 24))
         wait_for(lambda: len(starts(marks)) > 8)
         (job,) = live_jobs()
         slurm("scontrol", "requeue", job)
         wait_for(lambda: "PENDING" in slurm("squeue", "-h", "-o", "%T", "-j", job))
         slurm("scontrol", "update", f"jobid={job}", "StartTime=now")
-        stdout, stderr = process.communicate(timeout=180)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 24
+        outcome = finish(process)
+        assert outcome["succeeded"] == 24
         # Only what ran when the job was stopped ran twice.
         assert sum(starts(marks).values()) <= 24 + 4
 
     def test_a_time_limit_costs_only_what_ran(self, call: Call) -> None:
-        one = {"target_num_jobs": 1, "max_num_jobs": 1, "target_cpus_per_job": 1, "max_cpus_per_job": 1}
+        one = {**ONE_JOB, "target_cpus_per_job": 1, "max_cpus_per_job": 1}
         call.config(time=None, batching=one)
         task = call.script('#!/bin/sh\ngrep -q 1 "$2" && sleep 300\necho "{}" > "$4"\n')
-        process = call.start(*call.run_arguments(call.spec(task, 4)))
+        process = call.begin(call.spec(task, 4))
         (job,) = wait_for(running_jobs)
         slurm("scontrol", "update", f"jobid={job}", "TimeLimit=1")  # the shortest that there is
-        stdout, stderr = process.communicate(timeout=180)
-        assert process.returncode == 1, stderr
-        summary = json.loads(stdout)
-        assert summary["succeeded"] == 3
-        assert [failure["index"] for failure in summary["failures"]] == [1]
-        assert "was ended by its time limit (TIMEOUT)" in summary["failures"][0]["reason"]
+        outcome = finish(process, code=1)
+        assert outcome["succeeded"] == 3
+        assert [failure["index"] for failure in outcome["failures"]] == [1]
+        assert "was ended by its time limit (TIMEOUT)" in outcome["failures"][0]["reason"]
 
     def test_a_killed_worker_costs_only_the_culprit(self, call: Call) -> None:
         """As memory does it without cgroups: the whole job is shot, and nothing says by which task."""
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         task = call.script(
             '#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\nsleep 0.2\n[ "$n" = 9 ] && kill -KILL $PPID\necho "{}" > "$4"\n'
         )
@@ -273,7 +236,7 @@ class TestEndsOfJobs:
         assert "was killed or failed" in outcome["failures"][0]["reason"]
 
     def test_two_culprits_fail_and_the_innocent_beside_them_do_not(self, call: Call) -> None:
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         task = call.script('#!/bin/sh\ngrep -q "[12]" "$2" && kill -KILL $PPID\nsleep 0.5\necho "{}" > "$4"\n')
         outcome = call.run(call.spec(task, 6))
         assert outcome.code == 1
@@ -281,17 +244,16 @@ class TestEndsOfJobs:
         assert outcome["succeeded"] == 4
 
     def test_a_node_that_dies_while_its_worker_lives_on(self, call: Call) -> None:
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1}, extra_lines=["#SBATCH --no-requeue"])
+        call.config(batching=ONE_JOB, extra_lines=["#SBATCH --no-requeue"])
         script, marks = counted(call, 12)
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        process = call.begin(call.spec(script, 16))
         wait_for(lambda: len(starts(marks)) > 3)
         (job,) = live_jobs()
         node = slurm("squeue", "-h", "-o", "%N", "-j", job).strip()
         with away("slurmd", signal.SIGKILL, node):
-            stdout, stderr = process.communicate(timeout=300)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 16
-        assert "NODE_FAIL" in stderr
+            outcome = finish(process, seconds=300)
+        assert outcome["succeeded"] == 16
+        assert "NODE_FAIL" in outcome.stderr
         # The old worker saw the mark of the server and ended: no task of it ran beside the new job for long.
         assert sum(starts(marks).values()) <= 16 + 2 * 4, starts(marks)
 
@@ -309,41 +271,37 @@ class TestCancel:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_once_cancels_cleanly(self, call: Call, number: signal.Signals) -> None:
         script, marks = counted(call, 1)
-        process = call.start(*call.run_arguments(call.spec(script, 200)))
+        process = call.begin(call.spec(script, 200))
         wait_for(lambda: len(starts(marks)) > 20)
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == 130, stderr
-        summary = json.loads(stdout)
-        assert summary["state"] == "cancelled"
-        assert summary["succeeded"] >= 4
-        assert summary["succeeded"] + summary["not_run"] == 200
+        outcome = finish(process, code=130)
+        assert outcome["state"] == "cancelled"
+        assert outcome["succeeded"] >= 4
+        assert outcome["succeeded"] + outcome["not_run"] == 200
         assert not live_jobs()
 
     def test_twice_leaves_the_jobs_running_and_says_how_to_resume(self, call: Call) -> None:
         script, marks = counted(call, 1)
-        process = call.start(*call.run_arguments(call.spec(script, 24)))
+        process = call.begin(call.spec(script, 24))
         wait_for(running_jobs)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert f"fractal-slurm resume {call.run_id()}" in stderr
+        outcome = finish(process, code=130)
+        assert f"fractal-slurm resume {call.run_id()}" in outcome.stderr
         assert call("resume", call.run_id(), "--json")["succeeded"] == 24
         assert starts(marks) == Counter(range(24))
 
     def test_by_the_command_with_and_without_a_driver(self, call: Call) -> None:
         script, _marks = counted(call, 1)
-        process = call.start(*call.run_arguments(call.spec(script, 100)))
+        process = call.begin(call.spec(script, 100))
         wait_for(running_jobs)
         assert call("cancel", call.run_id(), "--json").code == 0
         process.communicate(timeout=60)
         assert process.returncode == 130
-        process = call.start(*call.run_arguments(call.spec(script, 100)))
+        process = call.begin(call.spec(script, 100))
         wait_for(running_jobs)
-        process.kill()
-        process.wait()
+        kill(process)
         outcome = call("cancel", call.run_id(), "--json")
         assert outcome.code == 130
         assert outcome["state"] == "cancelled"
@@ -352,27 +310,24 @@ class TestCancel:
     def test_while_a_submission_has_no_answer(self, call: Call) -> None:
         script, marks = counted(call, 1)
         call.env["FRACTAL_SLURM_SBATCH_TIMEOUT_S"] = "2"
-        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        process = call.begin(call.spec(script, 8))
         wait_for(call.runs)
         with frozen("slurmctld"):
             time.sleep(3)
             process.send_signal(signal.SIGTERM)
             time.sleep(3)
-        stdout, stderr = process.communicate(timeout=90)
-        assert process.returncode == 130, stderr
-        summary = json.loads(stdout)
-        assert summary["succeeded"] + summary["not_run"] == 8
+        outcome = finish(process, code=130)
+        assert outcome["succeeded"] + outcome["not_run"] == 8
         wait_for(lambda: not live_jobs())
         assert max(starts(marks).values(), default=1) == 1
 
     def test_of_a_run_whose_driver_died_in_it_goes_on(self, call: Call) -> None:
         script, _marks = counted(call, 30)
-        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        process = call.begin(call.spec(script, 8))
         wait_for(running_jobs)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: "cancel" in call.events())
-        process.kill()
-        process.wait()
+        kill(process)
         outcome = call("resume", call.run_id(), "--json")
         assert outcome.code == 130, outcome.stderr
         assert (outcome["not_run"], outcome["state"]) == (8, "cancelled")
@@ -388,7 +343,7 @@ class TestSeveralNodes:
         call.config(
             nodes=str(nodes),
             mem="50M",
-            batching={"target_cpus_per_job": slots, "max_cpus_per_job": slots, "target_num_jobs": 1, "max_num_jobs": 1},
+            batching={"target_cpus_per_job": slots, "max_cpus_per_job": slots, **ONE_JOB},
         )
         script, marks = counted(call, 0.2)
         outcome = call.run(call.spec(script, 40))
@@ -400,27 +355,6 @@ class TestSeveralNodes:
 
 
 class TestResultFiles:
-    def test_a_full_file_system_stops_the_worker_until_there_is_room(self, call: Call) -> None:
-        work = call.work(ANNA)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k,mode=0777", "none", work], check=True)
-        try:
-            call.config(
-                batching={"target_num_jobs": 1, "max_num_jobs": 1},
-                extra_lines=[f"head -c 250000 /dev/zero > {work}/ballast"],
-            )
-            task = call.script('#!/bin/sh\nhead -c 1000 /dev/urandom | od -An -tx1 | tr -d " \\n" >&2\nexit 0\n')
-            process = call.start(*call.run_arguments(call.spec(task, 60)))
-            wait_for(lambda: os.statvfs(work).f_bavail == 0)
-            time.sleep(3)
-            assert process.poll() is None
-            (work / "ballast").unlink()
-            subprocess.run(["mount", "-o", "remount,size=20m", work], check=True)
-            stdout, stderr = process.communicate(timeout=90)
-            assert process.returncode == 0, stderr
-            assert json.loads(stdout)["succeeded"] == 60
-        finally:
-            subprocess.run(["umount", "-l", work], check=True)
-
     def test_torn_doubled_and_foreign_lines_change_nothing(self, call: Call) -> None:
         work = call.work(ANNA)
         lines = r'{"task":0,"tok\n{"task":5,"attempt":0,"token":"x","state":"failed"}\n{"begin":1,"token":[]}\n'
@@ -429,7 +363,7 @@ class TestResultFiles:
             f"grep -q 1 \"$2\" && printf '{lines}' >> $d/results-0-0\n"
             'echo "{}" > "$4"\n'
         )
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         outcome = call.run(call.spec(call.script(forged), 8))
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 8
@@ -438,17 +372,16 @@ class TestResultFiles:
 
     def test_rights_that_are_gone_for_a_while_lose_no_result(self, call: Call) -> None:
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        process = call.begin(call.spec(script, 16))
         wait_for(lambda: len(starts(marks)) >= 8)
         grant(f"%{GROUP}")
         wait_for(lambda: not live_jobs())
         time.sleep(8)
         assert process.poll() is None
         grant(f"{ANNA}, %{GROUP}")
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 16
-        assert f"as {ANNA}" in stderr
+        outcome = finish(process)
+        assert outcome["succeeded"] == 16
+        assert f"as {ANNA}" in outcome.stderr
         assert starts(marks) == Counter(range(16))
 
     def test_a_forged_first_record_can_not_stop_the_driver(self, call: Call) -> None:
@@ -458,7 +391,7 @@ class TestResultFiles:
             f"#!/bin/sh\nd=$(ls -d {work}/*/*/)\nt=$(basename $d)\n"
             f"printf '{begin}\\n' $t >> $d/results-0-0\nsleep 2\necho '{{}}' > \"$4\"\n"
         )
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         outcome = call.run(call.spec(task, 6))
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 6
@@ -488,7 +421,7 @@ class TestSites:
             "    hog = bytearray(400_000_000)\n    time.sleep(30)\n"
         )
         # The job has room for all, so SLURM's own limit is not what ends it.
-        call.config(mem="200M", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(mem="200M", batching=ONE_JOB)
         outcome = call.run(call.spec(task, 4))
         assert outcome.code == 1
         assert outcome["succeeded"] == 3

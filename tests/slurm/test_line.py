@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ANNA, BASE, BEN, CONFIG, EVE, GROUP, SERVICE, Call, grant, live_jobs, wait_for
+from conftest import ANNA, BASE, BEN, CONFIG, EVE, GROUP, ONE_JOB, SERVICE, Call, grant, live_jobs, wait_for
 
 OUT_TASK = """#!/bin/sh
 # Prints some, and writes an out-JSON with what it was given and where it runs.
@@ -80,7 +80,7 @@ class TestRun:
         document = json.loads(path.read_text())
         document["parameters"] = [{"number": n, "noise": os.urandom(2000).hex()} for n in range(2000)]
         path.write_text(json.dumps(document))
-        call.config(time="00:00:05", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(time="00:00:05", batching=ONE_JOB)
         outcome = call.run(str(path))
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 2000
@@ -234,7 +234,7 @@ class TestRefusals:
 
 
 def test_the_script_with_the_args_is_hidden_from_other_users(call: Call) -> None:
-    process = call.start(*call.run_arguments(call.spec(call.script("#!/bin/sh\nsleep 3\n"), 4)))
+    process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 3\n"), 4))
     job = wait_for(live_jobs)[0]
     asked = subprocess.run(
         ["setpriv", f"--reuid={SERVICE}", f"--regid={SERVICE}", "--init-groups",

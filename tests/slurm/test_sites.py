@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,14 +11,26 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from conftest import ANNA, BASE, BEN, NAME, SERVICE, SETTINGS, Call, away, live_jobs, operate, slurm, wait_for
-from test_faults import counted, running_jobs, starts
-
-
-def restart(**changes: object) -> None:
-    """Start the testbed with other settings."""
-    operate("start", {**SETTINGS, **changes})
-    wait_for(lambda: "main" in slurm("sinfo", "-h", "-t", "idle,mixed,allocated", "-o", "%R"))
+from conftest import (
+    ANNA,
+    BASE,
+    BEN,
+    NAME,
+    ONE_JOB,
+    SERVICE,
+    SETTINGS,
+    Call,
+    away,
+    counted,
+    finish,
+    kill,
+    live_jobs,
+    restart,
+    running_jobs,
+    slurm,
+    starts,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="class")
@@ -42,10 +53,9 @@ class TestHiddenJobs:
 
     def test_a_killed_driver_is_resumed(self, call: Call) -> None:
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        process = call.begin(call.spec(script, 16))
         wait_for(lambda: starts(marks))
-        process.kill()
-        process.wait()
+        kill(process)
         outcome = call("resume", call.run_id(), "--json")
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 16
@@ -62,17 +72,16 @@ class TestHiddenJobs:
 
     def test_a_cancel_ends_what_runs_and_what_waits(self, call: Call) -> None:
         script, marks = counted(call, 30)
-        process = call.start(*call.run_arguments(call.spec(script, 8)))
+        process = call.begin(call.spec(script, 8))
         wait_for(lambda: starts(marks))
         process.send_signal(signal.SIGTERM)
-        stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == 130, stderr
-        assert json.loads(stdout)["not_run"] == 8
+        outcome = finish(process, code=130)
+        assert outcome["not_run"] == 8
         assert not live_jobs()
 
     def test_a_worker_that_falls_silent_is_lost_and_its_tasks_run_again(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_SILENT_WORKER_S"] = "5"
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         marks = call.work(ANNA)
         task = call.script(
             f'#!/bin/sh\nn=$(sed "s/[^0-9]//g" "$2")\n[ "$n" = 3 ] && mkdir {marks}/once && kill -KILL $PPID\n'
@@ -100,18 +109,17 @@ def test_a_hidden_job_that_is_cancelled_while_it_waits_is_found_in_the_accountin
 
 def cancelled_while_it_waits(call: Call) -> str:
     """The reason of the tasks of a hidden job that root cancels before it starts."""
+    call.env["FRACTAL_SLURM_SILENT_WORKER_S"] = "5"
     slurm("scontrol", "update", "nodename=ALL", "state=drain", "reason=test")
-    call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
-    process = call.start(*call.run_arguments(call.spec("true", 4)))
+    call.config(batching=ONE_JOB)
+    process = call.begin(call.spec("true", 4))
     (job,) = wait_for(live_jobs)
     time.sleep(3)  # the driver learns how a job looks that is there
     slurm("scancel", job)
     slurm("scontrol", "update", "nodename=ALL", "state=resume")
-    stdout, stderr = process.communicate(timeout=150)
-    assert process.returncode == 1, stderr
-    summary = json.loads(stdout)
-    assert summary["not_run"] == 4
-    return str(summary["failures"][0]["reason"])
+    outcome = finish(process, code=1)
+    assert outcome["not_run"] == 4
+    return str(outcome["failures"][0]["reason"])
 
 
 @pytest.fixture
@@ -172,36 +180,33 @@ class TestLimits:
 
     def test_a_job_that_slurmctld_forgot_is_found_in_the_accounting(self, call: Call) -> None:
         script, marks = counted(call, 2)
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
-        process = call.start(*call.run_arguments(call.spec(script, 16)))
+        call.config(batching=ONE_JOB)
+        process = call.begin(call.spec(script, 16))
         wait_for(lambda: len(starts(marks)) > 5)
         os.kill(process.pid, signal.SIGSTOP)
         slurm("scancel", *live_jobs())
         wait_for(lambda: not live_jobs())
         time.sleep(SECONDS_TO_FORGET)
         os.kill(process.pid, signal.SIGCONT)
-        stdout, stderr = process.communicate(timeout=60)
-        assert process.returncode == 1, stderr
-        assert "was cancelled by 0" in json.loads(stdout)["failures"][-1]["reason"]
+        outcome = finish(process, code=1)
+        assert "was cancelled by 0" in outcome["failures"][-1]["reason"]
 
     @pytest.mark.parametrize("seconds", [3, 0], ids=["and comes back", "and stays away"])
     def test_a_slurmdbd_that_dies_costs_nothing(self, call: Call, seconds: int) -> None:
         script, marks = counted(call, 0.5)
-        process = call.start(*call.run_arguments(call.spec(script, 32)))
+        process = call.begin(call.spec(script, 32))
         wait_for(lambda: starts(marks))
         with away("slurmdbd", signal.SIGKILL):
             assert slurm("sacct") == ""
             time.sleep(seconds)
             if not seconds:
                 assert process.wait(120) == 0
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 32
+        assert finish(process)["succeeded"] == 32
         assert starts(marks) == Counter(range(32))
 
     def test_max_jobs_in_flight_is_our_own_limit(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT"] = "1"
-        process = call.start(*call.run_arguments(call.spec(call.script("#!/bin/sh\nsleep 0.5\n"), 16)))
+        process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 0.5\n"), 16))
         most = 0
         while process.poll() is None:
             most = max(most, len(live_jobs()))
@@ -215,7 +220,7 @@ class TestSteps:
 
     def test_one_step_a_slot_and_not_a_task(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_ISOLATION"] = "step"
-        call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(batching=ONE_JOB)
         script, marks = counted(call, 0.1)
         outcome = call.run(call.spec(script, 30))
         assert outcome.code == 0, outcome.stderr
@@ -224,7 +229,7 @@ class TestSteps:
 
     def test_a_task_over_its_memory_is_the_only_one_that_fails(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_ISOLATION"] = "step"
-        call.config(mem="150M", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(mem="150M", batching=ONE_JOB)
         task = call.script(
             '#!/usr/bin/python3\nimport sys, time\nif "7" in open(sys.argv[2]).read():\n'
             "    hog = bytearray(500_000_000)\n    time.sleep(60)\ntime.sleep(0.2)\n"
@@ -237,7 +242,7 @@ class TestSteps:
 
     def test_a_task_over_its_time_and_a_cancel_reach_into_the_step(self, call: Call) -> None:
         call.env["FRACTAL_SLURM_ISOLATION"] = "step"
-        call.config(time="00:00:02", batching={"target_num_jobs": 1, "max_num_jobs": 1})
+        call.config(time="00:00:02", batching=ONE_JOB)
         task = call.script('#!/bin/sh\ngrep -q 1 "$2" && sleep 100\nexit 0\n')
         outcome = call.run(call.spec(task, 9))
         assert outcome.code == 1
@@ -256,16 +261,15 @@ class TestPreemption:
         restart(partitions={"main": low, "high": high}, slurm_conf={**SETTINGS["slurm_conf"], **preempt})
         try:
             script, marks = counted(call, 1.5)
-            call.config(batching={"target_num_jobs": 1, "max_num_jobs": 1})
-            process = call.start(*call.run_arguments(call.spec(script, 16)))
+            call.config(batching=ONE_JOB)
+            process = call.begin(call.spec(script, 16))
             wait_for(lambda: len(starts(marks)) >= 8)
             slurm("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
-            stdout, stderr = process.communicate(timeout=120)
+            outcome = finish(process)
         finally:
             restart()
-        assert process.returncode == 0, stderr
-        assert json.loads(stdout)["succeeded"] == 16
-        assert "was lost with its node: PREEMPTED" in stderr
+        assert outcome["succeeded"] == 16
+        assert "was lost with its node: PREEMPTED" in outcome.stderr
         assert sum(starts(marks).values()) <= 16 + 4
 
 

@@ -47,6 +47,8 @@ class Tracker:
         self.started: set[str] = set()
         self.next_listing = 0.0
         self.next_probe = 0.0
+        # How often to look for what became of hidden jobs whose workers have not begun.
+        self.hidden_s = min(BEAT_S, run.settings.silent_worker_s)
         self.probed: dict[str, float] = {}  # token to the time of the last probe
 
     def poll(self) -> None:
@@ -210,7 +212,7 @@ class Tracker:
         those that it forgot, some minutes after their end. Believed only if it did tell so before, of a job that was
         there. A job that left no output was cancelled while it waited, if its claim is free: whoever takes it knows.
         """
-        self.next_probe = now + BEAT_S
+        self.next_probe = now + self.hidden_s
         accounted = self.run.slurm.sacct([job.slurm_job_id or "" for job in jobs]) if jobs else {}
         gone = set()
         for job in sorted(jobs, key=lambda job: self.probed.get(job.token, 0.0))[:_PROBES]:
@@ -238,7 +240,7 @@ class Tracker:
     def output_files(self, now: float) -> set[str]:
         """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
         if now >= self.next_listing:
-            self.next_listing = now + BEAT_S
+            self.next_listing = now + self.hidden_s
             folders = self.run.list_folders([self.run.folder])
             names = folders.get(self.run.folder, [])
             self.started = {name.partition(".")[0] for name in names if name.endswith(".slurm.out")}

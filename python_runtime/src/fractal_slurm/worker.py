@@ -410,18 +410,17 @@ class Worker:
         """
         bounds = self.bounds or [0]
         while self.chunk < len(bounds) - 1:
-            path = f"{self.folder}/chunks-{self.restart}/{self.chunk}"
+            mark = f"{self.folder}/chunks-{self.restart}/{self.chunk}"
             try:
-                os.symlink(str(self.node), path)
-                mine = True
+                os.symlink(str(self.node), mark)
+                taken = True
             except FileExistsError:
-                # Our own, where the answer was lost on its way from a file server, and the call made again.
-                mine = os.readlink(path) == str(self.node)
-            chunk, self.chunk = self.chunk, self.chunk + 1
-            if not mine:
-                continue
-            self.next_line, self.chunk_end = bounds[chunk], bounds[chunk + 1]
-            return True
+                # It may be ours: an answer of a file server got lost on its way, and the call was made again.
+                taken = os.readlink(mark) == str(self.node)
+            self.chunk += 1
+            if taken:
+                self.next_line, self.chunk_end = bounds[self.chunk - 1], bounds[self.chunk]
+                return True
         return False
 
     # -- one task ----------------------------------------------------------------------------------------
