@@ -124,7 +124,7 @@ class TestRootSquash:
 
 def libfaketime() -> Path:
     """The library that shows a program another time; installed where it is missing, as SLURM is by the testbed."""
-    for _ in range(2):
+    for _attempt in range(2):
         for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1"):
             return path
         if shutil.which("apt-get"):
