@@ -327,9 +327,7 @@ class SlurmConfigSet(_Model):
     )
     gpus: (
         Annotated[str, BeforeValidator(_number_to_text), _option("gpus"), WithJsonSchema(_NUMBER_OR_TEXT_SCHEMA)] | None
-    ) = Field(
-        default=None, description="GPUs of a job (sbatch --gpus)."
-    )
+    ) = Field(default=None, description="GPUs of a job (sbatch --gpus).")
     time: Walltime | None = Field(
         default=None,
         description='Time of one task, in one of SLURM\'s formats, as a string: "90" (minutes), "01:30:00", "1-12".',
@@ -379,9 +377,7 @@ class DefaultSlurmConfig(SlurmConfigSet):
         description="Partition that jobs are submitted to (sbatch --partition)."
     )
     cpus_per_task: Count = Field(description="CPUs of one task.")
-    mem: Memory = Field(
-        description="Memory of one task: MB as a number, or a string with M, G or T (powers of 1000)."
-    )
+    mem: Memory = Field(description="Memory of one task: MB as a number, or a string with M, G or T (powers of 1000).")
 
 
 class BatchingConfig(_Model):

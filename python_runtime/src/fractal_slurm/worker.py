@@ -1245,13 +1245,17 @@ def group_memory_mb(groups: set[int]) -> dict[int, float]:
 
 
 def oom_kills() -> int:
-    """How many processes of this job the kernel ended for lack of memory; 0 where no control group has a limit."""
+    """How many processes of this job the kernel ended for lack of memory; 0 if it has no control group of its own."""
+    # As SLURM names it, e.g. /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
+    own = f"/job_{os.environ.get('SLURM_JOB_ID', '')}/"
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as file:
             groups = [line.rstrip("\n").split(":", 2)[1:] for line in file]
     except OSError:
         return 0
     for controllers, path in groups:
+        if own not in f"{path}/":
+            continue
         if controllers == "memory":
             events = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
         elif not controllers:
