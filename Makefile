@@ -42,10 +42,10 @@ test-oldest: ## the collection on the oldest ansible-core that it allows
 	$(SUDO) tools/test-oldest
 
 molecule: ## the collection on clusters of containers
-	$(SUDO) tools/molecule default cluster
+	$(SUDO) tools/molecule --jobs 2 default cluster
 
 molecule-all: ## every scenario, on Debian 12 and 13
-	$(SUDO) tools/molecule --release bookworm --release trixie --all
+	$(SUDO) tools/molecule --jobs 2 --release bookworm --release trixie --all
 
 lint: ## ruff, mypy, yamllint, ansible-lint
 	@tools/bootstrap
