@@ -16,8 +16,9 @@ from enum import Enum
 
 from . import cluster
 from .cluster import Cluster, parse_config_lines
-from .errors import ClusterError
+from .errors import ClusterError, FractalSlurmError
 from .impersonate import Impersonator, TimedOut, clean_environment
+from .walltime import parse_walltime
 
 # Job states from which a job does not come back (squeue(1), JOB STATE CODES).
 FINAL_STATES = frozenset(
@@ -142,6 +143,7 @@ class JobState:
         name: Its name.
         time_limit: Its time limit as SLURM writes it.
         partition: Its partition.
+        elapsed_s: For how many seconds it has run; 0 where SLURM does not say.
     """
 
     job_id: str
@@ -151,6 +153,7 @@ class JobState:
     name: str = ""
     time_limit: str = ""
     partition: str = ""
+    elapsed_s: int = 0
 
     @property
     def is_final(self) -> bool:
@@ -159,6 +162,14 @@ class JobState:
 
 class Silence(ClusterError):
     """SLURM did not answer. Nothing follows from that."""
+
+
+def _elapsed_s(text: str) -> int:
+    """Seconds of squeue's %M; 0 where it says none, or INVALID, as it does where clocks disagree."""
+    try:
+        return parse_walltime(text)
+    except FractalSlurmError:
+        return 0
 
 
 def first_error(stderr: str) -> str:
@@ -312,7 +323,7 @@ class Slurm:
     def _squeue(self, which: str) -> dict[str, JobState]:
         self.squeue_calls += 1
         began = time.monotonic()
-        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%P|%j|%r", which)
+        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%M|%P|%j|%r", which)
         if result.returncode != 0:
             if "Invalid job id specified" in result.stderr:
                 return {}
@@ -322,11 +333,13 @@ class Slurm:
         self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
         found: dict[str, JobState] = {}
         for line in result.stdout.splitlines():
-            fields = line.strip().split("|", 6)
-            if len(fields) == 7:
-                job_id, state, nodes, limit, partition, name, reason = fields
+            fields = line.strip().split("|", 7)
+            if len(fields) == 8:
+                job_id, state, nodes, limit, elapsed, partition, name, reason = fields
                 count = int(nodes) if nodes.isdigit() else 1
-                found[job_id] = JobState(job_id, state, reason, count, name, limit, partition)
+                found[job_id] = JobState(
+                    job_id, state, reason, count, name, limit, partition, elapsed_s=_elapsed_s(elapsed)
+                )
         return found
 
     def sacct(self, job_ids: Sequence[str]) -> dict[str, JobState]:

@@ -108,7 +108,7 @@ class Tracker:
             if watch.predicted_end is not None and watch.state == "RUNNING":
                 left = watch.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
-                pause = min(pause, max(0.3, left) if left > 0 else max(1.0, -left * 0.5))
+                pause = min(pause, max(0.3, left) if left > 0 else max(0.5, -left * 0.5))
         return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.slurm.squeue_s))
 
     def look(self, jobs: Sequence[Job], now: float) -> None:
@@ -134,7 +134,8 @@ class Tracker:
             if found.reason not in HOPELESS_REASONS:
                 watch.hopeless_since = None
             if found.state == "RUNNING" and watch.running_since is None:
-                watch.running_since = now
+                # Not since we saw it: a job that began between two looks would be expected to end too late.
+                watch.running_since = now - found.elapsed_s
                 self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
                 self.predict_from_others(watch)
             if found.state == "PENDING":
