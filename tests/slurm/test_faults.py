@@ -266,6 +266,31 @@ class TestEndsOfJobs:
         assert "PartitionNodeLimit" in outcome.stderr
         assert not live_jobs()
 
+    def test_a_job_whose_dependency_failed_is_not_waited_for(self, call: Call) -> None:
+        other = slurm("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", "--wrap=sleep 300").strip()
+        call.config(extra_lines=[f"#SBATCH --dependency=afterok:{other}"], batching=ONE_JOB)
+        process = call.begin(call.spec("true", 4))
+        wait_for(lambda: "(Dependency)" in slurm("squeue", "-h", "-o", "(%r)"))
+        slurm("scancel", other)
+        outcome = finish(process, code=3)
+        assert outcome["not_run"] == 4
+        assert "DependencyNeverSatisfied" in outcome.stderr
+        assert not live_jobs()
+
+    def test_a_job_for_which_the_partition_became_too_short_is_not_waited_for(self, call: Call) -> None:
+        call.config(time="00:05:00", batching=ONE_JOB)
+        slurm("scontrol", "update", "partitionname=main", "state=down")
+        try:
+            process = call.begin(call.spec("true", 4))
+            wait_for(live_jobs)
+            slurm("scontrol", "update", "partitionname=main", "state=up", "maxtime=2")
+            outcome = finish(process, code=3)
+        finally:
+            slurm("scontrol", "update", "partitionname=main", "state=up", "maxtime=60")
+        assert outcome["not_run"] == 4
+        assert "PartitionTimeLimit" in outcome.stderr
+        assert not live_jobs()
+
 
 class TestCancel:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -352,6 +377,21 @@ class TestSeveralNodes:
         assert starts(marks) == Counter(range(40))
         hosts = {task["host"] for task in call.report()["tasks"]}
         assert len(hosts) == nodes
+
+    def test_a_job_that_loses_a_node_on_the_way_loses_no_task(self, call: Call) -> None:
+        """Resized: SLURM ends what ran on the node that was taken away, and lets the job go on."""
+        call.config(nodes="2", mem="50M", batching={"target_cpus_per_job": 4, "max_cpus_per_job": 4, **ONE_JOB})
+        script, marks = counted(call, 0.5)
+        process = call.begin(call.spec(script, 40))
+        wait_for(lambda: len(starts(marks)) > 8)
+        (job,) = live_jobs()
+        slurm("scontrol", "update", f"jobid={job}", "numnodes=1")
+        wait_for(lambda: slurm("squeue", "-h", "-o", "%D", "-j", job).strip() != "2", what="the job to shrink")
+        outcome = finish(process)
+        assert outcome["succeeded"] == 40
+        # Only what ran on that node, two tasks at a time, was started a second time.
+        again = [task for task, times in starts(marks).items() if times > 1]
+        assert len(again) <= 4
 
 
 class TestResultFiles:
