@@ -30,7 +30,7 @@ test: test-unit test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q tests/runtime tests/unit examples benchmarks --ignore $(WAITING)
+	$(VENV)/python -m pytest -q -n 2 tests/runtime tests/unit examples benchmarks --ignore $(WAITING)
 
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap

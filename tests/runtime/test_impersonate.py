@@ -177,7 +177,17 @@ class TestCleanEnvironment:
 
 class TestRefusal:
     def test_names_the_user_the_command_and_the_aliases(self):
-        words = Impersonator().refusal("ann", "/usr/bin/sbatch")
-        assert "run /usr/bin/sbatch as ann" in words
+        words = Impersonator().refusal("nobody", "/usr/bin/sbatch")
+        assert "run /usr/bin/sbatch as nobody" in words
         assert "FRACTAL_IMPERSONATE_USERS" in words
         assert "FRACTAL_CMD" in words
+
+    def test_gives_what_sudo_said_first(self):
+        said = ["a lecture", "sudo: unknown thing", "sudo: error initializing audit plugin"]
+        assert Impersonator().refusal("nobody", "/usr/bin/sbatch", said).endswith(" (sudo: unknown thing)")
+
+    def test_says_when_the_host_knows_no_such_user(self):
+        words = Impersonator().refusal("nosuchuser", "/usr/bin/sbatch")
+        assert "this host knows no such user" in words
+        assert "getent passwd nosuchuser" in words
+        assert "FRACTAL_IMPERSONATE_USERS" not in words

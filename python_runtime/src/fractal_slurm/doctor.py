@@ -13,7 +13,7 @@ from .errors import FractalSlurmError
 from .impersonate import COMMANDS, SLURM_COMMANDS, core_folder, current_user
 from .prepare import PREFLIGHT_TIMEOUT_S, connect
 from .settings import Settings, load_settings
-from .slurm import Slurm
+from .slurm import Silence, Slurm
 
 
 class Finding(NamedTuple):
@@ -89,8 +89,11 @@ def _not_for_others(path: Path) -> Path | None:
 def _cluster(slurm: Slurm) -> Iterator[Finding]:
     try:
         cluster = slurm.facts(timeout=PREFLIGHT_TIMEOUT_S)
-    except FractalSlurmError as error:
+    except Silence as error:
         yield Finding("SLURM", False, f"{error}: is slurmctld up, and is slurm_bin_dir right in our settings?")
+        return
+    except FractalSlurmError as error:
+        yield Finding("SLURM", False, str(error))
         return
     yield Finding("SLURM", True, f"{cluster.version}, cluster {cluster.name}")
     if cluster.hides_jobs:

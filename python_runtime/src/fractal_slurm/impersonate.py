@@ -7,6 +7,7 @@ The list of commands is the specification's, and the one that the role ``fractal
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import select
 import subprocess
@@ -243,8 +244,7 @@ class Impersonator:
         lines = stderr.decode(errors="replace").splitlines()
         own = [line for line in lines if f"{command}:" in line]
         if not own:
-            words = f" (sudo: {lines[-1].strip()})" if lines else ""
-            raise ImpersonationError(f"{self.refusal(user, f'{core_folder(command)}/{command}')}{words}")
+            raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines))
         bad = [line.strip() for line in own if not line.rstrip().endswith(_ABSENT)]
         if bad:
             raise ClusterError(f"{user}'s files can't be read: {bad[0]}")
@@ -269,11 +269,27 @@ class Impersonator:
             raise ImpersonationError("sudo did not answer within 30 seconds") from None
         return result.returncode == 0
 
-    def refusal(self, user: str, command: str) -> str:
-        """The sentence for a user that sudo does not allow."""
+    def refusal(self, user: str, command: str, stderr: Iterable[str] = ()) -> str:
+        """The sentence for a user that sudo does not allow, or that this host does not know.
+
+        Args:
+            user: The user.
+            command: What was to be run as them: one path or several.
+            stderr: The lines that sudo had to say.
+        """
+        lines = [line.strip() for line in stderr]
+        # PAM or a lecture may have spoken, too; sudo's first line tells, and what follows it is its own trouble.
+        words = next((line.removeprefix("sudo: ") for line in lines if line.startswith("sudo: ")), "".join(lines[-1:]))
+        said = f" (sudo: {words})" if words else ""
+        if not _is_known(user):
+            return (
+                f"{current_user()} can't run {command} as {user}, since this host knows no such user: correct the "
+                f"name, or make `getent passwd {user}` find it{said}"
+            )
         return (
             f"sudo does not let {current_user()} run {command} as {user}: add {user} (or a group of theirs) to "
-            f"{RUNAS_ALIAS} in the sudoers file of this host, and {command} to {CMND_ALIAS} if it is missing there"
+            f"{RUNAS_ALIAS} in the sudoers file of this host, and {command} to {CMND_ALIAS} if it is missing "
+            f"there{said}"
         )
 
     def mkdir(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> None:
@@ -287,7 +303,7 @@ class Impersonator:
         if result.returncode != 0:
             words = result.stderr.decode(errors="replace").strip()
             if "mkdir:" not in words:
-                raise ImpersonationError(f"{self.refusal(user, core_folder('mkdir') + '/mkdir')} (sudo: {words})")
+                raise ImpersonationError(self.refusal(user, core_folder("mkdir") + "/mkdir", words.splitlines()))
             raise ClusterError(f"{user} can't make the folder {paths[0]}: {words}")
 
     def take_names(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> list[bool]:
@@ -311,8 +327,7 @@ class Impersonator:
             lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines()]
             own = [line for line in lines if "mkdir:" in line]
             if not own:
-                words = f" (sudo: {lines[-1]})" if lines else ""
-                raise ImpersonationError(f"{self.refusal(user, core_folder('mkdir') + '/mkdir')}{words}")
+                raise ImpersonationError(self.refusal(user, core_folder("mkdir") + "/mkdir", lines))
             for line in own:
                 match = _QUOTED_PATH.search(line)
                 if match is None or match[1] not in free or not line.endswith("File exists"):
@@ -374,10 +389,16 @@ def core_folder(command: str) -> str:
     return "/usr/bin" if os.path.exists(f"/usr/bin/{command}") else "/bin"
 
 
+def _is_known(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
 def current_user() -> str:
     """The name of the account that this process runs as."""
-    import pwd
-
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

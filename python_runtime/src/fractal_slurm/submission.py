@@ -96,7 +96,8 @@ class Submitter:
         self.run.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
         words = f"SLURM refused the job: {submission.words}"
         if "sbatch:" not in submission.raw:
-            words = self.run.sudo.refusal(self.run.user, f"{self.run.sudo.slurm_bin_dir}/sbatch")
+            sudo = self.run.sudo
+            words = sudo.refusal(self.run.user, f"{sudo.slurm_bin_dir}/sbatch", submission.raw.splitlines())
             if not any(other.slurm_job_id for other in self.run.journal.jobs()):
                 raise ImpersonationError(words)
         self.run.refuse(words)
