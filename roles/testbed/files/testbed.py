@@ -18,6 +18,7 @@ testbed bears a mark: the control group of a unit of ours under systemd; elsewhe
 FRACTAL_SLURM_TESTBED=BASE in its environment, or the path BASE/sbin of the daemon itself, since root in a container
 may not read the environment of others. What bears the mark is ours to stop, and nothing else is.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -162,9 +163,12 @@ class Settings:
                 yield spec.name, f"is {value!r}; must be of type {spec.type}."
                 return
         if not re.fullmatch(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*){2,}", self.base) or len(self.base) > 70:
-            yield "base", (
-                f"is {self.base!r}; must be an absolute path of at least two folders and at most 70 characters, of "
-                "letters, digits, '_', '.' and '-' only (sockets and slurm.conf bear no others)."
+            yield (
+                "base",
+                (
+                    f"is {self.base!r}; must be an absolute path of at least two folders and at most 70 characters, of "
+                    "letters, digits, '_', '.' and '-' only (sockets and slurm.conf bear no others)."
+                ),
             )
         if not re.fullmatch(r"[a-z][a-z0-9]{0,15}", self.name):
             yield "name", f"is {self.name!r}; must be 1 to 16 small letters and digits and begin with a letter."
@@ -818,9 +822,7 @@ class Testbed:
         made = self.made()
         # Somebody may have deleted a user of ours and made one of the same name: the comment tells.
         users = [
-            name
-            for name in made["users"]
-            if exists(pwd.getpwnam, name) and pwd.getpwnam(name).pw_gecos == USER_COMMENT
+            name for name in made["users"] if exists(pwd.getpwnam, name) and pwd.getpwnam(name).pw_gecos == USER_COMMENT
         ]
         groups = [name for name in made["groups"] if exists(grp.getgrnam, name)]
         actions = [
