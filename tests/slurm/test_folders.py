@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ANNA, ONE_JOB, Call, away, counted, daemon_pids, finish, live_jobs, starts, wait_for
+from conftest import ANNA, ONE_JOB, Call, away, counted, daemon_pids, finish, live_jobs, slurm, starts, wait_for
 
 
 @contextlib.contextmanager
@@ -69,6 +69,8 @@ class TestFullFromTheStart:
             script, marks = counted(call, 0)
             process = call.begin(call.spec(script, 8))
             wait_for(lambda: call.runs() and "outage" in call.events())
+            # Why the job ended is known even when slurmctld has forgotten it meanwhile.
+            wait_for(lambda: not slurm("squeue", "--noheader", "--states=all"))
             enlarge(work)
             outcome = finish(process)
             assert (outcome["succeeded"], outcome["jobs"]) == (8, 2)

@@ -159,7 +159,7 @@ class TestTasksThatFail:
         outcome = call.run(call.spec("true", 3))
         assert outcome.code == 1
         assert outcome["failed"] == 3
-        assert "failed before its first task started (NonZeroExitCode)" in outcome["failures"][0]["reason"]
+        assert "failed before its first task started (NonZeroExitCode, exit 9:0)" in outcome["failures"][0]["reason"]
         assert "it printed: no such module" in outcome["failures"][0]["reason"]
 
 

@@ -10,7 +10,7 @@ from .journal import Job
 from .outcome import LOST, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
-from .slurm import LAUNCH_FAILED
+from .slurm import LAUNCH_FAILED, LAUNCH_FAILURE
 from .worker import EXITS
 
 _NEVER_BEGAN_S = 3.0
@@ -108,11 +108,10 @@ class Settler:
         """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""
         if job.slurm_state != "FAILED":
             return None
-        code = self.run.slurm.exit_code(job.slurm_job_id or "") or (job.reason or "").removeprefix("exit ")
-        if code == LAUNCH_FAILED:
-            return (
-                f"SLURM could not start it in {self.run.folder} (exit code {code}): full, absent or closed on its node"
-            )
+        reason = job.reason or ""
+        code = reason.rpartition("exit ")[2]
+        if code == LAUNCH_FAILED or LAUNCH_FAILURE in reason:
+            return f"SLURM could not start it in {self.run.folder} ({reason}): full, absent or closed on its node"
         number, _colon, number_of_signal = code.partition(":")
         return EXITS.get(int(number)) if number.isdigit() and number_of_signal == "0" else None
 

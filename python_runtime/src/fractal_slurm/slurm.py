@@ -86,8 +86,9 @@ PENDING_HINTS = {
     "PartitionDown": ": the partition is down",
     "PartitionInactive": ": the partition takes no jobs now",
 }
-# The exit code of a job that SLURM could not start: its output file, its folder or its user are not as they should be.
-LAUNCH_FAILED = "0:53"
+# How a job ends that SLURM could not start, since its output file, its folder or its user are not as they should be:
+# its exit code, and the reason that squeue gives.
+LAUNCH_FAILED, LAUNCH_FAILURE = "0:53", "JobLaunchFailure"
 # The client never got an answer: the job may exist all the same.
 _SILENCE = (
     "Unable to contact slurm controller",
@@ -380,11 +381,14 @@ class Slurm:
         return True if shown or "permission denied" in result.stderr else None
 
     def exit_code(self, job_id: str) -> str:
-        """A job's exit code and signal as SLURM writes them, e.g. ``73:0``; empty where it does not tell."""
-        try:
-            result = self._ask("scontrol", "--oneliner", "show", "job", job_id)
-        except ClusterError:
-            return ""
+        """A job's exit code and signal as SLURM writes them, e.g. ``73:0``; empty where slurmctld forgot the job.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        result = self._ask("scontrol", "--oneliner", "show", "job", job_id)
+        if result.returncode != 0 and "Invalid job id" not in result.stderr:
+            raise Silence(f"scontrol: {first_error(result.stderr)}")
         match = re.search(r" ExitCode=(\d+:\d+) ", result.stdout)
         return match[1] if match else ""
 

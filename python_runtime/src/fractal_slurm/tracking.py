@@ -144,7 +144,7 @@ class Tracker:
             if found.is_final:
                 if watch.running_since is not None:
                     self.durations.append(now - watch.running_since)
-                self.run.job_ended(job, found.state, found.reason, nodes=found.nodes)
+                self.run.job_ended(job, found.state, self.reason(found), nodes=found.nodes)
             elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
                 self.hopeless(job, watch, found, now)
             elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
@@ -152,6 +152,17 @@ class Tracker:
                 self.run.say_once(f"a job waits for the reason {found.reason}{hint}")
         if gone:
             self.lost_sight(gone, now)
+
+    def reason(self, found: JobState) -> str:
+        """Why a job ended, with the exit code of one that failed: asked for at once, since slurmctld forgets it.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        if found.state != "FAILED" or "exit " in found.reason:
+            return found.reason
+        code = self.run.slurm.exit_code(found.job_id)
+        return f"{found.reason}, exit {code}" if code else found.reason
 
     def is_ours(self, job: Job, found: JobState) -> bool:
         """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
