@@ -43,15 +43,12 @@ class ActionModule(ActionBase):
             find_links=list(self._task.args.get("find_links") or []),
             no_index=boolean(self._task.args.get("no_index", False)),
         )
-        self._make_tmp_path()
-        folder = self._connection._shell.tmpdir
+        # the folder of the first call, where it had one: Ansible takes away the last that was made, and no other
+        folder = self._connection._shell.tmpdir or self._make_tmp_path()
         remote = self._connection._shell.join_path(folder, "wheels.tar")
-        try:
-            self._transfer_file(str(archive), remote)
-            self._fixup_perms2((folder, remote))
-            return {"differs": True, **self._call({**arguments, "wheels": remote}, task_vars)}
-        finally:
-            self._remove_tmp_path(folder)
+        self._transfer_file(str(archive), remote)
+        self._fixup_perms2((folder, remote))
+        return {"differs": True, **self._call({**arguments, "wheels": remote}, task_vars)}
 
     def _lock(self) -> Path | None:
         """The lock that the task names."""

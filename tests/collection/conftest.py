@@ -64,6 +64,7 @@ class Site:
     def __init__(self, folder: Path, collections: Path, hosts: tuple[str, ...] = ("one", "two")) -> None:
         self.folder = folder
         self.collections = collections
+        self.remote_tmp = folder.parent / "remote-tmp"
         self.hosts: dict[str, dict[str, Any]] = {name: self._variables(name) for name in hosts}
 
     def path(self, host: str, *parts: str) -> Path:
@@ -77,6 +78,7 @@ class Site:
         return {
             "ansible_connection": "local",
             "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_remote_tmp": str(self.remote_tmp),
             "fractal_slurm_service_user": SERVICE,
             "fractal_slurm_sudoers_impersonate_users": [USER, f"%{GROUP}"],
             "fractal_slurm_sudoers_main_file": str(self.path(host, "sudoers")),

@@ -57,6 +57,7 @@ class TestWholeLine:
         first = site.play(SITE, umask=0o077)
         assert first.status == 0, first.output
         assert first.changed == {"one": 3}
+        assert list(site.remote_tmp.iterdir()) == []
 
         second = site.play(SITE)
         assert second.changed == {"one": 0}, second.output
