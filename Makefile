@@ -6,7 +6,6 @@ VENV := .build/venv/bin
 WAITING := tests/runtime/test_worker_process.py
 # Test classes side by side, each lane with a SLURM of its own: they mostly wait.
 LANES ?= 3
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
 export ANSIBLE_LOCALHOST_WARNING := false
@@ -20,11 +19,11 @@ help: ## this list
 
 demo: ## a plate of images, measured on a real SLURM as two different users
 	@tools/bootstrap run
-	@$(SUDO) tools/demo
+	@tools/as-root tools/demo
 
 demo-clean: ## take away all that the demo made
 	@tools/bootstrap run
-	@$(SUDO) tools/demo --clean
+	@tools/as-root tools/demo --clean
 
 test: test-unit test-integration ## all tests
 
@@ -35,17 +34,17 @@ test-unit: ## the tests that need no SLURM
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
 	$(VENV)/python -m pytest -q $(WAITING)
-	$(SUDO) $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
+	tools/as-root $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
 
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap
-	$(SUDO) tools/test-oldest
+	tools/as-root tools/test-oldest
 
 molecule: ## the collection on clusters of containers
-	$(SUDO) tools/molecule --jobs 2 default cluster
+	tools/as-root tools/molecule --jobs 2 default cluster
 
 molecule-all: ## every scenario, on Debian 12 and 13
-	$(SUDO) tools/molecule --jobs 2 --release bookworm --release trixie --all
+	tools/as-root tools/molecule --jobs 2 --release bookworm --release trixie --all
 
 lint: ## ruff, mypy, yamllint, ansible-lint
 	@tools/bootstrap
@@ -57,7 +56,7 @@ sanity: ## Ansible's own checks: ansible-test sanity and units
 
 bench: ## figures beside their peers'
 	@tools/bootstrap
-	$(SUDO) $(VENV)/python -m benchmarks
+	tools/as-root $(VENV)/python -m benchmarks
 
 docs: ## the reference pages of modules and roles, into .build/docs
 	@tools/bootstrap
