@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from .errors import ClusterError
@@ -16,6 +17,8 @@ from .script import job_folder
 
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 16_000
+# Result files of one job: one a node and start. The folder is the user's, who may make more than any job does.
+_MOST_FILES = 10_000
 
 
 class Collector:
@@ -30,8 +33,12 @@ class Collector:
         self.read_s = 0.0  # how long the last reading took
         self.late: set[tuple[str, int]] = set()  # records that came too late to count, named already
 
-    def collect(self, jobs: Sequence[Job], now: float) -> bool:
-        """Read the results of jobs, in one call of cat, and journal them. Returns whether they could be read."""
+    def collect(self, jobs: Sequence[Job], now: float) -> None:
+        """Read the results of jobs, in one call of cat, and journal them.
+
+        Raises:
+            ClusterError: They can't be read now; nothing follows from that.
+        """
         paths: list[str] = []
         unlisted = []
         for job in jobs:
@@ -54,7 +61,8 @@ class Collector:
                 listed = self.run.list_folders(list(folders))
                 for folder, names in listed.items():
                     watch = self.run.watches[folders[folder].token]
-                    watch.files = [f"{folder}/{name}" for name in names if is_result_file(name)]
+                    ours = (f"{folder}/{name}" for name in names if is_result_file(name))
+                    watch.files = list(islice(ours, _MOST_FILES))
                     paths += [path for path in watch.files if path not in paths]
             with self.run.journal.transaction():
                 for line in self.read(paths):
@@ -62,8 +70,7 @@ class Collector:
                     if kind in odd:
                         odd[kind] += 1
         except ClusterError as error:
-            self.run.outage(f"results can't be read now: {error}")
-            return False
+            raise ClusterError(f"results can't be read now: {error}") from None
         self.read_s = time.monotonic() - began
         if any(odd.values()) and all(job.state == "ended" for job in jobs):
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
@@ -74,7 +81,6 @@ class Collector:
             if watch.running_since is not None and watch.done:
                 rate = watch.done / max(0.5, now - watch.running_since)
                 watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
-        return True
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """The lines of result files."""
@@ -112,9 +118,9 @@ class Collector:
                 watch.ends.clear()  # of a start that SLURM took back
             if kind is Kind.BEGIN:
                 watch.nodes = max(watch.nodes, min(record["nodes"], watch.most_nodes))
-            else:
+            elif record["node"] < watch.most_nodes:
                 watch.ends[record["node"]] = record["end"]
-        if kind is Kind.END:
+        if kind is Kind.END and record["node"] < watch.most_nodes:
             watch.steps[record["restart"], record["node"]] = record["steps"]
         return kind
 
@@ -131,8 +137,8 @@ class Collector:
                 self.run.journal.event("late record", record["token"], f"task {index}, attempt {record['attempt']}")
             return
         if state not in ("waiting", "cut"):
-            if stored != text and (text, index) not in self.late:
-                self.late.add((text, index))
+            if stored != text and (record["token"], index) not in self.late:
+                self.late.add((record["token"], index))
                 self.run.journal.event("second record", record["token"], f"task {index}, attempt {attempt}")
             return
         reason = record.get("reason")

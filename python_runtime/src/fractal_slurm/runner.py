@@ -81,11 +81,11 @@ class Runner:
         """Go on until every task has an end.
 
         Raises:
-            FractalSlurmError: The user's folder can't be made, or sudo refuses.
+            FractalSlurmError: The user's folder can't be made, or sudo refuses, and no job is out yet.
             Detached: The second interrupt: jobs go on without a driver.
         """
         if self.run.has_work():
-            self.run.make_folder()
+            self.guarded(self.run.make_folder)
         if self.run.hidden:
             self.run.say(
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "

@@ -65,7 +65,12 @@ class Submitter:
                 return
 
     def submit(self, job: Job) -> bool:
-        """Submit one job. Returns whether to go on with the next."""
+        """Submit one job. Returns whether to go on with the next.
+
+        Raises:
+            Silence: SLURM did not answer; the job may exist.
+            ImpersonationError: sudo refused.
+        """
         lines = self.run.journal.task_lines(job.token)
         try:
             script = render(self.run.job_config(job), self.run.job_settings, token=job.token, tasks=lines)
@@ -94,13 +99,11 @@ class Submitter:
             self.no_room(submission.words)
             return False
         self.run.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
-        words = f"SLURM refused the job: {submission.words}"
         if "sbatch:" not in submission.raw:
             sudo = self.run.sudo
-            words = sudo.refusal(self.run.user, f"{sudo.slurm_bin_dir}/sbatch", submission.raw.splitlines())
-            if not any(other.slurm_job_id for other in self.run.journal.jobs()):
-                raise ImpersonationError(words)
-        self.run.refuse(words)
+            command = f"{sudo.slurm_bin_dir}/sbatch"
+            raise ImpersonationError(sudo.refusal(self.run.user, command, submission.raw.splitlines()))
+        self.run.refuse(f"SLURM refused the job: {submission.words}")
         return False
 
     def no_room(self, words: str) -> None:
@@ -129,7 +132,8 @@ class Submitter:
         by_name: dict[str, JobState] = {}
         if not self.run.hidden:
             names = [f"{safe_job_name(self.run.config.job_name)}.{job.token}" for job in unknown]
-            by_name = {state.name.rpartition(".")[2]: state for state in self.run.slurm.squeue(names=names).values()}
+            states = self.run.slurm.squeue(names=names, user=self.run.user).values()
+            by_name = {state.name.rpartition(".")[2]: state for state in states}
         else:
             self.run.slurm.config()  # is slurmctld there at all?
         rest = []

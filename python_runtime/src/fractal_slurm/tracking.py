@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from .collecting import Collector
-from .errors import FractalSlurmError
+from .errors import ClusterError, FractalSlurmError
 from .journal import Job
 from .outcome import LOST
 from .run import Run, Watch
@@ -55,7 +55,7 @@ class Tracker:
         """One look at all jobs in flight: their states in one call, the results of those that ended in another.
 
         Raises:
-            Silence: slurmctld does not answer; nothing is concluded.
+            ClusterError: slurmctld does not answer, or results can't be read; nothing is concluded.
         """
         jobs = self.run.journal.jobs("submitted", "ended")
         if not jobs:
@@ -82,10 +82,17 @@ class Tracker:
             self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
             self.next_peek = now + self.peek_s
         if ended or peek:
-            if not self.collector.collect(running if peek else ended, now):
-                return  # nothing follows from results that could not be read
+            try:
+                self.collector.collect(running if peek else ended, now)
+            except ClusterError:
+                if self.run.cancelled:  # such a run ends, also if its user keeps the results from being read
+                    self.settle(now)
+                raise
             if self.run.hidden and peek:
                 self.judge_hidden(running, now)
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
         for job in self.run.journal.jobs("ended"):
             self.settler.settle(job, now)
 
@@ -268,8 +275,11 @@ class Tracker:
             watch = self.run.watches[job.token]
             if watch.missing_since is None:
                 watch.missing_since = now
-        if not self.collector.collect(jobs, now):
-            return
+        try:
+            self.collector.collect(jobs, now)
+        except ClusterError:
+            if not self.run.cancelled:
+                raise
         for job in jobs:
             watch = self.run.watches[job.token]
             if watch.workers_ended(job.nodes):
