@@ -10,7 +10,7 @@ from .journal import Job
 from .outcome import LOST, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
-from .slurm import LAUNCH_FAILED, LAUNCH_FAILURE
+from .slurm import LAUNCH_FAILED
 from .worker import EXITS
 
 _NEVER_BEGAN_S = 3.0
@@ -110,7 +110,7 @@ class Settler:
             return None
         reason = job.reason or ""
         code = reason.rpartition("exit ")[2]
-        if code == LAUNCH_FAILED or LAUNCH_FAILURE in reason:
+        if code == LAUNCH_FAILED:
             return f"SLURM could not start it in {self.run.folder} ({reason}): full, absent or closed on its node"
         number, _colon, number_of_signal = code.partition(":")
         return EXITS.get(int(number)) if number.isdigit() and number_of_signal == "0" else None

@@ -86,9 +86,9 @@ PENDING_HINTS = {
     "PartitionDown": ": the partition is down",
     "PartitionInactive": ": the partition takes no jobs now",
 }
-# How a job ends that SLURM could not start, since its output file, its folder or its user are not as they should be:
-# its exit code, and the reason that squeue gives.
-LAUNCH_FAILED, LAUNCH_FAILURE = "0:53", "JobLaunchFailure"
+# The exit code of a job that SLURM could not start: its output file, its folder or its user are not as they should be.
+# squeue's reason, JobLaunchFailure, is the same for a job whose worker was killed.
+LAUNCH_FAILED = "0:53"
 # The client never got an answer: the job may exist all the same.
 _SILENCE = (
     "Unable to contact slurm controller",
