@@ -33,7 +33,10 @@ class ActionModule(ActionBase):
             arguments.update({"version": source.folder_name, "digest": source.digest})
         result.update(self._call(arguments, task_vars))
         result["differs"] = bool(result.get("changed"))
-        if result.get("failed") or not result.pop("wheels_needed", False) or self._task.check_mode:
+        if result.get("failed") or not result.pop("wheels_needed", False):
+            return result
+        wheelhouse.require_pip()  # in the preflight, too: before anything is changed
+        if self._task.check_mode:
             return result
         target = wheelhouse.Target(**result["target"])
         archive = wheelhouse.make_archive(

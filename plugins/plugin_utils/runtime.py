@@ -35,7 +35,7 @@ def runtime_module(name: str) -> ModuleType:
             raise
         raise AnsibleError(
             f"the Python package {missing} is missing on the controller, for the Python that runs Ansible "
-            f"({sys.executable}): install it there with "
+            f"({sys.executable}): install the distribution's package of it, or run "
             f"`{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
         ) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -114,6 +115,19 @@ def default_cache() -> Path:
     """Where wheelhouses are kept on the controller."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "fractal-slurm"
+
+
+def require_pip() -> None:
+    """Make sure that wheels can be made here.
+
+    Raises:
+        AnsibleError: The controller has no pip.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise AnsibleError(
+            f"pip is missing on the controller, for the Python that runs Ansible ({sys.executable}): install the "
+            f"distribution's package of it (python3-pip), or run `{sys.executable} -m ensurepip`"
+        )
 
 
 def make_archive(
@@ -277,17 +291,12 @@ def _pip(arguments: list[str]) -> None:
     """Run the controller's pip.
 
     Raises:
-        AnsibleError: It failed, or is not there.
+        AnsibleError: It failed.
     """
     argv = [sys.executable, "-m", "pip", arguments[0], "--disable-pip-version-check", "--quiet", *arguments[1:]]
     result = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if result.returncode == 0:
         return
-    if "No module named pip" in result.stderr:
-        raise AnsibleError(
-            f"pip is missing on the controller, for the Python that runs Ansible ({sys.executable}): "
-            f"run `{sys.executable} -m ensurepip`"
-        )
     words = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [result.stderr.strip()[-2000:]]
     raise AnsibleError(
         f"the runtime's wheels can't be made on the controller: pip {arguments[0]}: {' '.join(words)} (without an "

@@ -189,7 +189,9 @@ def test_hosts_with_different_runtimes_are_named(deployed: Site):
     deployed.hosts["two"].update({**deployed.hosts["one"], "fractal_slurm_runtime_prefix": str(other)})
     outcome = deployed.play(VERIFY, "--tags", "runtime", hosts=("one", "two"))
     assert outcome.status != 0
-    assert re.search(r"The hosts differ in the runtime: \{'one': '[^']+', 'two': '0.0.1-00000000'\}", outcome.output)
+    assert re.search(
+        r"Not all hosts have the same runtime: \{'one': '[^']+', 'two': '0.0.1-00000000'\}", outcome.output
+    )
     deployed.hosts["two"] = deployed.hosts["one"]
     assert deployed.play(VERIFY, "--tags", "runtime", hosts=("one", "two")).status == 0
 

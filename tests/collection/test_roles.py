@@ -109,6 +109,20 @@ class TestPreflight:
         assert outcome.changed == {"one": 0, "two": 0}
         assert site.files() == before
 
+    def test_finds_that_no_wheels_can_be_made(self, site, tmp_path, monkeypatch):
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pip'] = None\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        before = site.files()
+        outcome = site.play(SITE)
+        assert outcome.status == 2, outcome.output
+        assert "pip is missing on the controller" in outcome.output
+        assert site.files() == before
+
+    def test_verify_names_hosts_without_a_runtime(self, site):
+        outcome = site.play("fractal.slurm.verify")
+        assert outcome.status == 2, outcome.output
+        assert "Not all hosts have the same runtime: {'one': 'none'}. Run the playbook site" in outcome.output
+
     def test_a_role_alone_stops_all_hosts_too(self, site, tmp_path):
         playbook = tmp_path / "play.yml"
         playbook.write_text(
