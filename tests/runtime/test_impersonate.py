@@ -191,3 +191,12 @@ class TestRefusal:
         assert "this host knows no such user" in words
         assert "getent passwd nosuchuser" in words
         assert "FRACTAL_IMPERSONATE_USERS" not in words
+
+
+class TestListFolders:
+    def test_ends_where_a_user_made_names_without_end(self, tmp_path):
+        sudo = tmp_path / "sudo"
+        sudo.write_text("#!/bin/sh\nexec yes a-name-of-a-file-that-no-worker-makes\n")
+        sudo.chmod(0o755)
+        found = Impersonator(sudo=str(sudo)).list_folders("ann", ["/work/run"], timeout=5)
+        assert set(found["/work/run"][:-1]) == {"a-name-of-a-file-that-no-worker-makes"}

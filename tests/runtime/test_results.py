@@ -89,10 +89,24 @@ class TestClassify:
             {"log": "x"},
             {"log": [0]},
             {"log": [-1, 5]},
+            {"exit": {"code": 1}},
+            {"signal": "KILL"},
+            {"seconds": float("nan")},
+            {"start": float("inf")},
+            {"peak_mb": "1"},
+            {"restart": 10**6},  # no job is requeued so often, and each start is remembered
+            {"reason": "x" * 20_000},
         ],
     )
     def test_takes_a_record_with_a_wrong_value_for_torn(self, change):
         assert kind_of({**TASK, **change}) is Kind.TORN
+
+    @pytest.mark.parametrize("name", ["out", "another"])
+    def test_takes_a_record_that_some_python_could_not_print_for_torn(self, name):
+        deep = json.dumps(TASK)[:-1] + f', "{name}": {"[" * 900}{"]" * 900}}}'
+        assert classify(deep.encode(), TOKENS)[0] is Kind.TORN
+        wide = json.dumps({**TASK, name: [[]] * 2000})
+        assert classify(wide.encode(), TOKENS)[0] is Kind.TASK
 
     @given(
         st.dictionaries(st.sampled_from([*TASK, "begin", "end", "reason", "tail", "out"]), json_values), st.booleans()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -54,8 +55,12 @@ def say(sentence: str) -> None:
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    # A lone surrogate, which a task's out-JSON may hold, is written as JSON spells it: \udXXX.
-    click.echo(text.encode("utf-8", "backslashreplace"))
+    # What a terminal obeys, and lone surrogates, which a task's out-JSON may hold, are written as JSON spells them.
+    click.echo(re.sub("[^\n -~]", _spelled, text).encode())
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def _guarded(command: _Command) -> _Command:
@@ -521,7 +526,11 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
     settings = load_settings()
     with Journal.open(settings.state_path(), run_id, drive=False) as journal:
         if log_of is not None:
-            sys.stdout.buffer.write(task_log(journal, connect(settings).sudo, log_of))
+            for chunk in task_log(journal, connect(settings).sudo, log_of):
+                if sys.stdout.isatty():
+                    click.echo(plain(chunk.decode("utf-8", "replace")), nl=False)
+                else:
+                    sys.stdout.buffer.write(chunk)
             return
         if events:
             rows = journal.events()

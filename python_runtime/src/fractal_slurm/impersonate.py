@@ -12,12 +12,14 @@ import re
 import select
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from .errors import ClusterError, FractalSlurmError, ImpersonationError
+from .results import split_lines
 
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
 SLURM_COMMANDS = ("sbatch", "scancel")
@@ -37,6 +39,8 @@ _ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
 _QUOTED_PATH = re.compile(r"['\u2018](/[^'\u2019]*)['\u2019]")
 # One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
 MAX_PATHS_PER_CALL = 2_000
+# Names of a run's files and folders take less; what else a user makes there is left unread.
+MAX_LISTING_BYTES = 1 << 25
 
 
 class TimedOut(ClusterError):
@@ -189,36 +193,53 @@ class Impersonator:
         Args:
             user: Whose files they are.
             paths: Absolute paths.
-            timeout: Seconds without a byte after which a file counts as unreadable.
+            timeout: Seconds without a byte, or for each megabyte, after which a file counts as unreadable.
             max_bytes: Where reading stops; what is beyond is left unread.
 
         Raises:
             ClusterError: sudo refused, or a file that is there could not be read: nothing follows from what came.
         """
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
-            self.calls += 1
-            argv = self.argv(user, "cat", ["--", *paths[first : first + MAX_PATHS_PER_CALL]])
-            with tempfile.TemporaryFile() as errors, self._popen(argv, errors) as process:
-                assert process.stdout is not None  # noqa: S101 - asked for
-                os.set_blocking(process.stdout.fileno(), False)
-                try:
-                    while True:
-                        ready = select.select([process.stdout], [], [], timeout)[0]
-                        if not ready:
-                            raise ClusterError(f"{user}'s files can't be read: nothing came for {timeout:g} seconds")
-                        chunk = os.read(process.stdout.fileno(), 1 << 20)
-                        if not chunk:
-                            break
-                        max_bytes -= len(chunk)
-                        yield chunk
-                        if max_bytes <= 0:
-                            return
-                finally:
-                    if process.poll() is None and max_bytes <= 0:
-                        process.terminate()
-                if process.wait() != 0:
-                    errors.seek(0)
-                    self._check_only_absent(user, "cat", errors.read(1_000_000))
+            for chunk in self._read(user, "cat", paths[first : first + MAX_PATHS_PER_CALL], timeout, max_bytes):
+                max_bytes -= len(chunk)
+                yield chunk
+            if max_bytes <= 0:
+                return
+
+    def _read(self, user: str, command: str, paths: Sequence[str], timeout: float, max_bytes: int) -> Iterator[bytes]:
+        """What cat or ls print, in chunks. It ends, whatever the user made of the paths: a pipe that nobody fills, say.
+
+        Raises:
+            ClusterError: As :meth:`read_files`.
+        """
+        self.calls += 1
+        patience = timeout + len(paths)  # seconds of waiting in all; each megabyte that comes adds to them
+        ended = False
+        with tempfile.TemporaryFile() as errors:
+            process = self._popen(self.argv(user, command, ["--", *paths]), errors)
+            assert process.stdout is not None  # noqa: S101 - asked for
+            try:
+                while max_bytes > 0:
+                    began = time.monotonic()
+                    ready = select.select([process.stdout], [], [], min(timeout, patience))[0]
+                    patience -= time.monotonic() - began
+                    if not ready or patience <= 0:
+                        words = f"nothing came for {timeout:g} seconds, or too little"
+                        raise ClusterError(f"{user}'s files can't be read: {words}")
+                    chunk = os.read(process.stdout.fileno(), 1 << 20)
+                    if not chunk:
+                        ended = True
+                        break
+                    patience += timeout * len(chunk) / (1 << 20)
+                    max_bytes -= len(chunk)
+                    yield chunk
+            finally:
+                process.stdout.close()
+                if not ended:
+                    _end(process)
+            if ended and process.wait() != 0:
+                errors.seek(0)
+                self._check_only_absent(user, command, errors.read(1_000_000))
 
     def _popen(self, argv: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
@@ -355,21 +376,26 @@ class Impersonator:
         found: dict[str, list[str]] = {}
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             some = list(paths[first : first + MAX_PATHS_PER_CALL])
-            result = self.run(user, "ls", ["--", *some], timeout=timeout)
-            if result.returncode != 0:
-                self._check_only_absent(user, "ls", result.stderr)
+            lines = split_lines(self._read(user, "ls", some, timeout, MAX_LISTING_BYTES), longest=1 << 16)
             # ls(1): 1 and 2 stand for folders that are missing or closed; with one folder it prints no heading.
-            text = result.stdout.decode(errors="replace")
-            if len(some) == 1:
-                found[some[0]] = text.splitlines()
-                continue
-            current: list[str] = []
-            for line in text.splitlines():
-                if line.endswith(":") and line[:-1] in some:
-                    current = found.setdefault(line[:-1], [])
-                elif line:
-                    current.append(line)
+            current = found.setdefault(some[0], []) if len(some) == 1 else []
+            for line in lines:
+                name = line.decode(errors="replace")
+                if len(some) > 1 and name.endswith(":") and name[:-1] in some:
+                    current = found.setdefault(name[:-1], [])
+                else:
+                    current.append(name)
         return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command whose output is not wanted any more: sudo hands TERM on to it; what does not heed that is left."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def clean_environment() -> dict[str, str]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import RunError
@@ -104,7 +104,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def plain(cell: object) -> str:
     """Text that a terminal does not obey: what tasks print may hold anything."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
 
 
 def run_report(journal: Journal) -> dict[str, Any]:
@@ -220,8 +220,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         print(f"… and {len(failures) - 10} more: fractal-slurm report {summary['run_id']}")
 
 
-def task_log(journal: Journal, sudo: Impersonator, index: int) -> bytes:
-    """The whole log of one task.
+def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes]:
+    """The whole log of one task, in chunks: a user's record can name any length, of any file.
 
     Raises:
         RunError: There is no such task, or no log of it.
@@ -230,12 +230,15 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> bytes:
     if row is None:
         raise RunError(f"run {journal.get('run_id')} has no task {index}")
     record = json.loads(row[5]) if row[5] else {}
-    if "log" not in record:
-        return b""
+    if not record.get("log"):
+        return
     folder = job_folder(journal.get("run_folder"), record["token"])
     name = f"log-{record['restart']}-{record['node']}"
     if journal.get("job_settings")["task_logs"] == "separate":
         name = f"task-{index}-{record['attempt']}.log"
     offset, size = record["log"]
-    data = b"".join(sudo.read_files(journal.get("user"), [f"{folder}/{name}"], timeout=600, max_bytes=offset + size))
-    return data[offset : offset + size]
+    for chunk in sudo.read_files(journal.get("user"), [f"{folder}/{name}"], timeout=600, max_bytes=offset + size):
+        part = chunk[offset : offset + size]
+        offset = max(0, offset - len(chunk))
+        size -= len(part)
+        yield part

@@ -9,8 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
+from .worker import MAX_OUT_DEPTH, is_deep
+
 _JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+# The longest text that a worker writes is the end of a log, of 4000 bytes.
+_MOST_TEXT = 10_000
+# SLURM requeues a job a few times.
+_MOST_STARTS = 10_000
 TASK_STATES = frozenset({"succeeded", "failed", "timeout", "memory", "cut"})
 
 
@@ -41,6 +47,8 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
         return Kind.TORN, {}
     if not isinstance(record, dict):
         return Kind.TORN, {}
+    if line.count(b"[") + line.count(b"{") > MAX_OUT_DEPTH and any(map(is_deep, record.values())):
+        return Kind.TORN, {}  # what reads it later may have less room
     token = record.get("token")
     if not isinstance(token, str) or token not in tokens:
         return Kind.FOREIGN, record
@@ -57,7 +65,15 @@ def _is_number(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     # JSON can spell lone surrogates ("\\ud800"); neither SQLite nor a terminal takes them.
-    return isinstance(value, str) and _SURROGATE.search(value) is None
+    return isinstance(value, str) and len(value) <= _MOST_TEXT and _SURROGATE.search(value) is None
+
+
+def _is_start(value: object) -> bool:
+    return isinstance(value, int) and _is_number(value) and value < _MOST_STARTS
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_job_id(value: object) -> bool:
@@ -76,7 +92,7 @@ def _or_absent(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
 
 
-_WORKER = {"restart": _is_number, "node": _is_number}
+_WORKER = {"restart": _is_start, "node": _is_number}
 # What a record of each kind must have. The files are the user's: whatever is in one, it can't stop the driver.
 _FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
     Kind.TASK: {
@@ -89,6 +105,9 @@ _FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
         "tail": _or_absent(_is_text),
         "host": _or_absent(_is_text),
         "log": _or_absent(_is_place),
+        "exit": _or_absent(_is_number),
+        "signal": _or_absent(_is_number),
+        **dict.fromkeys(("start", "seconds", "peak_mb", "cpu_s"), _or_absent(_is_real)),
     },
     Kind.BEGIN: {"job": _is_job_id, "nodes": _is_number, **_WORKER},
     Kind.END: {"end": _is_text, "steps": _is_number, **_WORKER},

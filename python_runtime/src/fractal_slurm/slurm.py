@@ -304,12 +304,13 @@ class Slurm:
             result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         )
 
-    def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = ()) -> dict[str, JobState]:
+    def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = (), user: str = "") -> dict[str, JobState]:
         """What slurmctld says of these jobs, in one call; jobs that it does not know (any more) are left out.
 
         Args:
             job_ids: Ids to look for.
             names: Job names to look for, if no ids are given.
+            user: Whose jobs of these names: everybody sees them in squeue, and can give them to jobs.
 
         Raises:
             Silence: slurmctld does not answer.
@@ -318,13 +319,13 @@ class Slurm:
         wanted = job_ids or names
         for first in range(0, len(wanted), _MAX_IDS_PER_CALL):
             some = ",".join(wanted[first : first + _MAX_IDS_PER_CALL])
-            found |= self._squeue(f"--jobs={some}" if job_ids else f"--name={some}")
+            found |= self._squeue(f"--jobs={some}") if job_ids else self._squeue(f"--name={some}", f"--user={user}")
         return found
 
-    def _squeue(self, which: str) -> dict[str, JobState]:
+    def _squeue(self, *which: str) -> dict[str, JobState]:
         self.squeue_calls += 1
         began = time.monotonic()
-        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%M|%P|%j|%r", which)
+        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%M|%P|%j|%r", *which)
         if result.returncode != 0:
             if "Invalid job id specified" in result.stderr:
                 return {}

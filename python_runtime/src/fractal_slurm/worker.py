@@ -640,7 +640,7 @@ class Worker:
         state, reason = verdict or ("succeeded", None)
         record["state"] = state
         if reason:
-            record["reason"] = reason
+            record["reason"] = reason[:4000]  # as much as of a log; a command's name may be longer
         if out is not None:
             record["out"] = out
         self.keep_log(slot, record, 400 if state == "succeeded" else 4000)

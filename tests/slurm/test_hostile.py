@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A user who makes of their own files, records and jobs what harms the service account, or who reads its output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ANNA, BASE, EVE, ONE_JOB, Call, finish, kill, slurm, wait_for
+
+# The folder of the one job, for a task that plays tricks in it.
+FOLDER = "d=$(ls -d {work}/*/*/)\n"
+
+
+def hostile(call: Call, commands: str) -> str:
+    """A unit of work with two tasks, each of which does this in the job's folder, $d."""
+    call.config(batching=ONE_JOB)
+    call.env["FRACTAL_SLURM_COMMAND_TIMEOUT_S"] = "2"
+    folder = FOLDER.format(work=call.work(ANNA))
+    return call.spec(call.script(f"#!/bin/bash\n{folder}{commands}\necho '{{}}' > \"$4\"\n"), 2)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class TestResultsThatCanNotBeRead:
+    @pytest.mark.parametrize(
+        "trick",
+        [
+            "rm -f $d/results-0-0; mkfifo $d/results-0-0",
+            "chmod 000 $d/results-0-0",
+            "ln -sf results-0-0 $d/results-0-0",
+        ],
+    )
+    def test_a_run_can_be_cancelled(self, call: Call, trick: str) -> None:
+        process = call.begin(hostile(call, trick))
+        wait_for(lambda: call.runs() and "ended" in states(call))
+        # Long enough for the driver to be at it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(6)
+        process.send_signal(signal.SIGTERM)
+        outcome = finish(process, code=130, seconds=60)
+        assert outcome["not_run"] == 2
+        assert "results can't be read now" in outcome.stderr
+
+    def test_a_pipe_that_trickles_does_not_hold_the_driver(self, call: Call) -> None:
+        process = call.begin(hostile(call, "rm -f $d/results-0-0; mkfifo $d/results-0-0"))
+        wait_for(lambda: call.runs() and "ended" in states(call))
+        (pipe,) = call.work(ANNA).glob("*/*/results-0-0")
+        with opened(pipe) as fd:
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda: os.write(fd, b"x") and process.poll() is not None, seconds=10)
+            process.send_signal(signal.SIGTERM)
+            wait_for(lambda: os.write(fd, b"x") and process.poll() is not None, what="the driver to end")
+        assert "or too little" in finish(process, code=130).stderr
+
+
+def states(call: Call) -> list[str]:
+    """The states of the jobs in the newest run's journal."""
+    with contextlib.closing(sqlite3.connect(call.folder / "state/runs" / call.run_id() / "journal.sqlite")) as journal:
+        return [row[0] for row in journal.execute("SELECT state FROM job")]
+
+
+class TestReport:
+    def test_a_log_of_any_length_takes_no_memory(self, call: Call) -> None:
+        record = '{"task":0,"attempt":0,"token":"%s","state":"failed","job":"1","restart":0,"node":0,"log":[0,%d]}'
+        forge = f"printf '{record}\\n' $(basename $d) $((1 << 60)) >> $d/results-0-0\nln -sf /dev/zero $d/log-0-0"
+        call.run(hostile(call, forge))
+        argv = call.argv("report", call.run_id(), "--log", "0")
+        limit = 600_000_000
+        process = subprocess.Popen(["prlimit", f"--as={limit}", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        read = 0
+        while read < 2 * limit and (chunk := process.stdout.read(1 << 20)):
+            read += len(chunk)
+        process.stdout.close()
+        process.wait(60)
+        assert read >= 2 * limit
+
+    def test_no_log_reaches_a_terminal_as_it_is(self, call: Call) -> None:
+        call.run(hostile(call, "printf 'a\\033]0;owned\\007\\302\\2332Jb\\tc\\n'; exit 3"))
+        argv = call.argv("report", call.run_id(), "--log", "0")
+        assert b"\x1b]0;owned\x07\xc2\x9b2J" in subprocess.run(argv, capture_output=True, check=True).stdout
+        shown = subprocess.run(["script", "-qec", " ".join(argv), "/dev/null"], capture_output=True, check=True).stdout
+        assert b"b\tc" in shown
+        assert not {"\x1b", "\x07", "\x9b"} & set(shown.decode())
+
+    def test_json_spells_what_a_terminal_obeys(self, call: Call) -> None:
+        text = "\x7f\x9b2J\u202e"
+        outcome = call.run(hostile(call, "printf '\\177\\302\\2332J\\342\\200\\256'; exit 3"))
+        assert outcome["failures"][0]["log_tail"] == text
+        assert not set(text) - set("2J") & set(outcome.stdout)
+
+
+class TestJobs:
+    def test_a_job_of_the_same_name_by_somebody_else_is_not_taken_for_ours(self, call: Call) -> None:
+        call.config(batching=ONE_JOB)
+        process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 8\n"), 1))
+        wait_for(lambda: call.runs() and "submitted" in states(call))
+        kill(process)
+        # As if the answer to the submission had not come.
+        with contextlib.closing(
+            sqlite3.connect(call.folder / "state/runs" / call.run_id() / "journal.sqlite")
+        ) as journal:
+            journal.execute("UPDATE job SET state = 'submitting', slurm_job_id = NULL")
+            journal.commit()
+        (name,) = slurm("squeue", "--noheader", "--format=%j").split()
+        for _time in range(2):
+            argv = [BASE / "bin/sbatch", f"--job-name={name}", "--chdir=/", "--output=/dev/null", "--wrap=exit 9"]
+            subprocess.run(argv, check=True, user=EVE, group=EVE, extra_groups=[], capture_output=True)
+        outcome = call("resume", call.run_id(), "--json")
+        assert outcome.code == 0, outcome.stderr
