@@ -159,6 +159,13 @@ class TestPlan:
         assert (plan["cpus_per_job"], plan["mem_per_job_MB"], plan["time_per_job"]) == (8, 4_000, "00:11:00")
         assert run("plan", spec, "--config", config)[0] == 0
 
+    def test_a_job_asks_for_no_more_than_its_tasks_need(self, config, folder):
+        single = folder / "single.json"
+        single.write_text(json.dumps({**SPEC, "parameters": [{"well": "A01"}]}), encoding="utf-8")
+        plan = json.loads(run("plan", single, "--config", config, "--json")[1])
+        assert (plan["jobs"], plan["cpus_per_job"], plan["mem_per_job_MB"]) == (1, 2, 1_000)
+        assert "#SBATCH --mem=1000M\n" in run("script", single, "--config", config)[1]
+
     def test_names_the_faults_of_config_and_spec_together(self, broken):
         code, out, err = run("plan", broken[1], "--config", broken[0])
         assert (code, out) == (2, "")

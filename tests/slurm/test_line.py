@@ -8,10 +8,27 @@ import os
 import pwd
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from conftest import ANNA, BASE, BEN, CONFIG, EVE, GROUP, ONE_JOB, SERVICE, Call, grant, live_jobs, wait_for
+from conftest import (
+    ANNA,
+    BASE,
+    BEN,
+    CONFIG,
+    EVE,
+    GROUP,
+    ONE_JOB,
+    SERVICE,
+    Call,
+    finish,
+    grant,
+    kill,
+    live_jobs,
+    running_jobs,
+    wait_for,
+)
 
 OUT_TASK = """#!/bin/sh
 # Prints some, and writes an out-JSON with what it was given and where it runs.
@@ -58,6 +75,21 @@ class TestRun:
         outcome = call.run(call.spec(call.script(OUT_TASK), 400))
         assert outcome["succeeded"] == 400
         assert outcome["sudo_calls"] <= 3 * outcome["jobs"]
+
+    def test_a_report_tells_when_the_driver_is_gone_and_since_when_jobs_run(self, call: Call) -> None:
+        gate = call.folder / "gate"
+        process = call.begin(call.spec(call.script(f"#!/bin/sh\nuntil [ -e {gate} ]; do sleep 0.1; done\n"), 2))
+        wait_for(running_jobs)
+        kill(process)
+        assert call.report()["state"] == "interrupted"
+        time.sleep(3)
+        resumed = time.time()
+        process = call.start("resume", call.run_id(), "--json")
+        wait_for(lambda: call.report()["jobs"][0]["began"])
+        assert call.report()["jobs"][0]["began"] < resumed
+        gate.touch()
+        finish(process)
+        assert call.report()["state"] == "done"
 
     def test_one_log_of_one_task_can_be_read_alone(self, call: Call) -> None:
         task = call.script('#!/bin/sh\necho "first of $2"\nhead -c 3 /dev/zero\nprintf "\\377\\n"\ncat "$2"\n')

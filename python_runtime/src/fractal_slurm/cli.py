@@ -257,6 +257,7 @@ def plan(
     outcome = make_plan(resolution, jobs, len(spec.parameters))
     config = outcome.config
     limit = None if outcome.job_limit_s is None else format_walltime(outcome.job_limit_s)
+    slots = min(config.parallel_tasks_per_job, len(outcome.batches[0]))
     for warning in resolution.warnings:
         say(f"warning: {warning}")
     document = {
@@ -264,8 +265,8 @@ def plan(
         "jobs": len(outcome.batches),
         "tasks_per_job": config.tasks_per_job,
         "parallel_tasks_per_job": config.parallel_tasks_per_job,
-        "cpus_per_job": config.parallel_tasks_per_job * config.cpus_per_task,
-        "mem_per_job_MB": config.parallel_tasks_per_job * config.mem_per_task_MB,
+        "cpus_per_job": slots * config.cpus_per_task,
+        "mem_per_job_MB": slots * config.mem_per_task_MB,
         "time_per_task": config.time,
         "time_per_job": limit,
         "branch": resolution.batching.branch.value,
@@ -387,7 +388,7 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
     if cancel:
         runner.interrupt()
     _heed_signals(runner)
-    line.say(f"run {runner.run.id}: {journal.get('tasks')} tasks as {runner.run.user}, {len(journal.jobs())} jobs")
+    line.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
     with journal:
         try:
             runner.drive()
@@ -463,7 +464,7 @@ def status(as_json: bool) -> None:
     """List the runs."""
     import time
 
-    from .journal import Journal, is_driven, run_ids
+    from .journal import Journal, is_driven, run_ids, state_now
     from .report import table
     from .settings import load_settings
 
@@ -472,15 +473,12 @@ def status(as_json: bool) -> None:
     for run_id in run_ids(state_dir):
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
-                state = journal.get("state", "unknown")
                 driver = is_driven(state_dir, run_id)
-                if state in ("planned", "driven") and driver is None:
-                    state = "interrupted"
                 counts = journal.counts()
                 rows.append(
                     {
                         "run_id": run_id,
-                        "state": state,
+                        "state": state_now(journal.get("state", "unknown"), driver),
                         "user": journal.get("user"),
                         "task_name": journal.get("task_name"),
                         "created": journal.get("created"),
@@ -518,7 +516,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
     """Show the jobs and tasks of a run."""
     import time
 
-    from .journal import Journal
+    from .journal import Journal, is_driven, state_now
     from .prepare import connect
     from .report import plain, print_report, run_report, task_log
     from .settings import load_settings
@@ -542,6 +540,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
                 click.echo(plain(f"{when}  {what}  {subject}  {detail}"))
             return
         document = run_report(journal)
+        document["state"] = state_now(document["state"], is_driven(settings.state_path(), run_id))
     if as_json:
         print_json(document)
     else:

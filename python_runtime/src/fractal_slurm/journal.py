@@ -406,6 +406,11 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
+def state_now(state: str, driver: tuple[str, int] | None) -> str:
+    """What the journal's word for a run's state means, given who drives it."""
+    return "interrupted" if state in ("planned", "driven") and driver is None else state
+
+
 def is_driven(state_dir: Path, run_id: str) -> tuple[str, int] | None:
     """Host and pid of the process that drives a run, if there is one."""
     try:

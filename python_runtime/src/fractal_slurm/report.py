@@ -182,7 +182,7 @@ def print_report(report: dict[str, Any]) -> None:
     bad = [task for task in report["tasks"] if task["state"] != "succeeded"]
     if bad:
         table(
-            f"{len(bad)} of {len(report['tasks'])} tasks did not succeed",
+            f"{len(bad)} of {len(report['tasks'])} tasks have not succeeded",
             ("task", "state", "host", "reason", "end of its log"),
             [
                 (task["index"], task["state"], task["host"], task["reason"], (task["log_tail"] or "").strip()[-300:])

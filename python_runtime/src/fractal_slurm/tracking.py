@@ -143,7 +143,8 @@ class Tracker:
             if found.state == "RUNNING" and watch.running_since is None:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
                 watch.running_since = now - found.elapsed_s
-                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=found.nodes)
+                began_at = time.time() - found.elapsed_s
+                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=began_at, nodes=found.nodes)
                 self.predict_from_others(watch)
             if found.state == "PENDING":
                 watch.running_since = watch.predicted_end = None  # it may have been requeued
