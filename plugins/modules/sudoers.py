@@ -374,7 +374,10 @@ def main():
     host = Host(module)
     result = {"path": os.path.join(params["directory"], params["file"])}
 
+    fault = sudoers.fault_of_file_name(params["file"])
     if params["state"] == "absent":
+        if fault:
+            fail(module, [fault], **result)
         before = read_text(result["path"])
         result["changed"] = before is not None
         if before is not None and not module.check_mode:
@@ -382,11 +385,8 @@ def main():
         diff = {"before_header": result["path"], "before": before or "", "after_header": "(absent)", "after": ""}
         module.exit_json(diff=diff, sudo_version=_text(host), **result)
 
-    faults = params["known_faults"] + host.faults()
+    faults = params["known_faults"] + host.faults() + ([fault] if fault else [])
     base = None
-    fault = sudoers.fault_of_file_name(params["file"])
-    if fault:
-        faults.append(fault)
     if os.geteuid() != 0:
         faults.append("root's rights are needed to read and write sudoers files: run with become")
     else:

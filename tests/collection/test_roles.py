@@ -290,6 +290,12 @@ class TestSudoers:
         assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
         assert oct(site.sudoers_file("one").stat().st_mode) == "0o100440"
 
+    def test_removes_no_file_elsewhere(self, site):
+        site.hosts["one"]["fractal_slurm_sudoers_file"] = "../sudoers"
+        outcome = site.play(REMOVE, "--tags", "sudoers")
+        assert "the file name '../sudoers' is not allowed" in outcome.output
+        assert site.path("one", "sudoers").exists()
+
 
 class TestSlurmConfig:
     def test_each_host_has_its_own_and_a_copy_is_kept(self, site):

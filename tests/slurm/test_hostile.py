@@ -42,6 +42,7 @@ class TestResultsThatCanNotBeRead:
             "rm -f $d/results-0-0; mkfifo $d/results-0-0",
             "chmod 000 $d/results-0-0",
             "ln -sf results-0-0 $d/results-0-0",
+            "chmod 000 $d/results-0-0; chmod 500 $d/..",
         ],
     )
     def test_a_run_can_be_cancelled(self, call: Call, trick: str) -> None:
