@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from fractal_slurm import worker
 from fractal_slurm.script import render
-from fractal_slurm.worker import chunk_bounds, read_work, slot_environment, slots_of_node, split_cpus
+from fractal_slurm.worker import chunk_bounds, oom_counters, read_work, slot_environment, slots_of_node, split_cpus
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, job_settings, slurm_config
@@ -123,3 +123,30 @@ class TestImports:
             [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True
         )
         assert not {"pydantic", "json", "subprocess", "typing"} & set(result.stdout.split())
+
+
+class TestOomCounters:
+    V1 = "36 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+    V2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+    OTHER = "22 28 0:20 / /proc rw,nosuid - proc proc rw\n"
+
+    def test_finds_the_jobs_own_group_of_either_version(self):
+        v1 = ["5:cpuset:/\n", "4:memory:/slurm/uid_7/job_42/step_batch\n", "0::/user.slice\n"]
+        v2 = ["0::/system.slice/slurmstepd.scope/job_42/step_batch/user/task_0\n"]
+        assert oom_counters(v1, [self.OTHER, self.V1, self.V2], "42") == [
+            "/sys/fs/cgroup/memory/slurm/uid_7/job_42/step_batch/memory.oom_control"
+        ]
+        assert oom_counters(v2, [self.OTHER, self.V2], "42") == [
+            "/sys/fs/cgroup/system.slice/slurmstepd.scope/job_42/step_batch/user/task_0/memory.events"
+        ]
+
+    def test_finds_it_in_a_container_that_has_a_part_of_the_tree(self):
+        group = ["4:memory:/pods/one/slurm/uid_7/job_42/step_batch\n"]
+        mount = self.V1.replace(" / ", " /pods/one ", 1)
+        assert oom_counters(group, [mount], "42") == [
+            "/sys/fs/cgroup/memory/slurm/uid_7/job_42/step_batch/memory.oom_control"
+        ]
+
+    @pytest.mark.parametrize("path", ["/", "/system.slice/slurmd.service", "/slurm/uid_7/job_421/step_batch"])
+    def test_finds_none_in_a_group_that_others_share(self, path):
+        assert oom_counters([f"4:memory:{path}\n", f"0::{path}\n"], [self.V1, self.V2], "42") == []

@@ -34,7 +34,7 @@ import time
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
@@ -1246,30 +1246,56 @@ def group_memory_mb(groups: set[int]) -> dict[int, float]:
 
 def oom_kills() -> int:
     """How many processes of this job the kernel ended for lack of memory; 0 if it has no control group of its own."""
-    # As SLURM names it, e.g. /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
-    own = f"/job_{os.environ.get('SLURM_JOB_ID', '')}/"
+    job = os.environ.get("SLURM_JOB_ID", "")
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            groups = [line.rstrip("\n").split(":", 2)[1:] for line in file]
+        with (
+            open("/proc/self/cgroup", encoding="utf-8") as own,
+            open("/proc/self/mountinfo", encoding="utf-8") as mounts,
+        ):
+            counters = oom_counters(own, mounts, job)
     except OSError:
         return 0
-    for controllers, path in groups:
-        if own not in f"{path}/":
-            continue
-        if controllers == "memory":
-            events = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
-        elif not controllers:
-            events = f"/sys/fs/cgroup{path}/memory.events"
-        else:
-            continue
+    for counter in counters:
         try:
-            with open(events, encoding="ascii") as file:
+            with open(counter, encoding="ascii") as file:
                 for line in file:
                     if line.startswith("oom_kill "):
                         return int(line.split()[1])
         except OSError:
             continue
     return 0
+
+
+def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list[str]:
+    """The files in which the kernel counts the processes that it ended for lack of memory, by cgroups(7).
+
+    Args:
+        groups: The lines of /proc/self/cgroup.
+        mounts: The lines of /proc/self/mountinfo: in a container a part of the tree only is mounted.
+        job: The job's id.
+
+    Returns:
+        None of them where the job has no control group of its own, named by SLURM like
+        /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
+    """
+    paths = {}
+    for line in groups:
+        _number, controllers, path = line.rstrip("\n").split(":", 2)
+        if f"/job_{job}/" in f"{path}/":
+            paths.update(dict.fromkeys(controllers.split(","), path))
+    files = []
+    for line in mounts:
+        place, _separator, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            path, name = paths.get("", ""), "memory.events"
+        elif kind.startswith("cgroup ") and "memory" in kind.split()[-1].split(","):
+            path, name = paths.get("memory", ""), "memory.oom_control"
+        else:
+            continue
+        root, mounted_at = place.split()[3:5]
+        if path:
+            files.append(f"{mounted_at}{path.removeprefix(root.rstrip('/'))}/{name}")
+    return files
 
 
 def proportional_mb(name: str, resident: float) -> float:
