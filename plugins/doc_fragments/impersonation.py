@@ -31,7 +31,7 @@ options:
     elements: str
     default: [/data]
   bin_dirs:
-    description: Folders in which C(sbatch) and C(scancel) are looked for first.
+    description: Folders in which C(sbatch) and C(scancel) are looked for, instead of the system's own.
     type: list
     elements: str
     default: []

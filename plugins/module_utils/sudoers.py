@@ -334,7 +334,7 @@ def find_commands(names, bin_dirs):
 
     Args:
         names: Names of commands.
-        bin_dirs: The site's own SLURM folders, absolute, first come first.
+        bin_dirs: The site's own SLURM folders, absolute, first come first; SLURM's commands of no other place count.
 
     Returns:
         Two values: command to absolute path, and the faults (missing, or not safe from others than root).
@@ -344,7 +344,9 @@ def find_commands(names, bin_dirs):
     if faults:
         return found, faults
     for name in names:
-        folders = list(bin_dirs) + list(SYSTEM_DIRS) + ["/usr/local/bin"] if name in SLURM_COMMANDS else SYSTEM_DIRS
+        folders = SYSTEM_DIRS
+        if name in SLURM_COMMANDS:
+            folders = bin_dirs or SYSTEM_DIRS + ("/usr/local/bin",)
         path = next((p for p in (os.path.join(f, name) for f in folders) if _is_executable(p)), None)
         if path is None:
             faults.append("%s is not there: looked in %s" % (name, ", ".join(folders)))

@@ -63,7 +63,7 @@ options:
     default: []
   bin_dirs:
     description:
-      - Folders in which C(sbatch) and C(scancel) are looked for before C(/usr/bin), C(/bin) and C(/usr/local/bin).
+      - Folders in which C(sbatch) and C(scancel) are looked for, instead of C(/usr/bin), C(/bin) and C(/usr/local/bin).
       - Commands that someone but root can change, or that lie below a folder which someone but root can write, are
         refused.
     type: list

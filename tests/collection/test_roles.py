@@ -256,12 +256,13 @@ class TestSudoers:
         site.path("one", "sudoers").write_text("root ALL=(ALL:ALL) ALL\n")
         self.refused(site, "so sudo would not read our file")
 
-    def test_refuses_a_command_that_others_can_change(self, site):
+    def test_refuses_a_command_that_is_not_there_or_that_others_can_change(self, site):
         folder = site.path("one", "slurm")
         folder.mkdir()
+        site.hosts["one"]["fractal_slurm_bin_dirs"] = [str(folder)]
+        self.refused(site, f"sbatch is not there: looked in {folder}")  # and not where the runtime would not look
         for name in ("sbatch", "scancel"):
             shutil.copy(f"/usr/bin/{name}", folder / name)
-        site.hosts["one"]["fractal_slurm_bin_dirs"] = [str(folder)]
         assert site.play(SITE, "--tags", "sudoers", "--check").status == 0
         folder.chmod(0o777)
         self.refused(site, f"{folder} can be written by others than root (mode 0777)")
