@@ -348,7 +348,7 @@ class Worker:
     def make_scratch(self) -> str:
         """A private folder for the args and out files of running tasks: on the node, else in the job's folder."""
         name = f"fractal-{self.header['token']}-{self.restart}-{self.node}"
-        for parent in (os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108 - made anew, private, by a name that can't be guessed
+        for parent in (os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108 - made anew and private, or not used
             if parent and os.path.isabs(parent):
                 try:
                     os.mkdir(f"{parent}/{name}", 0o700)
