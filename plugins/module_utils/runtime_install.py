@@ -8,7 +8,9 @@ switched last. A version is built beside its folder and takes its place in one s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -253,10 +255,15 @@ class Prefix:
         Raises:
             InstallError: A step failed; with its words. What was there before is there still.
         """
-        folder = self.folder(version)
-        build = self.folder("." + version[1:])
         os.umask(0o022)
         _make_folders(self.path)
+        with _alone(self.path):
+            if not self.is_sound(version, digest):  # else another run of Ansible has made it meanwhile
+                self._install(version, digest, python, archive)
+
+    def _install(self, version, digest, python, archive):
+        folder = self.folder(version)
+        build = self.folder("." + version[1:])
         if os.path.lexists(build):
             shutil.rmtree(build)  # what is left of an installation that did not end
         try:
@@ -364,6 +371,18 @@ class Prefix:
             os.rmdir(self.path)
 
 
+@contextlib.contextmanager
+def _alone(folder):
+    """Wait for others that install to a folder, and keep them waiting, where the file system can lock folders."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # NFS locks files alone; there, one host installs for all
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _import_fault(folder):
     """Why the version in a folder does not work, or None."""
     python = os.path.join(folder, "bin", "python")
@@ -458,7 +477,8 @@ def _read_link(path):
 def _make_folders(path):
     if not os.path.isdir(path):
         _make_folders(os.path.dirname(path))
-        os.mkdir(path)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
         os.chmod(path, 0o755)  # noqa: S103 - for all to use
 
 

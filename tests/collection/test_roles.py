@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -368,6 +369,12 @@ class TestRuntime:
         assert self.versions(installed)[1] == [current]
         answer = as_user(USER, installed.hosts["one"]["fractal_slurm_runtime_command"], "--version")
         assert answer.returncode == 0, answer.stderr
+
+    def test_two_runs_at_once_do_not_meet(self, site):
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(lambda _: site.play(SITE, "--tags", "runtime"), range(2)))
+        assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
+        assert len(self.versions(site)[1]) == 1
 
     def test_a_version_without_its_marker_counts_for_nothing(self, installed):
         current, _all = self.versions(installed)
