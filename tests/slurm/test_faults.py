@@ -433,6 +433,41 @@ class TestResultFiles:
         assert outcome.stderr.count("going on") == 1
         assert starts(marks) == Counter(range(16))
 
+    def test_of_a_job_that_was_cancelled_while_the_folder_was_away_count(self, call: Call) -> None:
+        call.config(batching=ONE_JOB)
+        script, marks = counted(call, 1)
+        process = call.begin(call.spec(script, 40))
+        wait_for(lambda: len(starts(marks)) > 8)
+        work = call.work(ANNA)
+        work.rename(work.with_name("away"))
+        slurm("scancel", *live_jobs())
+        wait_for(lambda: not live_jobs())
+        time.sleep(8)  # over results_wait_s
+        assert process.poll() is None
+        work.with_name("away").rename(work)
+        outcome = finish(process, code=1)
+        assert outcome["succeeded"] >= 4
+        assert outcome["succeeded"] + outcome["not_run"] == 40
+
+    def test_that_come_late_from_a_job_whose_worker_was_killed_count(self, call: Call) -> None:
+        """As a network file system may hide them: a job that failed without any is not one that never began."""
+        call.config(batching=ONE_JOB)
+        call.env["FRACTAL_SLURM_RESULTS_WAIT_S"] = "12"
+        marks = call.work(ANNA)
+        task = call.script(
+            f'#!/bin/sh\necho >> {marks}/marks\nsleep 0.3\n[ "$(wc -l < {marks}/marks)" = 12 ] && kill -KILL $PPID\n'
+            'echo "{}" > "$4"\n'
+        )
+        process = call.begin(call.spec(task, 20))
+        wait_for(lambda: list(marks.glob("*/*/results-0-0")))
+        (folder,) = (file.parent for file in marks.glob("*/*/results-0-0"))
+        folder.rename(folder.with_name("hidden"))
+        wait_for(lambda: not live_jobs())
+        time.sleep(6)
+        folder.with_name("hidden").rename(folder)
+        outcome = finish(process)
+        assert outcome["succeeded"] == 20, outcome.stderr
+
     def test_a_forged_first_record_can_not_stop_the_driver(self, call: Call) -> None:
         work = call.work(ANNA)
         begin = '{"begin":1,"token":"%s","job":"7","restart":0,"node":0,"nodes":400000000,"slots":1}'

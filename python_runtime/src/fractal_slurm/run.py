@@ -39,6 +39,7 @@ class Watch:
     lines_before: int = 0
     heard_at: float | None = None
     list_again: bool = False
+    shut_out: bool = False
     steps: dict[tuple[int, int], int] = field(default_factory=dict)
     listed: bool = False
     seen: bool = False

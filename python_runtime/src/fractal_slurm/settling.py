@@ -31,11 +31,7 @@ class Settler:
         watch = self.run.watches.setdefault(job.token, Watch())
         unfinished = self.run.journal.tasks_of(job.token, "waiting", "cut")
         if unfinished:
-            came = watch.listed and watch.workers_ended(job.nodes)
-            waited = now - (watch.ended_at or now)
-            # A script that failed before its worker leaves none; else it is the file system that lags.
-            never = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
-            if not came and not never and waited < self.run.settings.results_wait_s:
+            if not self.is_due(job, watch, now):
                 return
             self.decide(job, watch, unfinished)
         # One step for a job that was spread over several nodes, and those of its slots where they have their own.
@@ -45,6 +41,30 @@ class Settler:
         self.run.journal.update_job(job.token, "collected", state="collected")
         self.run.watches.pop(job.token, None)
         self.run.full_until = 0.0  # there is room for another
+
+    def is_due(self, job: Job, watch: Watch, now: float) -> bool:
+        """Whether to decide on what a job left: its results came, there are none to come, or they had their time.
+
+        Results that did not come are looked for once more after the job was shut out: its folder is there then, and
+        nothing new comes into it.
+
+        Raises:
+            ClusterError: It can't be shut out.
+        """
+        if watch.listed and watch.workers_ended(job.nodes):
+            return True
+        waited = now - (watch.ended_at or now)
+        had_time = waited >= self.run.settings.results_wait_s
+        if watch.shut_out or self.run.cancelled:  # a cancelled run does not wait for a folder
+            return had_time
+        began_not = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
+        if not began_not and not had_time:
+            return False
+        # A script that failed before its worker leaves its claim free; else it is the file system that lags.
+        if self.shut_out(job, watch) or self.exit_words(job):
+            return True
+        watch.list_again = True
+        return False
 
     def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
         """What becomes of the tasks that a job left."""
@@ -67,8 +87,8 @@ class Settler:
         words = verdict.words
         if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
             words += self.job_output(job)
-        if {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
-            self.shut_out(job)
+        if not watch.shut_out and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
+            self.shut_out(job, watch)
         alone: list[int] = []
         again = 0
         with self.run.journal.transaction():
@@ -115,15 +135,17 @@ class Settler:
         number, _colon, number_of_signal = code.partition(":")
         return EXITS.get(int(number)) if number.isdigit() and number_of_signal == "0" else None
 
-    def shut_out(self, job: Job) -> None:
-        """Before a job's tasks go elsewhere: should it start late, or its worker live on, it starts nothing more.
+    def shut_out(self, job: Job, watch: Watch) -> bool:
+        """Should a job start late, or its worker live on, it starts nothing more. Returns whether it never began.
 
         Raises:
-            ClusterError: The marks can't be made; then nothing goes elsewhere.
+            ClusterError: The marks can't be made; then nothing is decided, and nothing goes elsewhere.
         """
         self.run.make_folder()
         paths = [claim_path(self.run.folder, job.token), stop_path(self.run.folder, job.token)]
-        self.run.take_names(paths)
+        was_free, _stop = self.run.take_names(paths)
+        watch.shut_out = True
+        return was_free
 
     def job_output(self, job: Job) -> str:
         """The end of what a job printed outside of its tasks, for the words of its failure."""
