@@ -297,7 +297,9 @@ def _pip(arguments: list[str]) -> None:
     result = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if result.returncode == 0:
         return
-    words = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [result.stderr.strip()[-2000:]]
+    # Where a build fails, pip quotes its own words in a frame.
+    words = [line.strip() for line in result.stderr.splitlines() if line.strip().startswith("ERROR")]
+    words = words or [result.stderr.strip()[-2000:]]
     raise AnsibleError(
         f"the runtime's wheels can't be made on the controller: pip {arguments[0]}: {' '.join(words)} (without an "
         "index, set fractal_slurm_runtime_find_links to a folder of wheels and fractal_slurm_runtime_no_index)"

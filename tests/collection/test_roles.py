@@ -433,6 +433,13 @@ class TestRuntime:
         }
         assert installed == set(re.findall(r"^([a-z0-9-]+==\S+) \\$", lock.read_text(), re.MULTILINE))
 
+    def test_what_no_place_has_is_told_in_pips_words_alone(self, site, tmp_path):
+        site.hosts["one"].update(fractal_slurm_runtime_no_index=True, fractal_slurm_runtime_cache=str(tmp_path))
+        outcome = site.play(SITE, "--tags", "runtime")
+        assert outcome.status == 2, outcome.output
+        assert re.search(r"pip wheel: ERROR: .*hatchling.* \(without an index, set fractal_slurm_", outcome.output)
+        assert "subprocess" not in outcome.output
+
     def test_a_lock_of_the_sites_own_is_kept_to(self, site, tmp_path):
         lock = tmp_path / "lock.txt"
         lock.write_text("pip==25.0\nclick==7.0\n")
