@@ -150,6 +150,27 @@ class TestSubmissionWithoutAnAnswer:
         assert outcome["succeeded"] == 4
         assert starts(marks) == Counter(range(4)), ran_before
 
+    def test_another_job_under_the_same_id_is_not_taken_for_a_renamed_one(self, call: Call) -> None:
+        """A slurmctld that lost its state gave the id to a job of another run, before the driver looked once."""
+        call.config(batching=ONE_JOB)
+        script, marks = counted(call, 0)
+        slurm("scontrol", "update", "partitionname=main", "state=down")
+        process = call.begin(call.spec(script, 4))
+        wait_for(live_jobs)
+        kill(process)
+        slurm("scancel", *live_jobs())
+        slurm("scontrol", "update", "partitionname=main", "state=up")
+        name = "--job-name=other.0123456789abcdef"
+        other = slurm("sbatch", "--parsable", "--chdir=/", "--output=/dev/null", name, "--wrap=sleep 300").strip()
+        with sqlite3.connect(call.folder / "state/runs" / call.run_id() / "journal.sqlite") as db:
+            db.execute("UPDATE job SET state = 'submitted', slurm_job_id = ?", (other,))
+        db.close()
+        outcome = finish(call.start("resume", call.run_id(), "--json"), seconds=60)
+        assert outcome["succeeded"] == 4
+        assert "renamed" not in outcome.stderr
+        assert live_jobs() == [other]
+        assert starts(marks) == Counter(range(4))
+
 
 class TestOutages:
     def test_slurmctld_that_hangs_while_jobs_run(self, call: Call) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
 _HOPELESS_AFTER_S = 20.0
 # A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
 _RENAMED_WITHIN_S = 60.0
+_HAS_TOKEN = re.compile(r"\.[0-9a-f]{16}$")
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
 # Of so many hidden jobs that wait SLURM is asked at a time whether they are still there: it is a question for each.
 _PROBES = 20
@@ -178,10 +180,11 @@ class Tracker:
 
     def read_back(self, job: Job, found: JobState) -> None:
         """What the site made of a job as it took it (job_submit plugins rewrite values); said once."""
-        if self.run.journal.get("read_back"):
-            return
+        is_ours = found.name.endswith(f".{job.token}")
+        if self.run.journal.get("read_back") or (not is_ours and _HAS_TOKEN.search(found.name)):
+            return  # a name with another token is another job's
         self.run.journal.put("read_back", True)
-        if not found.name.endswith(f".{job.token}") and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
+        if not is_ours and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
             self.run.journal.put("renamed", True)
             self.run.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
         if not set(found.partition.split(",")) <= {"", *self.run.config.partition.split(",")}:
