@@ -292,6 +292,25 @@ class TestJobSubmitPlugin:
         assert outcome.stderr.count("2:00 of time, less than its tasks may need") == 1
 
 
+def test_a_job_that_a_failing_prolog_holds_runs_on_another_node(call: Call) -> None:
+    prolog, fails = BASE / "prolog", BASE / "the prolog fails once"
+    prolog.write_text(f"#!/bin/sh\n! rm '{fails}' 2>/dev/null\n")
+    prolog.chmod(0o755)
+    restart(slurm_conf={**SETTINGS["slurm_conf"], "Prolog": str(prolog)})
+    call.config(batching=ONE_JOB)
+    script, marks = counted(call, 0)
+    fails.touch()
+    try:
+        outcome = call.run(call.spec(script, 8))
+    finally:
+        slurm("scontrol", "update", "nodename=ALL", "state=resume")
+        restart()
+    assert outcome.code == 0, outcome.stderr
+    assert (outcome["succeeded"], outcome["jobs"]) == (8, 2)
+    assert "was lost with its node: REQUEUE_HOLD (launch failed requeued held)" in outcome.stderr
+    assert starts(marks) == Counter(range(8))
+
+
 class TestWrappers:
     def test_text_around_the_job_id_does_no_harm(self, call: Call) -> None:
         wrapper = BASE / "bin/sbatch"

@@ -36,7 +36,7 @@ FINAL_STATES = frozenset(
     }
 )
 # Faults of nodes and of SLURM, none of the tasks.
-NODE_FAULTS = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REVOKED"})
+NODE_FAULTS = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUE_HOLD", "REVOKED"})
 
 # Refusals that end by themselves when other jobs end, by the first error line of sbatch or its message
 # (the second line is the same for limits that no waiting cures, such as a job larger than an association may have).
@@ -64,7 +64,6 @@ HOPELESS_REASONS = frozenset(
         "DependencyNeverSatisfied",
         "InvalidAccount",
         "InvalidQOS",
-        "JobHoldMaxRequeue",
         "PartitionNodeLimit",
         "PartitionTimeLimit",
         "QOSMaxCpuPerJobLimit",
@@ -72,10 +71,10 @@ HOPELESS_REASONS = frozenset(
         "QOSMaxNodePerJobLimit",
         "QOSMaxWallDurationPerJobLimit",
         "QOSNotAllowed",
-        "launch_failed_requeued_held",
-        "launch failed requeued held",
     }
 )
+# Reasons of a pending job that SLURM holds since nodes could not start it (a prolog failed), or were lost, too often.
+HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "launch failed requeued held"})
 # Reasons of a pending job that are the course of things.
 ORDINARY_REASONS = frozenset({"None", "Priority", "Resources", "BeginTime", "Prolog", "Cleaning", "Dependency"})
 # What helps with some of the others.

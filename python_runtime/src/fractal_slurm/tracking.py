@@ -14,7 +14,7 @@ from .outcome import LOST
 from .run import Run, Watch
 from .script import claim_path, job_limit_s
 from .settling import Settler
-from .slurm import HOPELESS_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
+from .slurm import HELD_REASONS, HOPELESS_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
 from .walltime import format_walltime, parse_walltime
 from .worker import BEAT_S
 
@@ -140,7 +140,7 @@ class Tracker:
                 gone.append(job)
                 continue
             watch.missing_since, watch.seen = None, True
-            if found.reason not in HOPELESS_REASONS:
+            if found.reason not in HOPELESS_REASONS | HELD_REASONS:
                 watch.hopeless_since = None
             if found.state == "RUNNING" and watch.running_since is None:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
@@ -155,7 +155,7 @@ class Tracker:
                 if watch.running_since is not None:
                     self.durations.append(now - watch.running_since)
                 self.run.job_ended(job, found.state, self.reason(found), nodes=found.nodes)
-            elif found.state == "PENDING" and found.reason in HOPELESS_REASONS:
+            elif found.state == "PENDING" and found.reason in HOPELESS_REASONS | HELD_REASONS:
                 self.hopeless(job, watch, found, now)
             elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
                 hint = PENDING_HINTS.get(found.reason, "")
@@ -292,13 +292,19 @@ class Tracker:
                 self.run.job_ended(job, LOST, "", nodes=job.nodes)
 
     def hopeless(self, job: Job, watch: Watch, found: JobState, now: float) -> None:
-        """A job that would wait for ever, if the reason stays: it is cancelled, and its tasks do not run."""
+        """A job that would wait for ever, if the reason stays: it is cancelled.
+
+        Nothing more is submitted then, unless it was but held for what nodes did to it: its tasks run in another job.
+        """
         if watch.hopeless_since is None:
             watch.hopeless_since = now
         if now - watch.hopeless_since < _HOPELESS_AFTER_S:
             self.run.say_once(f"SLURM says that it can't start job {found.job_id}: {found.reason}")
             return
-        words = f"SLURM will never start job {found.job_id}: {found.reason}"
         self.run.slurm.cancel(self.run.user, [found.job_id])
+        if found.reason in HELD_REASONS:
+            self.run.job_ended(job, "REQUEUE_HOLD", found.reason, nodes=job.nodes)
+            return
+        words = f"SLURM will never start job {found.job_id}: {found.reason}"
         self.run.job_ended(job, "CANCELLED", words, nodes=job.nodes)
         self.run.refuse(words)
