@@ -95,11 +95,11 @@ def test_works_from_an_empty_home_without_a_network(artifact, tmp_path):
 def test_site_yml_works_from_it(artifact, site, tmp_path):
     collections = tmp_path / "collections"
     subprocess.run(
-        [BIN / "ansible-galaxy", "collection", "install", "--offline", "-p", str(collections), str(artifact)],
+        # --force: nothing is installed where the home of who runs the tests holds this version already
+        [BIN / "ansible-galaxy", "collection", "install", "--offline", "--force", "-p", collections, artifact],
         check=True,
         capture_output=True,
-        # ansible-galaxy installs nothing where the caller's ANSIBLE_COLLECTIONS_PATH holds this version already
-        env=without_ansible_settings(),
+        env=without_ansible_settings(),  # nor where ANSIBLE_COLLECTIONS_PATH does
     )
     site.collections = collections
     outcome = site.play("fractal.slurm.site")

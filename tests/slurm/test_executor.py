@@ -37,7 +37,7 @@ class TestSlurmExecutor:
         found = run_python(
             call,
             f"""
-with executor() as e:
+with executor(window_s=1) as e:
     results = list(e.map({task!r}, ({{"n": n}} for n in range(40))))
 print(json.dumps([[r.out["n"] for r in results], len({{r.run_id for r in results}}), results[0].log_tail]))
 """,

@@ -748,6 +748,9 @@ class Testbed:
         if (folder / "mysql").is_dir():
             return
         make_folder(folder, "slurm", 0o700)
+        # A new database gives the cluster an id, and slurmctld stops where its state holds another: since SLURM 24.05
+        # it makes one up where there is no accounting.
+        (self.base / "state/clustername").unlink(missing_ok=True)
         installer = find_program("mariadb-install-db") or "mariadb-install-db"
         run([installer, "--no-defaults", "--user=slurm", f"--datadir={folder}",
              "--auth-root-authentication-method=socket", "--skip-test-db"], timeout=300)  # fmt: skip
