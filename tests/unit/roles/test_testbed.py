@@ -105,6 +105,20 @@ class TestSlurmConf:
             "PartitionName=gpu State=UP Nodes=n1 MaxTime=5"
         ]
 
+    @pytest.mark.parametrize(
+        ("own", "address", "kept_to_it"),
+        [
+            ("127.0.0.1", "127.0.0.1", ["NoInAddrAny,NoCtldInAddrAny"]),
+            ("127.0.1.1", "127.0.1.1", ["NoCtldInAddrAny"]),  # srun must listen where steps answer
+            ("192.0.2.7", "127.0.0.1", []),
+        ],
+    )
+    def test_steps_can_answer_whatever_address_the_machines_name_has(self, monkeypatch, own, address, kept_to_it):
+        monkeypatch.setattr(testbed.socket, "gethostbyname", lambda _name: own)
+        lines = slurm_conf()
+        assert f"SlurmctldHost=localhost({address})" in lines
+        assert [line.partition("=")[2] for line in lines if line.startswith("CommunicationParam")] == kept_to_it
+
     def test_accounting_only_where_asked_for(self):
         assert not [line for line in slurm_conf() if line.startswith("AccountingStorage")]
         assert "AccountingStorageEnforce=associations,limits,qos,safe" in slurm_conf(accounting=True)
