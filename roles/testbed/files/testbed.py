@@ -431,8 +431,9 @@ class Testbed:
             **SLURM_CONF,
         }
         if loopback_only:
-            # NoInAddrAny binds srun, too, to the address of the machine's name. A step answers to where srun's call came
-            # from, and on the loopback that is 127.0.0.1: with another one (Debian writes 127.0.1.1) no step would start.
+            # NoInAddrAny binds srun, too, to the address of the machine's name. A step answers to where srun's call
+            # came from, and on the loopback that is 127.0.0.1: no step would start where the name has another
+            # (Debian writes 127.0.1.1).
             options["CommunicationParameters"] = (
                 "NoInAddrAny,NoCtldInAddrAny" if address == "127.0.0.1" else "NoCtldInAddrAny"
             )
