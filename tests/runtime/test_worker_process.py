@@ -370,6 +370,16 @@ class TestSteps:
         assert job.end() == ("its steps can't be started", 6)
         assert f"its steps can't be started: {'' if srun == '/bin/false' else srun + ' '}{why}" in said
 
+    def test_ends_an_srun_that_waits_for_ever(self, tmp_path):
+        srun = tmp_path / "srun"
+        srun.write_text("#!/bin/sh\nexec sleep 1000\n")
+        srun.chmod(0o755)
+        job = Job(tmp_path, [{}] * 6, isolation="step", srun=str(srun))
+        code, said = job.run(slots=4, before=f"{QUICK}\nworker.STEP_START_S = 0.5")
+        assert code == 75
+        assert job.end() == ("its steps can't be started", 6)
+        assert f"a slot's step did not begin within 0.5 s: {srun} is ended" in said
+
 
 class TestOutJson:
     def test_refuses_what_is_nested_too_deeply_to_be_read_again(self, tmp_path):

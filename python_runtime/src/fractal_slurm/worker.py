@@ -65,6 +65,8 @@ RETRY_S = 1.0
 # A wait that took so much longer than it should was no wait: the job was suspended.
 SUSPENDED_S = 5.0
 MAX_STEP_FAILURES = 3
+# How long a step may take to begin: slurmctld may be away for a while, but an srun that nodes do not reach never ends.
+STEP_START_S = 300.0
 NO_STEPS = "its steps can't be started"
 # EX_CANTCREAT, EX_IOERR and EX_TEMPFAIL of sysexits.h: how the worker ends where not its tasks are to blame.
 NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT = 73, 74, 75
@@ -207,6 +209,7 @@ class Slot:
         self.index = self.attempt = 0
         self.files = ("", "")
         self.began = self.began_clock = 0.0
+        self.handed_over = 0.0  # when its step got the task
         self.kill_at: float | None = None  # when SIGKILL follows, once the task has been told to end
         self.verdict: tuple[str, str] | None = None  # why we end the task: (state, reason)
 
@@ -490,6 +493,7 @@ class Worker:
             OSError: As start().
         """
         self.write_todo(slot, {"words": words, "log": slot.log_path})
+        slot.handed_over = slot.began
         if not slot.step:
             memory = self.header["memory_mb"]
             srun = [
@@ -841,6 +845,7 @@ class Worker:
         """The job was suspended (gang scheduling), while the monotonic clock ran on; SLURM adds this to its limit."""
         for slot in self.running.values():
             slot.began += gap
+            slot.handed_over += gap
             if slot.kill_at is not None:
                 slot.kill_at += gap
         if self.deadline is not None:
@@ -940,12 +945,16 @@ class Worker:
                 self.undecided.append((due, slot, status, usage))
 
     def enforce(self, now: float) -> None:
-        """End the tasks whose time is over: TERM, and KILL when they do not heed it."""
+        """End the tasks whose time is over: TERM, and KILL when they do not heed it. End steps that do not begin."""
         for slot in self.running.values():
             if slot.kill_at is not None:
                 if now >= slot.kill_at:
                     self.signal_task(slot, signal.SIGKILL)
                     slot.kill_at = now + 1.0
+            elif self.in_steps and now >= slot.handed_over + STEP_START_S and self.is_untaken(slot):
+                slot.handed_over = now
+                self.complain(f"a slot's step did not begin within {STEP_START_S:g} s: {self.srun} is ended")
+                signal_group(slot.step, signal.SIGKILL)
             elif self.task_time_s and now >= slot.began + self.task_time_s:
                 if self.is_untaken(slot):
                     slot.began, slot.began_clock = now, time.time()
