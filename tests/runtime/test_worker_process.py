@@ -146,7 +146,7 @@ class TestTimeLimit:
         assert job.run(**times)[0] == 0
         assert job.states() == [(0, "succeeded")]
 
-    @pytest.mark.parametrize(("before", "tasks"), [("  90", 1), ("", 2), ("ELAPSED", 2)])
+    @pytest.mark.parametrize(("before", "tasks"), [("  90", 1), ("", 2), ("ELAPSED", 2), ("4123168608", 2)])
     def test_counts_what_the_job_did_before_the_step(self, tmp_path, before, tasks):
         job = Job(tmp_path, [{}] * 2, {"task_time_s": 50, "job_limit_s": 100})
         assert job.run(more=[before])[0] == 0

@@ -397,7 +397,7 @@ class TestSeveralNodes:
         script, marks = counted(call, 0.2)
         outcome = call.run(call.spec(script, 40))
         assert outcome.code == 0, outcome.stderr
-        assert (outcome["succeeded"], outcome["jobs"], outcome["srun_steps"]) == (40, 1, 1)
+        assert (outcome["succeeded"], outcome["jobs"], outcome["srun_steps"]) == (40, 1, 1), outcome.stderr
         assert starts(marks) == Counter(range(40))
         hosts = {task["host"] for task in call.report()["tasks"]}
         assert len(hosts) == nodes

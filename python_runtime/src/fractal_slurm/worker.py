@@ -1329,7 +1329,9 @@ def main(argv: list[str]) -> int:
     fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         header, command, lines = read_work(file.read())
-    worker = Worker(header, command, lines, tasks_per_node, float(before) if before.isdigit() else 0.0)
+    # Of a process that has just begun, procps 4.0.2 now and then says that it is 4123168608 s old.
+    before_s = float(before) if before.isdigit() and len(before) < 10 else 0.0
+    worker = Worker(header, command, lines, tasks_per_node, before_s)
     try:
         worker.begin()
     except Fenced as reason:
