@@ -1284,7 +1284,7 @@ def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list
         job: The job's id.
 
     Returns:
-        None of them where the job has no control group of its own, named by SLURM like
+        Nothing where the job has no control group of its own, named by SLURM like
         /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
     """
     paths = {}
