@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Under pytest-xdist each worker has a folder and users of its own.
-LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Under pytest-xdist each worker has a folder and users of its own. FRACTAL_TEST_FIRST_LANE keeps two checkouts on one
+# machine apart.
+LANE = int(os.environ.get("FRACTAL_TEST_FIRST_LANE", "0")) + int(
+    os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+)
 BASE = Path(f"/var/lib/fractal-slurm-collection-test-{LANE}")
 SERVICE, USER, MEMBER, GROUP = (f"fsct{LANE}-{name}" for name in ("service", "anna", "ben", "lab"))
 if importlib.util.find_spec("ansible_collections") is None:

@@ -22,8 +22,11 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 TESTBED = REPO / "roles/testbed/files/testbed.py"
-# Under pytest-xdist each worker has a testbed, users and a sudoers file of its own.
-LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Under pytest-xdist each worker has a testbed, users and a sudoers file of its own. FRACTAL_TEST_FIRST_LANE keeps two
+# checkouts on one machine apart.
+LANE = int(os.environ.get("FRACTAL_TEST_FIRST_LANE", "0")) + int(
+    os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+)
 NAME = f"fst{LANE}"
 BASE = Path(f"/var/lib/fractal-slurm-test-{LANE}")
 WORK = Path(f"{BASE}-work")
