@@ -31,9 +31,10 @@ def limits(draw):
 
 
 class TestHeuristics:
-    def test_agrees_with_the_vectors(self):
+    @pytest.mark.parametrize("name", ["batching", "batching-2.26"])
+    def test_agrees_with_the_vectors(self, name):
         wrong = []
-        for row in vectors("batching"):
+        for row in vectors(name):
             batching, messages = outcome(heuristics, **row["input"])
             found = {"error": True} if messages else dict(zip(row["expected"], batching, strict=False))
             if found != row["expected"]:
@@ -55,6 +56,19 @@ class TestHeuristics:
         assert (batching.tasks_per_job, batching.parallel_tasks_per_job, batching.num_jobs) == expected
         assert batching.branch is branch
         assert re.search(words, batching.reason)
+
+    def test_runs_one_task_at_a_time_where_they_share_a_gpu(self):
+        for tasks, given_values in (
+            (10, {"tasks_per_job": 4, "parallel_tasks_per_job": 2}),
+            (16, {}),
+            (17, {}),
+            (81, {}),
+        ):
+            usual = heuristics(tot_tasks=tasks, **TASK, **LIMITS, **given_values)
+            batching = heuristics(tot_tasks=tasks, **TASK, **LIMITS, **given_values, needs_gpu=True)
+            assert batching.parallel_tasks_per_job == 1
+            assert (batching.tasks_per_job, batching.num_jobs) == (usual.tasks_per_job, usual.num_jobs)
+            assert "one at a time" in batching.reason
 
     def test_answers_at_once_for_any_number_of_tasks(self):
         def duration(tasks):

@@ -35,9 +35,10 @@ def faults(**kwargs):
 
 
 class TestResolve:
-    def test_agrees_with_the_vectors(self):
+    @pytest.mark.parametrize("name", ["merge", "merge-2.26"])
+    def test_agrees_with_the_vectors(self, name):
         wrong = []
-        for row in vectors("merge"):
+        for row in vectors(name):
             file = parse_config(row["config_file"], source="config.json")
             names = ("task_name", "task_meta", "workflow_task_meta", "tot_tasks")
             resolution, messages = outcome(resolve, file, **{name: row[name] for name in names})
@@ -133,6 +134,24 @@ class TestResolve:
         ]
         assert resolution.config.partition == "main"
         assert merge(task={"needs_gpu": False}).warnings == []
+
+    @pytest.mark.parametrize(("value", "needed"), [("true", True), ("True", True), ("FALSE", False), ("false", False)])
+    def test_reads_needs_gpu_as_a_string_too(self, value, needed):
+        file = config_file(gpu_slurm_config={"partition": "gpu"})
+        config = merge(file, workflow={"needs_gpu": value}).config
+        assert (config.needs_gpu, config.partition) == (needed, "gpu" if needed else "main")
+
+    @pytest.mark.parametrize("value", ["yes", "1", "", 1, 0, [True]])
+    def test_refuses_what_is_no_answer_to_needs_gpu(self, value):
+        assert "$.needs_gpu" in faults(task={"needs_gpu": value})[0]
+
+    def test_warns_where_given_parallel_tasks_would_share_a_gpu(self):
+        given = {"tasks_per_job": 4, "parallel_tasks_per_job": 2}
+        resolution = merge(config_file(gpu_slurm_config={}), task={"needs_gpu": True}, workflow=given)
+        assert (resolution.config.tasks_per_job, resolution.config.parallel_tasks_per_job) == (4, 1)
+        assert resolution.warnings == [
+            "parallel_tasks_per_job (2, WorkflowTask.meta) has no effect: with needs_gpu a job runs one task at a time"
+        ]
 
     def test_does_without_the_gpu_slurm_config_where_no_gpu_is_needed(self):
         file = config_file(gpu_slurm_config={"partition": "gpu"})

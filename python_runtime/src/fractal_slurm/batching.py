@@ -70,6 +70,7 @@ def heuristics(
     max_num_jobs: int,
     tasks_per_job: int | None = None,
     parallel_tasks_per_job: int | None = None,
+    needs_gpu: bool = False,
 ) -> Batching:
     """Choose the batching, by the first of four rules that holds.
 
@@ -77,6 +78,9 @@ def heuristics(
     2. As many tasks side by side as the target resources allow, if that needs at most ``target_num_jobs`` jobs.
     3. As many as the maximum resources allow, if that needs at most ``max_num_jobs`` jobs.
     4. The same number side by side, and the rest in a queue inside of ``max_num_jobs`` jobs.
+
+    Tasks that need a GPU then run one at a time, since the tasks of a job share its GPUs. The number of tasks in a job
+    stays what the rule made it. fractal-server does so since 2.24.3, also where ``parallel_tasks_per_job`` is given.
 
     Args:
         tot_tasks: Number of tasks, at least 1.
@@ -90,6 +94,7 @@ def heuristics(
         max_num_jobs: Number of jobs that must not be exceeded.
         tasks_per_job: Given by the user, together with ``parallel_tasks_per_job``, or neither.
         parallel_tasks_per_job: See ``tasks_per_job``.
+        needs_gpu: Whether the tasks need a GPU.
 
     Returns:
         The batching, beginning with ``(tasks_per_job, parallel_tasks_per_job)``.
@@ -134,7 +139,7 @@ def heuristics(
         raise BatchingError(faults)
 
     if tasks_per_job is not None and parallel_tasks_per_job is not None:
-        return _check_given(
+        batching = _check_given(
             tot_tasks=tot_tasks,
             tasks_per_job=tasks_per_job,
             parallel=parallel_tasks_per_job,
@@ -142,19 +147,44 @@ def heuristics(
             mem=(mem_per_task, max_mem_per_job),
             max_num_jobs=max_num_jobs,
         )
+    else:
+        batching = _choose(
+            tot_tasks=tot_tasks,
+            task=(cpus_per_task, mem_per_task),
+            target=(target_cpus_per_job, target_mem_per_job, target_num_jobs),
+            most=(max_cpus_per_job, max_mem_per_job, max_num_jobs),
+        )
+    if needs_gpu and batching.parallel_tasks_per_job > 1:
+        reason = f"{batching.reason}; they run one at a time, since they share the GPUs of the job (needs_gpu)"
+        batching = batching._replace(parallel_tasks_per_job=1, reason=reason)
+    return batching
 
-    parallel = _parallel_within(cpus_per_task, mem_per_task, target_cpus_per_job, target_mem_per_job)
+
+def _choose(
+    *, tot_tasks: int, task: tuple[int, int], target: tuple[int, int, int], most: tuple[int, int, int]
+) -> Batching:
+    """The rules 2 to 4 of :func:`heuristics`.
+
+    Args:
+        tot_tasks: Number of tasks.
+        task: CPUs and MB of one task.
+        target: CPUs and MB of one job, and number of jobs, that should not be exceeded.
+        most: The same, that must not be exceeded.
+    """
+    cpus, mem, target_num_jobs = target
+    parallel = _parallel_within(*task, cpus, mem)
     num_jobs = _ceil_div(tot_tasks, parallel)
     if num_jobs <= target_num_jobs:
         reason = (
-            f"{_tasks_fit(parallel)} into the target resources of a job ({target_cpus_per_job} CPUs, "
-            f"{target_mem_per_job} MB), and {_jobs_are(num_jobs)} within target_num_jobs ({target_num_jobs})"
+            f"{_tasks_fit(parallel)} into the target resources of a job ({cpus} CPUs, {mem} MB), "
+            f"and {_jobs_are(num_jobs)} within target_num_jobs ({target_num_jobs})"
         )
         return Batching(parallel, parallel, Branch.TARGET, reason, num_jobs)
 
-    parallel = _parallel_within(cpus_per_task, mem_per_task, max_cpus_per_job, max_mem_per_job)
+    cpus, mem, max_num_jobs = most
+    parallel = _parallel_within(*task, cpus, mem)
     num_jobs = _ceil_div(tot_tasks, parallel)
-    fits = f"{_tasks_fit(parallel)} into the maximum resources of a job ({max_cpus_per_job} CPUs, {max_mem_per_job} MB)"
+    fits = f"{_tasks_fit(parallel)} into the maximum resources of a job ({cpus} CPUs, {mem} MB)"
     if num_jobs <= max_num_jobs:
         reason = (
             f"the target resources need more than target_num_jobs ({target_num_jobs}); {fits}, "

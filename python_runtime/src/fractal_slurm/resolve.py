@@ -46,6 +46,7 @@ class SlurmConfig:
     Attributes:
         mem_per_task_MB: Memory of one task, in MB.
         job_name: The task's name with blanks replaced.
+        needs_gpu: Whether the tasks need a GPU; then a job runs one of them at a time.
         time: Time of one task, as SLURM writes it.
         target_mem_per_job: In MB, as is ``max_mem_per_job``.
     """
@@ -65,6 +66,7 @@ class SlurmConfig:
     prefix: str = "#SBATCH"
     shebang_line: str = "#!/bin/sh"
     use_mem_per_cpu: bool = False
+    needs_gpu: bool = False
     constraint: str | None = None
     gres: str | None = None
     gpus: str | None = None
@@ -122,6 +124,9 @@ def _count(value: object) -> int:
 
 
 def _flag(value: object) -> bool:
+    """true or false; as a string, too, in any case: so fractal-server reads it."""
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     if not isinstance(value, bool):
         raise FractalSlurmError(f"found {shown(value)}; true or false are allowed")
     return value
@@ -227,6 +232,7 @@ def _batch(values: Mapping[str, Any], limits: Mapping[str, int], tot_tasks: int)
         mem_per_task=values["mem_per_task_MB"],
         tasks_per_job=values.get("tasks_per_job"),
         parallel_tasks_per_job=values.get("parallel_tasks_per_job"),
+        needs_gpu=values["needs_gpu"],
         **limits,
     )
 
@@ -304,7 +310,7 @@ def resolve(
     for source, layer in layers:
         values |= layer
         sources |= dict.fromkeys(layer, source)
-    values.pop("needs_gpu", None)
+    values["needs_gpu"] = bool(values.get("needs_gpu"))
     values["extra_lines"], sources["extra_lines"] = _merge_extra_lines(layers)
     if account is not None:
         values["account"], sources["account"] = account, USER_SETTINGS
@@ -321,6 +327,12 @@ def resolve(
         batching = _batch(values, limits, tot_tasks)
     except BatchingError as error:
         raise BatchingError(_with_sources(message, sources) for message in error.messages) from None
+    given = values.get("parallel_tasks_per_job")
+    if values["needs_gpu"] and given is not None and given > 1:
+        warnings.append(
+            f"parallel_tasks_per_job ({given}, {sources['parallel_tasks_per_job']}) has no effect: with needs_gpu a "
+            "job runs one task at a time"
+        )
     for key in ("tasks_per_job", "parallel_tasks_per_job"):
         if values.get(key) != getattr(batching, key):
             sources[key] = HEURISTICS
