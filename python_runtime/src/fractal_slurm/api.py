@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The public names of this package, for programs that build on it.
+
+Everything here stays compatible within a major version. ``fractal_slurm.executor`` (a
+:class:`concurrent.futures.Executor`) and ``fractal_slurm.testing`` (helpers for tests of a cluster) are public, too.
+All other modules may change at any time.
+
+Example::
+
+    from fractal_slurm.api import load_config_file, resolve
+
+    config_file = load_config_file("/etc/fractal/slurm_config.json")
+    resolution = resolve(config_file, task_name="Measure", workflow_task_meta={"mem": "8G"}, tot_tasks=96)
+    print(resolution.config.mem_per_task_MB, resolution.sources["mem_per_task_MB"], resolution.batching.reason)
+"""
+
+from __future__ import annotations
+
+from .batching import Batching, Branch, heuristics
+from .config_file import SlurmConfigFile, json_schema, load_config_file, parse_config
+from .errors import (
+    BatchingError,
+    ClusterError,
+    ConfigFileError,
+    FractalSlurmError,
+    ImpersonationError,
+    RunError,
+    SettingsError,
+    SpecError,
+)
+from .memory import parse_memory
+from .resolve import Resolution, SlurmConfig, resolve
+from .walltime import format_walltime, parse_walltime
+
+__all__ = [
+    "Batching",
+    "BatchingError",
+    "Branch",
+    "ClusterError",
+    "ConfigFileError",
+    "FractalSlurmError",
+    "ImpersonationError",
+    "Resolution",
+    "RunError",
+    "SettingsError",
+    "SlurmConfig",
+    "SlurmConfigFile",
+    "SpecError",
+    "format_walltime",
+    "heuristics",
+    "json_schema",
+    "load_config_file",
+    "parse_config",
+    "parse_memory",
+    "parse_walltime",
+    "resolve",
+]
