@@ -7,9 +7,13 @@ AnsibleModule.run_command has no time limit and can't become another user.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import select
+import signal
 import subprocess
+import time
 from collections import namedtuple
 
 Answer = namedtuple("Answer", "status out err")
@@ -38,11 +42,6 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
     }
     variables.update(environment or {})
 
-    def become():
-        os.initgroups(account.pw_name, account.pw_gid)
-        os.setgid(account.pw_gid)
-        os.setuid(account.pw_uid)
-
     try:
         result = subprocess.run(  # pylint: disable=ansible-bad-function
             argv,
@@ -52,7 +51,7 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
             timeout=timeout,
             env=variables,
             cwd="/",
-            preexec_fn=become if user else None,
+            preexec_fn=(lambda: _become(account)) if user else None,
             check=False,
         )
     except subprocess.TimeoutExpired as late:
@@ -63,3 +62,75 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
     return Answer(
         result.returncode, result.stdout.decode("utf-8", "replace"), result.stderr.decode("utf-8", "replace").strip()
     )
+
+
+def call_as(user, function, *arguments, **options):
+    """Call a function in a process of its own, as another user.
+
+    Args:
+        user: Name of the account.
+        function: What to call; what it returns must be JSON, and at most 64 kB of it.
+        arguments: What it gets.
+        options: ``timeout``: seconds after which it is ended (default 60).
+
+    Returns:
+        What it returned.
+
+    Raises:
+        OSError: It raised one, or gave no answer in time.
+    """
+    timeout = options.pop("timeout", 60)
+    account = pwd.getpwnam(user)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _call_in_child(account, writer, function, arguments)
+    os.close(writer)
+    text = b""
+    deadline = time.monotonic() + timeout
+    try:
+        while len(text) <= 65536:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([reader], [], [], left)[0]:
+                break
+            chunk = os.read(reader, 65536)
+            if not chunk:
+                break
+            text += chunk
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)  # a zombie takes it, too
+        for _attempt in range(20):  # one that hangs in a file system can't be waited for
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break
+            time.sleep(0.05)
+    try:
+        answer = json.loads(text.decode("ascii"))
+    except ValueError:
+        raise OSError("no answer as %s within %d seconds" % (user, timeout)) from None
+    if "failed" in answer:
+        raise OSError(answer["failed"])
+    return answer["returned"]
+
+
+def _call_in_child(account, writer, function, arguments):
+    """The forked half of :func:`call_as`; it never returns."""
+    status = 1
+    try:
+        _become(account)
+        os.chdir("/")
+        os.umask(0o077)
+        try:
+            answer = {"returned": function(*arguments)}
+        except OSError as error:
+            answer = {"failed": "%s: %s" % (error.filename, error.strerror) if error.filename else str(error)}
+        os.write(writer, json.dumps(answer).encode("ascii"))
+        status = 0
+    finally:
+        os._exit(status)  # pylint: disable=protected-access
+
+
+def _become(account):
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)

@@ -12,6 +12,14 @@ from .commands import run
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
 # As good as everything: refused as anybody.
 REFUSED_COMMANDS = [["/bin/sh", "-c", "id"], ["/usr/bin/env"], ["/usr/bin/python3"], ["/usr/bin/tee", "/etc/passwd"]]
+# Forms of these commands that do nothing but print something: nothing else of what must be refused is ever tried.
+_HARMLESS = (
+    ["/bin/sh", "-c", "echo it ran"],
+    ["/usr/bin/env"],
+    ["/usr/bin/python3", "-c", "print('it ran')"],
+    ["/usr/bin/tee"],
+)
+_TEE_INPUT = b"it ran\n"
 ARGUMENT_SPEC = {
     "service_user": {"type": "str", "required": True},
     "users": {"type": "list", "elements": "str", "required": True},
@@ -38,6 +46,49 @@ def forms(commands, work_dir):
         "mkdir": ["-p", "-m", "700", "--", path],
     }
     return [[commands[name]] + arguments[name] for name in COMMANDS]
+
+
+def harmless(line):
+    """The form of a command line that must be refused which harms nobody should it run, or None.
+
+    It prints something on standard output, and does nothing else.
+
+    Args:
+        line: The command line: one of :func:`forms`, or of the site's own.
+    """
+    if line in REFUSED_COMMANDS:
+        return _HARMLESS[REFUSED_COMMANDS.index(line)]
+    if os.path.basename(line[0]) in COMMANDS:
+        return [line[0], "--version"]
+    return None
+
+
+def says_yes(answer):
+    """Whether an answer of ``sudo -l`` is a yes; None where it is no answer."""
+    return {0: True, 1: False}.get(answer.status)
+
+
+def was_refused(answer):
+    """Whether sudo refused to run one of the harmless forms.
+
+    Judged by the exit status and by what the command would have printed. What sudo says is no proof: it warns on
+    standard error of other things, too, and then runs the command.
+
+    Args:
+        answer: Of the call: an Answer.
+
+    Returns:
+        True; False where it ran; None where that can't be told.
+    """
+    if answer.status == 0 or answer.out.strip():
+        return False
+    return True if answer.status == 1 else None
+
+
+def sudos_words(answer):
+    """The line in which sudo says why it refused."""
+    lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
+    return ([line for line in lines if "unable to resolve host" not in line] or lines or ["sudo said nothing"])[-1]
 
 
 def expand(entries, accounts, faults):
@@ -102,15 +153,58 @@ class Rights:
         questions += [(user, line, False) for user in ["root"] + self._params["refused_users"] for line in used]
         questions += [(u, line, False) for u in ["root"] + self.users for line in self._params["refused_commands"]]
         for name, line, expected in questions:
-            answer = run([self._sudo, "-n", "-l", "-U", service, "-u", name, "--"] + line)
+            answer = self._ask(name, line)
             user = self._accounts.user(name)
             groups = self._accounts.group_names(user) if user else ()
             rule = sudo_listing.deciding_rule(rules, user, groups, line) if user else None
-            self.judge(name, line, expected, answer.status == 0, rule)
+            self.judge(name, line, expected, answer, rule)
 
-    def judge(self, user, line, expected, allowed, rule):
+    def _ask(self, user, line):
+        return run([self._sudo, "-n", "-l", "-U", self._params["service_user"], "-u", user, "--"] + line)
+
+    def judge(self, user, line, expected, answer, rule):
         """Keep an answer, and what it means."""
-        self.matrix.append({"user": user, "command": line, "allowed": allowed, "expected": expected, "rule": rule})
-        if allowed != expected:
+        allowed = says_yes(answer)
+        if allowed is None:
+            self.surprises.append(
+                "sudo gave no answer whether %s may run %s as %s: %s"
+                % (self._params["service_user"], " ".join(line), user, sudos_words(answer))
+            )
+        elif allowed != expected:
             words = "may run %s as %s, and must not" if allowed else "may not run %s as %s, and must"
             self.surprises.append(("%s " + words) % (self._params["service_user"], " ".join(line), user))
+        self.matrix.append(
+            {
+                "user": user,
+                "command": line,
+                "allowed": bool(allowed),
+                "expected": expected,
+                "rule": rule,
+                "answered": allowed is not None,
+            }
+        )
+
+    def attempt(self, entry):
+        """Try for real what must be refused, as the service user, where that can harm nobody.
+
+        Sudo is asked about the very form first, and only what it refuses is tried.
+
+        Args:
+            entry: One of :attr:`matrix`.
+
+        Returns:
+            Whether it was refused, and in which words; None where nothing was tried.
+        """
+        line = harmless(entry["command"])
+        if line is None or entry["expected"] or entry["allowed"] or not entry["answered"]:
+            return None
+        if says_yes(self._ask(entry["user"], line)) is not False:
+            return None
+        argv = [self._sudo, "-n", "-u", entry["user"], "--"] + line
+        answer = run(argv, user=self._params["service_user"], stdin=_TEE_INPUT)
+        refused = was_refused(answer)
+        if refused:
+            return True, sudos_words(answer)
+        if refused is None:
+            return False, "no clear answer (exit status %d): %s" % (answer.status, sudos_words(answer))
+        return False, "%s ran, although sudo says that it is not allowed" % " ".join(line)

@@ -6,6 +6,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import signal
+
+# A pattern that takes longer is not read here; what sudo makes of it is sudo's to say.
+_PATIENCE_S = 0.2
+_MAX_PATTERN = 65536
+_unreadable = set()  # patterns that were given up
 
 _FIELD = re.compile(r"    (RunAsUsers|RunAsGroups|Options|Commands|[A-Z][A-Za-z]+): ?(.*)")
 
@@ -68,7 +74,10 @@ def deciding_rule(rules, user, groups, line):
         if not _names_user(rule["run_as"] or "root", user, groups):
             continue
         for granted in reversed(rule["commands"]):
-            if _names_command(granted.lstrip("!"), line):
+            named = _names_command(granted.lstrip("!"), line)
+            if named is None:
+                return "unknown: a pattern of sudo's rules can't be tried here: %.200s" % granted
+            if named:
                 if granted.startswith("!"):
                     return None
                 source = " in %s" % rule["source"] if rule["source"] else ""
@@ -88,24 +97,43 @@ def _names_user(run_as, user, groups):
 
 
 def _names_command(granted, line):
-    """Whether a command of a rule, with or without arguments, is this command line."""
+    """Whether a command of a rule, with or without arguments, is this command line; None where that is unknown."""
     path, _blank, arguments = granted.partition(" ")
     given = " ".join(line[1:])
     if granted == "ALL":
         return True
-    if not fnmatch.fnmatchcase(line[0], path):
-        return False
-    if not arguments:
-        return True
+    if path.startswith("^"):
+        named = _matches(path, line[0])
+    else:
+        named = _matches(path, line[0], fnmatch.translate)
+    if not named or not arguments:
+        return named
     if arguments == '""':
         return not given
     if arguments.startswith("^") and arguments.endswith("$"):
         return _matches(arguments, given)
-    return fnmatch.fnmatchcase(given, arguments)
+    return _matches(arguments, given, fnmatch.translate)
 
 
-def _matches(pattern, text):
+def _matches(pattern, text, translate=str):
+    """Whether a text matches a pattern; None where Python can't say so soon, or has not what POSIX has."""
+    # Python reads [[:alpha:]] in a way of its own.
+    if pattern in _unreadable or len(pattern) > _MAX_PATTERN or "[:" in pattern:
+        return None
+    previous = signal.signal(signal.SIGALRM, _give_up)
     try:
-        return re.search(pattern, text) is not None
-    except re.error:  # POSIX has what Python has not
-        return False
+        # Again and again: one that comes while Python can't heed it is lost.
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S, _PATIENCE_S)
+        try:
+            return re.match(translate(pattern), text) is not None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except (re.error, OverflowError, RecursionError, MemoryError, ValueError, TimeoutError):
+        _unreadable.add(pattern)
+        return None
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _give_up(_number, _frame):
+    raise TimeoutError

@@ -63,6 +63,11 @@ matrix:
       type: bool
       returned: always
       sample: true
+    answered:
+      description: Whether sudo answered at all; where it did not, C(allowed) is false.
+      type: bool
+      returned: always
+      sample: true
     expected:
       description: What the answer must be.
       type: bool

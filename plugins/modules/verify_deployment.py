@@ -13,10 +13,12 @@ version_added: "0.1.0"
 author:
   - The fractal.slurm authors (@fractal-analytics-platform)
 description:
-  - Asks sudo about every user and command, tries for real what must be refused, asks the runtime whether the host is
-    ready, and runs a probe job as every user and one in every partition that the configuration names; on every node,
-    too, where O(every_node) asks for it.
-  - The probe jobs' task writes down who ran it, and that is compared.
+  - Asks sudo about every user and command, asks the runtime whether the host is ready, and runs a probe job as every
+    user and one in every partition that the configuration names; on every node, too, where O(every_node) asks for it.
+  - What must be refused is tried for real only where sudo has said that it refuses it, and only in forms that print
+    something and do nothing else. What sudo allows is never tried.
+  - The probe jobs' task writes down who ran it, and that is compared. The probes have a state folder of their own, so
+    they are not in the lists of runs.
   - Run it after the roles of this collection, with become.
 extends_documentation_fragment:
   - fractal.slurm.attributes
@@ -33,8 +35,10 @@ attributes:
 options:
   probe_dir:
     description:
-      - A folder for the probe jobs, which each user can make and the nodes see. C(USER) in it is replaced by the user's
-        name, C(HOME) by the user's home folder.
+      - A folder for the probe jobs, which each user can make and the nodes see. A part of the path that is just C(USER)
+        is replaced by the user's name, one that is just C(HOME) by the user's home folder.
+      - Each probe works in a new folder in it, and removes that one alone. Where the folder is there already, it must
+        hold nothing but other probes' folders. Else nothing is tried in it.
     type: str
     default: HOME/fractal-slurm-verify
   partitions:
@@ -126,13 +130,16 @@ faults:
 import json
 import os
 import pwd
-import re
+import shutil
+import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import impersonation
-from ..module_utils.commands import run
+from ..module_utils import impersonation, probe_folder
+from ..module_utils.commands import call_as, run
 
+# States of a run after which no job of it is left.
+ENDED = ("done", "cancelled", "refused")
 # The task says in its out-JSON (the fourth argument that it gets) who ran it, and where.
 PROBE = '/bin/sh -c \'printf "{\\"user\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -un)" "$(hostname)" > "$4"\' probe'
 
@@ -165,12 +172,14 @@ class Verification:
         self.rights.ask()
         for entry in self.rights.matrix:
             what = "%s as %s" % (" ".join(entry["command"]), entry["user"])
-            words = "allowed" if entry["allowed"] else "refused"
-            self.add("sudo says", what, entry["allowed"] == entry["expected"], words)
-        if not self._only_ask:
-            for entry in self.rights.matrix:
-                if not entry["expected"]:
-                    self._try_refused(entry["user"], entry["command"])
+            words = "allowed" if entry["allowed"] else "refused" if entry["answered"] else "sudo gave no answer"
+            if entry["allowed"] and entry["rule"]:
+                words += " by %s" % entry["rule"]
+            ok = entry["answered"] and entry["allowed"] == entry["expected"]
+            self.add("sudo says", what, ok, words)
+            tried = None if self._only_ask else self.rights.attempt(entry)
+            if tried:
+                self.add("refused", what, *tried)
         if self._doctor() and not self._only_ask:
             for user, partition in self._probes():
                 self._probe(user, partition)
@@ -180,17 +189,14 @@ class Verification:
     def _as_service(self, argv, **options):
         return run(argv, user=self._params["service_user"], **options)
 
-    def _try_refused(self, user, line):
-        answer = self._as_service([self._sudo, "-n", "-u", user, "--"] + line)
-        refused = answer.status != 0 and answer.err.startswith("sudo:")
-        words = answer.err.splitlines()[-1] if refused else "it ran"
-        self.add("refused", "%s as %s" % (" ".join(line), user), refused, words)
-
     def _runtime(self, *arguments, **options):
         environment = {
             "FRACTAL_SLURM_SETTINGS_FILE": self._params["settings_file"],
             "FRACTAL_SLURM_CONFIG_FILE": self._params["config_path"],
         }
+        state = options.pop("state", None)
+        if state:
+            environment["FRACTAL_SLURM_STATE_DIR"] = state
         return self._as_service([self._params["command"]] + list(arguments), environment=environment, **options)
 
     def _doctor(self):
@@ -212,9 +218,10 @@ class Verification:
                 config = json.load(stream)
         except (OSError, ValueError):
             return []  # the runtime has said so
-        named = [config.get(name, {}).get("partition") for name in ("default_slurm_config", "gpu_slurm_config")]
-        partitions = [name for name in dict.fromkeys(named + self._params["partitions"]) if name]
+        partitions = list(dict.fromkeys(config_partitions(config) + self._params["partitions"]))
         users = self.rights.users
+        if not partitions:
+            return []
         return [(user, partitions[0]) for user in users] + [(users[0], name) for name in partitions[1:] if users]
 
     def _probe_nodes(self, user):
@@ -226,9 +233,10 @@ class Verification:
         if answer.status != 0:
             self.add("probe job", "every node", False, answer.err)
         nodes = {}
-        for line in answer.out.split():
-            node, partition, state = line.split("|")
-            nodes.setdefault(node, (partition, state))
+        for line in answer.out.splitlines():
+            words = line.strip().split("|")
+            if len(words) == 3:
+                nodes.setdefault(words[0], (words[1], words[2]))
         for node in sorted(nodes):
             partition, state = nodes[node]
             if state in ("idle", "mixed", "allocated", "completing"):
@@ -237,13 +245,44 @@ class Verification:
                 self.add("probe job", "%s on %s" % (user, node), True, "not tried: the node is %s" % state)
 
     def _probe(self, user, partition, node=None):
-        folder = self._params["probe_dir"].replace("USER", user).replace("HOME", pwd.getpwnam(user).pw_dir)
+        what = "%s on %s" % (user, node) if node else "%s in %s" % (user, partition)
+        try:
+            folder = probe_folder.expand(self._params["probe_dir"], user, pwd.getpwnam(user).pw_dir)
+            made = call_as(user, probe_folder.make, folder)
+        except (OSError, ValueError) as error:
+            self.add("probe job", what, False, "the probe folder of %s can't be made: %s" % (user, error))
+            return
+        # A state folder of its own keeps the probes out of the lists of runs.
+        outer = tempfile.mkdtemp(prefix="fractal-slurm-verify-")
+        try:
+            os.chmod(outer, 0o711)  # noqa: S103 - the service user has to get to its folder in it
+            state = os.path.join(outer, "state")
+            os.mkdir(state, 0o700)
+            service = pwd.getpwnam(self._params["service_user"])
+            os.chown(state, service.pw_uid, service.pw_gid)
+            ended = self._probe_in(made[-1][0], state, user, partition, node, what)
+        except BaseException:
+            shutil.rmtree(outer, ignore_errors=True)
+            raise
+        if not ended:
+            return  # the job may still work there
+        shutil.rmtree(outer, ignore_errors=True)
+        try:
+            call_as(user, probe_folder.remove, made)
+        except OSError as error:
+            self.add("probe folder", what, False, str(error))
+
+    def _probe_in(self, folder, state, user, partition, node, what):
+        """Run a probe job in a folder that is new.
+
+        Returns:
+            Whether it has ended, so that nobody works in the folder any more.
+        """
         # As little as a job can be: the configuration's own time may be more than this partition allows.
         meta = {"partition": partition, "time": "00:00:30"}
         if node:
             meta["nodelist"] = node
         spec = {"task": {"name": "verify", "command": PROBE}, "meta": meta, "parameters": [{}]}
-        what = "%s on %s" % (user, node) if node else "%s in %s" % (user, partition)
         answer = self._runtime(
             "run",
             "-",
@@ -254,23 +293,102 @@ class Verification:
             folder,
             "--work-dir",
             folder,
+            state=state,
             stdin=json.dumps(spec).encode("utf-8"),
             timeout=self._params["timeout"],
         )
+        ended, words = True, last_line(answer)
+        for run_id in runs_in(state):
+            report = self._report(run_id, state)
+            if report.get("state") not in ENDED:
+                self._runtime("cancel", run_id, "--json", state=state, timeout=self._params["timeout"])
+                report = self._report(run_id, state)
+            if report.get("state") not in ENDED:
+                ended = False
+                words += "; its job may still wait: FRACTAL_SLURM_STATE_DIR=%s fractal-slurm cancel %s" % (
+                    state,
+                    run_id,
+                )
+        ok, told = judge_probe(answer, report_of(answer, lambda run_id: self._report(run_id, state)), user)
+        self.add("probe job", what, ok, told or words)
+        return ended
+
+    def _report(self, run_id, state):
+        """What the runtime knows of a run; empty where it does not say."""
+        answer = self._runtime("report", run_id, "--json", state=state)
         try:
-            summary = json.loads(answer.out)
-            report = json.loads(self._runtime("report", summary["run_id"], "--json").out)
-            result = report["tasks"][0]["result"] or {}
-        except (ValueError, KeyError, IndexError):
-            begun = re.search(r"^run (\S+):", answer.err, re.MULTILINE)
-            if answer.status == 124 and begun:
-                self._runtime("cancel", begun.group(1), "--json")
-            self.add("probe job", what, False, answer.err.splitlines()[-1] if answer.err else "no answer")
-        else:
-            ok = summary["succeeded"] == 1 and result.get("user") == user
-            numbers = (result.get("user"), result.get("host"), summary["wall_s"], summary["sudo_calls"])
-            self.add("probe job", what, ok, "ran as %s on %s in %.1f s, %d sudo calls" % numbers)
-        run(["/bin/rm", "-rf", "--", folder], user=user)
+            report = json.loads(answer.out)
+        except ValueError:
+            return {}
+        return report if isinstance(report, dict) else {}
+
+
+def config_partitions(config):
+    """The partitions that a configuration names, whatever else is in it."""
+    sections = [config.get(name) for name in ("default_slurm_config", "gpu_slurm_config")] if as_dict(config) else []
+    named = [as_dict(section).get("partition") for section in sections]
+    return [name for name in dict.fromkeys(name for name in named if isinstance(name, str)) if name]
+
+
+def as_dict(value):
+    """The value where it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def runs_in(state):
+    """The ids of the runs in a state folder."""
+    try:
+        return sorted(name for name in os.listdir(os.path.join(state, "runs")) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def last_line(answer):
+    """What a command said last."""
+    lines = answer.err.splitlines()
+    return lines[-1] if lines else "no answer (exit status %d)" % answer.status
+
+
+def report_of(answer, read):
+    """The report of the run whose summary is a command's answer.
+
+    Args:
+        answer: Of ``fractal-slurm run --json``.
+        read: Gives the report of a run's id.
+    """
+    try:
+        summary = json.loads(answer.out)
+    except ValueError:
+        return {}
+    run_id = as_dict(summary).get("run_id")
+    return dict(read(run_id), summary=summary) if isinstance(run_id, str) else {}
+
+
+def judge_probe(answer, report, user):
+    """Whether a probe job ran as it must, and in which words.
+
+    Args:
+        answer: Of ``fractal-slurm run --json``.
+        report: What :func:`report_of` made of it.
+        user: As whom it must have run.
+
+    Returns:
+        Two values: whether it did; and a sentence, None where nothing more is known than the answer says.
+    """
+    summary = as_dict(report.get("summary"))
+    tasks = report.get("tasks")
+    task = as_dict(tasks[0]) if isinstance(tasks, list) and tasks else {}
+    result = as_dict(task.get("result"))
+    if not result:
+        reason = task.get("reason") or summary.get("refusal")
+        return False, "the probe did not run: %s" % reason if reason else None
+    ok = summary.get("succeeded") == 1 and result.get("user") == user
+    words = "ran as %s on %s" % (result.get("user"), result.get("host"))
+    if not ok and result.get("user") == user:
+        return False, "%s, and failed: %s" % (words, task.get("reason") or last_line(answer))
+    if isinstance(summary.get("wall_s"), (int, float)):
+        words += " in %.1f s, %s sudo calls" % (summary["wall_s"], summary.get("sudo_calls"))
+    return ok, words
 
 
 def table(checks):

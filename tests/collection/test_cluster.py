@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import BASE, CONFIG, ROOT, Outcome, Site
+from .conftest import BASE, CONFIG, LANE, ROOT, Outcome, Site
 
 TESTBED = ROOT / "roles" / "testbed" / "files" / "testbed.py"
-SLURM = Path("/var/lib/fractal-slurm-collection-cluster")
-SERVICE, ANNA, BEN, EVE, GROUP = "fscc-service", "fscc-anna", "fscc-ben", "fscc-eve", "fscc-lab"
-SUDOERS = Path("/etc/sudoers.d/fractal-slurm-collection-test")
+NAME = f"fscc{LANE}"
+SLURM = Path(f"/var/lib/fractal-slurm-collection-cluster-{LANE}")
+SERVICE, ANNA, BEN, EVE, GROUP = (f"{NAME}-{name}" for name in ("service", "anna", "ben", "eve", "lab"))
+SUDOERS = Path(f"/etc/sudoers.d/fractal-slurm-collection-test-{LANE}")
 SITE, VERIFY, REMOVE = (f"fractal.slurm.{name}" for name in ("site", "verify", "remove"))
 
 
@@ -34,8 +35,8 @@ def slurm(machine):
     """A SLURM of one's own, with a folder in which every user can make folders."""
     settings = {
         "base": str(SLURM),
-        "name": "fscc",
-        "port": 27200,
+        "name": NAME,
+        "port": 27450 + 100 * LANE,
         "nodes": 2,
         "groups": [GROUP],
         "users": {SERVICE: [], ANNA: [], BEN: [GROUP], EVE: []},
@@ -110,6 +111,20 @@ def run_tasks(site: Site, *tasks: dict[str, Any], **play: Any) -> tuple[Outcome,
     return outcome, json.loads(answers.read_text()) if answers.exists() else {}
 
 
+def verify_parameters(site: Site, **options: Any) -> dict[str, Any]:
+    """Parameters of the module verify_deployment for the host ``one``."""
+    variables = site.hosts["one"]
+    return {
+        "service_user": SERVICE,
+        "users": [ANNA],
+        "bin_dirs": variables["fractal_slurm_bin_dirs"],
+        "command": variables["fractal_slurm_runtime_command"],
+        "config_path": variables["fractal_slurm_config_path"],
+        "settings_file": variables["fractal_slurm_runtime_settings_file"],
+        **options,
+    }
+
+
 def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
     results = BASE / "results.json"
     outcome = deployed.play(
@@ -135,6 +150,7 @@ def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
     assert "/bin/sh -c id as root" in refused
     assert any(what.endswith(f"as {EVE}") for what in refused)
     assert not list((SLURM / "home").glob("*/fractal-slurm-verify"))
+    assert not list((SLURM / "home" / SERVICE).glob(".local/state/fractal-slurm/runs/*"))  # not among the runs
 
 
 def test_hardened_rules_allow_all_that_the_runtime_does(deployed: Site):
@@ -164,6 +180,43 @@ def test_verification_names_what_is_too_much(deployed: Site):
     outcome = deployed.play(VERIFY, "-e", json.dumps({"fractal_slurm_verify_refused_users": [EVE]}))
     assert outcome.status != 0
     assert f"/usr/bin/cat -- /data/fractal/run as {EVE}" in outcome.output
+
+
+def test_verification_runs_nothing_that_is_allowed(deployed: Site):
+    # a rule for everything: whatever verify ran to prove a refusal would do what it says
+    SUDOERS.write_text(SUDOERS.read_text() + f"{SERVICE} ALL=(ALL) NOPASSWD: ALL\n")
+    precious = BASE / "precious"
+    precious.write_text("data")
+    params = verify_parameters(deployed, refused_commands=[["/usr/bin/tee", str(precious)], ["/bin/sh", "-c", "id"]])
+    _outcome, answers = run_tasks(
+        deployed, {"fractal.slurm.verify_deployment": params, "check_mode": False, "register": "answer"}
+    )
+    assert precious.read_text() == "data"
+    checks = answers["answer"]["checks"]
+    assert not [check for check in checks if check["check"] == "refused"]
+    assert {check["what"] for check in checks if not check["ok"]} >= {
+        f"/usr/bin/tee {precious} as root",
+        f"/bin/sh -c id as {ANNA}",
+    }
+
+
+@pytest.mark.parametrize("folder", ["scratch", "home"])
+def test_verification_removes_nothing_of_the_users(deployed: Site, folder: str):
+    scratch = BASE / "scratch"
+    home = SLURM / "home" / ANNA
+    (scratch / ANNA).mkdir(parents=True, exist_ok=True)
+    for path in (scratch / ANNA, home):
+        (path / "data").write_text("precious")
+        shutil.chown(path, ANNA)
+    probe_dir = {"scratch": f"{scratch}/USER", "home": "HOME"}[folder]
+    before = {path: sorted(os.listdir(path)) for path in (scratch / ANNA, home)}
+    params = verify_parameters(deployed, users=[ANNA], probe_dir=probe_dir)
+    _outcome, answers = run_tasks(deployed, {"fractal.slurm.verify_deployment": params, "register": "answer"})
+    assert {path: sorted(os.listdir(path)) for path in (scratch / ANNA, home)} == before
+    assert any(
+        f"probe job: {ANNA} in main" in fault and "is not empty" in fault for fault in answers["answer"]["faults"]
+    )
+    (home / "data").unlink()
 
 
 def test_a_configuration_that_does_not_fit_the_cluster_is_not_written(deployed: Site):

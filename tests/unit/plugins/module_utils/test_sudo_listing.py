@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from ansible_collections.fractal.slurm.plugins.module_utils.sudo_listing import deciding_rule, parse_listing
 from ansible_collections.fractal.slurm.plugins.module_utils.sudoers import User
 
@@ -107,3 +110,40 @@ class TestDecidingRule:
 
     def test_is_none_where_nothing_grants_it(self):
         assert rule(SUDO_1_9_13, "anna", "/bin/sh") is None
+
+
+class TestPatterns:
+    def listing(self, granted):
+        return f"Sudoers entry:\n    RunAsUsers: anna\n    Commands:\n\t{granted}\n"
+
+    @pytest.mark.parametrize(
+        "granted",
+        [
+            "/bin/ls ^a{99999999999}$",  # more than Python counts
+            "/bin/ls ^" + "(" * 2000 + "a" + ")" * 2000 + "$",  # deeper than Python follows
+            "/bin/ls ^(a+)+$",  # longer than anybody waits
+            "/bin/ls ^((a*)*)*$",
+            "/bin/ls ^[[:alpha:]]+$",  # other classes than Python's
+            "/bin/ls ^" + "a" * 100_000 + "$",
+            "^/bin/(l+)+$",
+        ],
+    )
+    def test_what_can_not_be_tried_is_unknown(self, granted):
+        line = ["/bin/" + "l" * 200 + "s", "x"] if granted.startswith("^") else ["/bin/ls", "a" * 200 + "!"]
+        began = time.monotonic()
+        for _attempt in range(3):
+            found = deciding_rule(parse_listing(self.listing(granted)), User("anna", 1, 1), (), line)
+            assert found.startswith("unknown: a pattern of sudo's rules can't be tried here: ")
+            assert len(found) < 300
+        assert time.monotonic() - began < 2
+
+    def test_patterns_that_can_be_tried_are(self):
+        for granted, arguments, named in [
+            ("/bin/ls ^a{2}$", "aa", True),
+            ("/bin/ls ^a{2}$", "aaa", False),
+            ("/bin/ls a*", "abc", True),
+            ("/bin/l? a*", "b", False),
+            ("^/bin/(ls|cat)$", "x", True),
+        ]:
+            found = deciding_rule(parse_listing(self.listing(granted)), User("anna", 1, 1), (), ["/bin/ls", arguments])
+            assert (found is not None) is named

@@ -1,0 +1,147 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folders in which verify's probe jobs work: made new, and removed without touching what is not ours.
+
+All of it is to be called as the user whose folders they are. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+import time
+
+# A probe of another host may be at work beside ours; what a probe left that was killed looks the same.
+_NAME = re.compile(r"verify-[0-9a-f]{16}")
+
+
+def expand(template, user, home):
+    """The probe folder of a user.
+
+    Args:
+        template: A path; parts of it that are just USER or HOME are replaced.
+        user: The user's name.
+        home: The user's home folder.
+
+    Raises:
+        ValueError: It is not absolute then, or has ``..`` in it.
+    """
+    known = {"USER": user, "HOME": home.strip("/")}
+    parts = template.split("/")
+    path = "/".join(known.get(part, part) for part in parts)
+    if parts[0] == "HOME":
+        path = "/" + path
+    if not path.startswith("/") or ".." in parts:
+        raise ValueError(
+            "the probe folder %r is not allowed: it must be absolute, or begin with HOME/, and be without '..'"
+            % template
+        )
+    return os.path.normpath(path)
+
+
+def make(folder):
+    """Make a new folder below ``folder``, and what is missing on the way.
+
+    Args:
+        folder: An absolute path. Where it exists, it must be empty but for other probes' folders.
+
+    Returns:
+        What was made, outermost first: a list of (path, device, inode). The last is the new folder.
+
+    Raises:
+        OSError: It can't be made, or ``folder`` has something else in it.
+    """
+    made = []
+    try:
+        missing = []
+        parent = folder
+        while not os.path.lexists(parent):
+            missing.append(parent)
+            parent = os.path.dirname(parent)
+        for path in reversed(missing):
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:  # another host's probe was faster
+                continue
+            made.append(_identity(path))
+        foreign = sorted(name for name in os.listdir(folder) if not _NAME.fullmatch(name))
+        if foreign:
+            raise OSError(
+                "the probe folder %s is not empty (%r is in it): nothing is tried in it, and nothing removed; name a "
+                "folder that is not there yet (fractal_slurm_verify_dir)" % (folder, foreign[0])
+            )
+        path = os.path.join(folder, "verify-" + secrets.token_hex(8))
+        os.mkdir(path, 0o700)
+        made.append(_identity(path))
+    except OSError:
+        for path, device, inode in reversed(made):
+            _remove_empty(path, device, inode)
+        raise
+    return made
+
+
+def _identity(path):
+    info = os.lstat(path)
+    return path, info.st_dev, info.st_ino
+
+
+def remove(made):
+    """Remove what :func:`make` made: the new folder with all that is in it, the others where they are empty.
+
+    A folder that is another one by now is left alone, and links are not followed.
+
+    Raises:
+        OSError: The new folder can't be removed.
+    """
+    path, device, inode = made[-1]
+    for attempt in range(3):  # a job's last words may come late
+        try:
+            _clear(path, device, inode)
+            _remove_empty(path, device, inode)
+        except FileNotFoundError:
+            break
+        if not os.path.lexists(path) or _identity(path)[1:] != (device, inode):
+            break
+        time.sleep(attempt)
+    else:
+        raise OSError("the probe's folder %s can't be removed: something is still writing in it" % path)
+    for path, device, inode in reversed(made[:-1]):
+        _remove_empty(path, device, inode)
+
+
+def _clear(path, device, inode):
+    """Remove all that is in a folder, by its descriptor."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        info = os.fstat(handle)
+        if (info.st_dev, info.st_ino) != (device, inode):
+            return
+        for _folder, folders, names, parent in os.fwalk(".", topdown=False, dir_fd=handle):
+            for name in names:
+                os.unlink(name, dir_fd=parent)
+            for name in folders:
+                if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    os.unlink(name, dir_fd=parent)
+                else:
+                    _quietly(os.rmdir, name, dir_fd=parent)
+    finally:
+        os.close(handle)
+
+
+def _remove_empty(path, device, inode):
+    try:
+        if _identity(path)[1:] != (device, inode):
+            return
+    except OSError:
+        return
+    _quietly(os.rmdir, path)
+
+
+def _quietly(function, *arguments, **options):
+    """Call a function to which the folder may turn out not to be empty."""
+    try:
+        function(*arguments, **options)
+    except OSError:
+        pass

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What verify makes of the answers that it gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.fractal.slurm.plugins.module_utils.commands import Answer
+from ansible_collections.fractal.slurm.plugins.modules import verify_deployment as verify
+
+
+class TestConfigPartitions:
+    @pytest.mark.parametrize(
+        ("config", "expected"),
+        [
+            (
+                {"default_slurm_config": {"partition": "main"}, "gpu_slurm_config": {"partition": "gpu"}},
+                ["main", "gpu"],
+            ),
+            ({"default_slurm_config": {"partition": "main"}, "gpu_slurm_config": None}, ["main"]),
+            ({"default_slurm_config": {"partition": "main"}, "gpu_slurm_config": {"partition": None}}, ["main"]),
+            ({"default_slurm_config": {"partition": "main"}, "gpu_slurm_config": {"partition": "main"}}, ["main"]),
+            ({"default_slurm_config": None}, []),
+            ({"default_slurm_config": {"partition": ["a"]}, "gpu_slurm_config": [1]}, []),
+            ([], []),
+            (None, []),
+            ("main", []),
+        ],
+    )
+    def test_reads_whatever_a_file_holds(self, config, expected):
+        assert verify.config_partitions(config) == expected
+
+
+class TestJudgeProbe:
+    def judged(self, report, out="{}", err=""):
+        return verify.judge_probe(Answer(0, out, err), report, "anna")
+
+    def report(self, result, **summary):
+        return {"tasks": [{"result": result, "reason": "exit code 1"}], "summary": {"succeeded": 1, **summary}}
+
+    def test_says_who_ran_it_where(self):
+        ok, words = self.judged(self.report({"user": "anna", "host": "n1"}, wall_s=1.26, sudo_calls=3))
+        assert (ok, words) == (True, "ran as anna on n1 in 1.3 s, 3 sudo calls")
+
+    def test_knows_another_user(self):
+        assert self.judged(self.report({"user": "ben", "host": "n1"}))[0] is False
+
+    @pytest.mark.parametrize("result", [None, {}, [], "anna", 7])
+    def test_says_why_it_did_not_run(self, result):
+        ok, words = self.judged(self.report(result, succeeded=0))
+        assert (ok, words) == (False, "the probe did not run: exit code 1")
+
+    @pytest.mark.parametrize("report", [{}, {"tasks": []}, {"tasks": None}, {"tasks": [None]}, {"summary": []}])
+    def test_has_no_words_where_it_knows_nothing(self, report):
+        assert self.judged(report) == (False, None)
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run_id": 7}', "null", "nonsense"])
+    def test_reads_whatever_the_command_prints(self, text):
+        assert verify.report_of(Answer(1, text, ""), lambda _run_id: {"tasks": []}) == {}
+
+    def test_reads_the_report_of_the_run(self):
+        report = verify.report_of(Answer(0, json.dumps({"run_id": "r1"}), ""), lambda run_id: {"id": run_id})
+        assert report == {"id": "r1", "summary": {"run_id": "r1"}}
