@@ -41,8 +41,11 @@ class ActionModule(ConfigActionBase):
             )
             faults += found
             if role == "slurm_config" and values.get("fractal_slurm_config_state") == "present":
-                source = {kind: values.get(f"fractal_slurm_config_{kind}") for kind in ("content", "src", "template")}
+                names = {kind: f"fractal_slurm_config_{kind}" for kind in ("content", "src", "template")}
+                if any(name in variables and name not in values for name in names.values()):
+                    continue  # it could not be rendered: said already
                 try:
+                    source = {kind: values.get(name) for kind, name in names.items()}
                     warnings += self.load_config(variables, source).warnings
                 except ValueError as error:
                     faults += self.refusal(error)["faults"]

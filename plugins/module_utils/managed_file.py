@@ -4,10 +4,31 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
+import re
+import stat
 import tempfile
+import time
+
+_MAX_BYTES = 10 * 1024 * 1024
+_MODE = re.compile(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444|[ugoa,]*[=+-][ugoarwx,=+-]*")
+
+
+def mode_fault(mode: object) -> str | None:
+    """Why a file's mode can't be meant, or None.
+
+    YAML reads 0644 without quotes as the number 420, and as text that would be another mode.
+    """
+    if isinstance(mode, str) and (
+        re.fullmatch(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444", mode) or re.search(r"[=+-]", mode)
+    ):
+        return None
+    return 'found %s; a mode in quotes is allowed, such as "0644" (YAML reads 0644 without quotes as 420)' % (
+        repr(mode) if isinstance(mode, str) else "the number %s" % mode
+    )
 
 
 class ManagedFile:
@@ -18,27 +39,35 @@ class ManagedFile:
         path: The file.
         backup: Keep a copy of a file that is replaced or removed.
         manage_directory: Make the folder where it is missing, and remove it once it is empty.
+        variable: The role's variable that names the file, for messages.
     """
 
-    def __init__(self, module, path, backup=False, manage_directory=False):
+    def __init__(self, module, path, backup=False, manage_directory=False, variable=None):
         self._module = module
         self.path = path
         self._directory = os.path.dirname(path) or "/"
         self._backup = backup
         self._manage_directory = manage_directory
+        self._hint = " (%s)" % variable if variable else ""
 
     def faults(self):
         """Why the file could not be written, one sentence each."""
         found = []
-        if not os.path.isdir(self._directory):
-            if not self._manage_directory:
-                found.append("the folder %s is not there: make it first, or set manage_directory" % self._directory)
-            elif not os.path.isdir(os.path.dirname(self._directory)):
-                found.append("the folder %s is not there: make it first" % os.path.dirname(self._directory))
-        elif not os.access(self._directory, os.W_OK):
-            found.append("the folder %s can't be written: run with become" % self._directory)
+        missing = not os.path.isdir(self._directory)
+        folder = os.path.dirname(self._directory) if missing and self._manage_directory else self._directory
+        if not os.path.isdir(folder):
+            found.append(
+                "the folder %s is not there: make it first%s%s"
+                % (folder, "" if self._manage_directory else ", or set manage_directory", self._hint)
+            )
+        else:
+            fault = unwritable(folder)
+            if fault:
+                found.append(fault + self._hint)
         if os.path.isdir(self.path):
-            found.append("%s is a folder: give the path of a file" % self.path)
+            found.append("%s is a folder: give the path of a file%s" % (self.path, self._hint))
+        elif os.path.exists(self.path) and not os.path.isfile(self.path):
+            found.append("%s is no plain file: move it away%s" % (self.path, self._hint))
         for name, known, what in (("owner", pwd.getpwnam, "user"), ("group", grp.getgrnam, "group")):
             value = self._module.params.get(name)
             if value is None or str(value).isdigit():
@@ -52,10 +81,16 @@ class ManagedFile:
     def read(self):
         """The file's text, or None where there is none."""
         try:
-            with open(self.path, encoding="utf-8", errors="replace") as stream:
-                return stream.read()
-        except (FileNotFoundError, IsADirectoryError):
-            return None
+            # O_NONBLOCK: a pipe that lies there keeps nobody waiting
+            handle = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
+        with os.fdopen(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+            return stream.read(_MAX_BYTES).decode("utf-8", "replace")
 
     def write(self, text):
         """Bring the file to this text, and to the owner and mode that the module's arguments ask for.
@@ -66,22 +101,55 @@ class ManagedFile:
         faults = self.faults()
         if faults:
             self._module.fail_json(msg="\n".join(faults), faults=faults, path=self.path)
+        try:
+            return self._write(text)
+        except OSError as error:
+            self._fail("written", error)
+
+    def _write(self, text):
         before = self.read()
         result = {"path": self.path, "changed": before != text, "diff": _diff(self.path, before, text)}
+        attributes = self._module.load_file_common_arguments(self._module.params, path=self.path)
         if before != text and not self._module.check_mode:
             if not os.path.isdir(self._directory):
-                os.mkdir(self._directory)
+                os.mkdir(self._directory, 0o755)
                 os.chmod(self._directory, 0o755)  # noqa: S103 - for all to read, whatever the umask
             if self._backup and before is not None:
-                result["backup_file"] = self._module.backup_local(self.path)
-            handle, temporary = tempfile.mkstemp(dir=self._module.tmpdir)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            self._module.atomic_move(temporary, self.path)
+                result["backup_file"] = self._keep_copy()
+            self._put(text, attributes)
         if os.path.exists(self.path):
-            attributes = self._module.load_file_common_arguments(self._module.params, path=self.path)
             result["changed"] = self._module.set_fs_attributes_if_different(attributes, result["changed"])
         return result
+
+    def _put(self, text, attributes):
+        """Give the file its text, owner and mode in one step: nobody sees, or opens, it with other rights."""
+        handle, temporary = tempfile.mkstemp(prefix=".fractal-slurm-", dir=self._directory)  # 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if os.path.isfile(self.path):
+                now = os.stat(self.path)
+                os.chown(temporary, now.st_uid, now.st_gid)
+                os.chmod(temporary, stat.S_IMODE(now.st_mode))
+            # chattr's would keep it from being moved: they follow once it is in its place
+            at_once = dict(attributes, path=temporary, attributes=None)
+            self._module.set_fs_attributes_if_different(at_once, False)
+            os.rename(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def _keep_copy(self):
+        """The file as it is, once more under a name with the time in it. Returns the name."""
+        name = "%s.%d.%s~" % (self.path, os.getpid(), time.strftime("%Y-%m-%d@%H:%M:%S"))
+        try:
+            os.link(os.path.realpath(self.path), name)  # its text, owner and mode, and no moment without them
+        except OSError:
+            os.umask(0o077)  # where there are no hard links: a copy that is never more open than the file
+            return self._module.backup_local(self.path)
+        return name
 
     def remove(self):
         """Remove the file, and the folder where it is ours and empty.
@@ -89,11 +157,17 @@ class ManagedFile:
         Returns:
             The module's result. In check mode nothing is removed.
         """
+        try:
+            return self._remove()
+        except OSError as error:
+            self._fail("removed", error)
+
+    def _remove(self):
         before = self.read()
         result = {"path": self.path, "changed": before is not None, "diff": _diff(self.path, before, None)}
         if before is not None and not self._module.check_mode:
             if self._backup:
-                result["backup_file"] = self._module.backup_local(self.path)
+                result["backup_file"] = self._keep_copy()
             os.unlink(self.path)
         if self._manage_directory and os.path.isdir(self._directory):
             left = [name for name in os.listdir(self._directory) if name != os.path.basename(self.path)]
@@ -102,6 +176,39 @@ class ManagedFile:
                 if not self._module.check_mode:
                     os.rmdir(self._directory)
         return result
+
+    def _fail(self, done, error):
+        fault = "%s can't be %s: %s%s%s" % (
+            self.path,
+            done,
+            error.strerror or error,
+            ": %s" % error.filename if error.filename and error.filename != self.path else "",
+            self._hint,
+        )
+        self._module.fail_json(msg=fault, faults=[fault], path=self.path)
+
+
+def unwritable(folder):
+    """Why nothing can be made in a folder that is there, or None."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return None
+    try:
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+    except OSError:
+        read_only = False
+    if read_only:
+        return (
+            "the folder %s lies on a file system that is mounted read-only: mount it otherwise, or use another place"
+            % (folder)
+        )
+    return "the folder %s can't be written by %s: run with become, or use another place" % (folder, _account())
+
+
+def _account():
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return "uid %d" % os.geteuid()
 
 
 def _diff(path, before, after):

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import stat
@@ -21,10 +22,15 @@ import tarfile
 import tempfile
 
 from .commands import run
+from .managed_file import unwritable
+from .trusted_path import fault_of_path, fault_of_tree
 
 MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
 MINIMUM = (3, 10)
+# What one version takes, and some more: most of it are files of few kilobytes.
+_ROOM_BYTES, _ROOM_FILES = 150 * 1000 * 1000, 6000
+_UNPACKED_BYTES = 40 * 1000 * 1000
 _VERSION_FOLDER = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
 # What a version is built in. Just as long as the version's own name: paths are replaced, and sizes are compared.
 _BUILD_FOLDER = re.compile(r"\.[0-9A-Za-z.+]*-[0-9a-f]{8}(\.old)?")
@@ -94,6 +100,9 @@ def describe_python(path):
     blocked = unreachable_part(path)
     if blocked:
         return "%s can't be run by other users, who can't pass %s" % (path, blocked)
+    untrusted = fault_of_path(path)  # before it runs with our rights
+    if untrusted:
+        return "%s is not safe to run: %s" % (path, untrusted)
     status, out = run_python([path, "-I", "-c", _DESCRIBE], timeout=60)
     try:
         found = json.loads(out) if status == 0 else None
@@ -156,6 +165,19 @@ def python_package(os_release):
     return None
 
 
+def target_of_package(package):
+    """What wheels have to fit once a package has brought its Python, or None where its name does not tell.
+
+    Args:
+        package: Its name, such as ``python3.11``.
+    """
+    found = re.fullmatch(r"python(3)\.?([0-9]{2})", package or "")
+    libc, version = platform.libc_ver()
+    if found is None or libc != "glibc":
+        return None
+    return {"python": "%s.%s" % found.groups(), "machine": platform.machine(), "glibc": version}
+
+
 def read_os_release():
     """The text of /etc/os-release; empty where there is none."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
@@ -191,6 +213,15 @@ class Prefix:
         self.path = path.rstrip("/")
         self._command_link = command_link
 
+    def trust_fault(self):
+        """Why nothing below the prefix may be read, run or made: others could have put it there. Or None."""
+        fault = fault_of_path(self.path)
+        return (
+            "the runtime's folder %s (fractal_slurm_runtime_prefix) is not safe: %s" % (self.path, fault)
+            if fault
+            else None
+        )
+
     def folder(self, version):
         """The folder of a version."""
         return os.path.join(self.path, version)
@@ -210,11 +241,31 @@ class Prefix:
         except OSError:
             return None
 
-    def previous(self):
-        """The version that was current before, or None."""
-        marker = self.marker(self.current() or "")
-        before = (marker or {}).get("replaced")
+    def previous(self, bundled=None):
+        """The version that was current before the collection's own, or None where there is none to go back to.
+
+        However often it is asked, and wherever an upgrade did not arrive, the answer stays the same: a host that has
+        gone back, or that never had the collection's version, has the one that is meant already.
+
+        Args:
+            bundled: Name of the collection's own version.
+        """
+        current = self.current() or ""
+        marker = self.marker(current)
+        if marker is None:
+            return None
+        if marker.get("gone_back_from") or (bundled and current != bundled and self.marker(bundled) is None):
+            return current
+        before = marker.get("replaced")
+        if before and before == bundled:
+            return current
         return before if before and self.marker(before) is not None else None
+
+    def _kept(self):
+        """The versions that are never superfluous: the current one, and what it can be exchanged for."""
+        current = self.current()
+        marker = self.marker(current or "") or {}
+        return [current, marker.get("replaced"), marker.get("gone_back_from")]
 
     def _marker_path(self, version):
         return os.path.join(self.folder(version), MARKER)
@@ -257,6 +308,9 @@ class Prefix:
         """
         os.umask(0o022)
         _make_folders(self.path)
+        fault = self.trust_fault()  # others may have been quicker to make a part of it
+        if fault:
+            raise InstallError(fault)
         with _alone(self.path):
             if not self.is_sound(version, digest):  # else another run of Ansible has made it meanwhile
                 self._install(version, digest, python, archive)
@@ -270,8 +324,7 @@ class Prefix:
             wheels = _build(build, folder, python, archive)
             before = self.marker(version) or {}
             marker = {"version": version, "digest": digest, "wheels": wheels, "python": python}
-            if before.get("replaced"):
-                marker["replaced"] = before["replaced"]
+            marker.update({key: before[key] for key in ("replaced", "gone_back_from") if before.get(key)})
             _write_marker(build, marker)
             fault = _import_fault(build)
             if fault:
@@ -280,6 +333,27 @@ class Prefix:
         finally:
             if os.path.lexists(build):
                 shutil.rmtree(build)
+
+    def place_faults(self, installs):
+        """Why the prefix can't be changed, one sentence each.
+
+        Args:
+            installs: Whether a version will be installed, and not a link set alone.
+        """
+        faults = []
+        folder = _nearest(self.path)
+        fault = unwritable(folder)
+        if fault:
+            faults.append("%s (fractal_slurm_runtime_prefix)" % fault)
+        elif installs:
+            fault = _room_fault(folder, _ROOM_BYTES, _ROOM_FILES)
+            if fault:
+                faults.append("%s (fractal_slurm_runtime_prefix)" % fault)
+        if installs:
+            fault = _room_fault(tempfile.gettempdir(), _UNPACKED_BYTES, 50)
+            if fault:
+                faults.append("%s, where wheels are unpacked (TMPDIR)" % fault)
+        return faults
 
     def links_differ(self, version):
         """Whether the links need a change to make a version the current one."""
@@ -302,14 +376,21 @@ class Prefix:
             return "the folder %s is not there: make it first, or set fractal_slurm_runtime_command" % os.path.dirname(
                 link
             )
-        return None
+        fault = unwritable(os.path.dirname(link)) if _read_link(link) != self._links("")[1][1] else None
+        return "%s (fractal_slurm_runtime_command)" % fault if fault else None
 
-    def switch(self, version):
-        """Make a version the current one; each link is replaced in one step."""
+    def switch(self, version, back=False):
+        """Make a version the current one; each link is replaced in one step.
+
+        Args:
+            version: Its name.
+            back: Whether this is a way back: then what it had replaced itself stays known.
+        """
         before = self.current()
         if before and before != version:
             marker = self.marker(version)
-            marker["replaced"] = before
+            marker.pop("gone_back_from", None)
+            marker["gone_back_from" if back else "replaced"] = before
             _write_marker(self.folder(version), marker)
         for path, target in self._links(version):
             if _read_link(path) == target:
@@ -320,7 +401,7 @@ class Prefix:
 
     def superfluous(self, keep):
         """Versions that are neither current, nor among the newest ``keep``, nor in use on this host."""
-        chosen = [name for name in self.versions() if name not in (self.current(), self.previous())]
+        chosen = [name for name in self.versions() if name not in self._kept()]
         kept = max(0, keep - 2)
         return [name for name in chosen[kept:] if not self.in_use(name)]
 
@@ -384,10 +465,13 @@ def _alone(folder):
 
 
 def _import_fault(folder):
-    """Why the version in a folder does not work, or None."""
+    """Why the version in a folder does not work, or None. It is run only if none but us could have written it."""
     python = os.path.join(folder, "bin", "python")
     if not os.path.exists(python):
         return "there is no %s" % python
+    untrusted = fault_of_tree(folder)
+    if untrusted:
+        return untrusted
     status, out = run_python([python, "-I", "-c", _IMPORT_TEST, os.path.join(folder, MARKER)], timeout=120)
     return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
 
@@ -467,6 +551,27 @@ def _take_place(build, folder):
         os.rename(away, build)
 
 
+def _nearest(path):
+    """The last part of a path that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _room_fault(folder, size, files):
+    """Why something does not fit into a file system, or None. What a file system does not count is enough."""
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return None
+    free = room.f_frsize * (room.f_bfree if os.geteuid() == 0 else room.f_bavail)
+    if room.f_blocks and free < size:
+        return "the file system of %s has %d MB left, and %d MB are needed" % (folder, free // 10**6, size // 10**6)
+    if room.f_files and room.f_ffree < files:
+        return "the file system of %s has room for %d more files, and %d are needed" % (folder, room.f_ffree, files)
+    return None
+
+
 def _read_link(path):
     try:
         return os.readlink(path)
@@ -477,9 +582,11 @@ def _read_link(path):
 def _make_folders(path):
     if not os.path.isdir(path):
         _make_folders(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
-        os.chmod(path, 0o755)  # noqa: S103 - for all to use
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            return  # whoever made it: it is checked before it is used
+        os.chmod(path, 0o755)  # noqa: S103 - for all to use, whatever the umask
 
 
 def _open_to_all(folder):

@@ -15,8 +15,11 @@ author:
 description:
   - Installs the runtime that comes with the collection. Each version has a folder of its own below O(prefix), a link
     C(current) is switched last, so that what runs from an older version goes on.
-  - The wheels are made on the controller for the host's Python and platform. The host asks no index, and needs nothing
-    but Python 3.10 or newer.
+  - The wheels are made on the controller for the host's Python and platform, in check mode, too, so that what would
+    keep them from being made is known before anything is changed. The host asks no index, and needs nothing but
+    Python 3.10 or newer.
+  - What lies below O(prefix) is run as root to test it. So nothing of it is read or run where another account owns a
+    part of it, or of the way to it, or could write there.
   - A version counts as installed only if a marker, written last, fits the collection's runtime and an import test
     passes.
   - Keeps the settings file of the runtime, too.
@@ -42,8 +45,9 @@ options:
   version:
     description:
       - Which version is the current one.
-      - V(bundled) is the one that comes with the collection; V(previous) the one that was current before; else the name
-        of a folder below O(prefix).
+      - V(bundled) is the one that comes with the collection; else the name of a folder below O(prefix).
+      - V(previous) is the one that was current before the collection's own. On a host that has gone back already, or
+        that the collection's version never reached, nothing is changed.
     type: str
     default: bundled
   prefix:
@@ -67,6 +71,12 @@ options:
       - Nothing is installed by this module.
     type: str
     default: ""
+  install:
+    description:
+      - Whether this host may install. With V(false), another one does so, to a folder that both see, and what is not
+        there is a failure.
+    type: bool
+    default: true
   keep:
     description:
       - Number of versions to keep, the current and the previous one among them. Older ones are removed unless a process
@@ -100,6 +110,16 @@ options:
     default: bundled
   cache:
     description: On the controller, the folder in which archives of wheels are kept (C(~/.cache/fractal-slurm)).
+    type: str
+  bin_dirs:
+    description:
+      - The site's own folders of SLURM's commands. The first is the setting C(slurm_bin_dir), unless O(settings) has
+        it.
+    type: list
+    elements: str
+    default: []
+  bundled:
+    description: Name of the version that comes with the collection. Set by the action plugin.
     type: str
   digest:
     description: Checksum of the collection's runtime. Set by the action plugin.
@@ -184,6 +204,9 @@ def fail(module, faults):
 
 def absent(module, prefix, settings):
     """Remove everything."""
+    fault = prefix.trust_fault()
+    if fault:
+        fail(module, [fault])
     removed = prefix.remnants()
     result = {"changed": bool(removed), "removed": removed}
     if not module.check_mode:
@@ -197,10 +220,12 @@ def absent(module, prefix, settings):
 def resolve_version(params, prefix, faults):
     """The name of the wanted version."""
     if params["version"] == "previous":
-        version = prefix.previous()
+        version = prefix.previous(params["bundled"])
         if version is None:
             faults.append("there is no version to go back to below %s" % prefix.path)
         return version
+    if params["version"] == "bundled":
+        return None  # the action plugin has said why it is not known
     if params["digest"] is None and prefix.marker(params["version"]) is None:
         faults.append(
             "the version %s is not installed below %s; there are: %s"
@@ -220,6 +245,11 @@ def present(module, prefix, settings):
     """Install where needed, write the settings, switch the links, remove old versions."""
     params = module.params
     faults = list(params["known_faults"])
+    untrusted = prefix.trust_fault()
+    if untrusted:
+        if settings is not None:
+            faults.extend(settings.faults())
+        fail(module, faults + [untrusted])  # what is below it is neither read nor run
     version = resolve_version(params, prefix, faults)
     blocked = runtime_install.unreachable_part(prefix.path)
     if blocked:
@@ -231,6 +261,9 @@ def present(module, prefix, settings):
         faults.extend(settings.faults())
     found = package = None
     sound = version is not None and prefix.is_sound(version, params["digest"])
+    installs = not sound and params["digest"] is not None
+    if params["install"] and version is not None and (installs or prefix.links_differ(version)):
+        faults.extend(prefix.place_faults(installs))
     if not sound and params["digest"] is not None:
         found = runtime_install.find_python(params["python"])
         if not isinstance(found, dict):
@@ -242,17 +275,24 @@ def present(module, prefix, settings):
                 )
     elif not sound and version is not None and prefix.marker(version) is not None:
         faults.append("the version %s below %s is broken: its import test fails" % (version, prefix.path))
+    if not sound and not params["install"] and not module.check_mode:
+        faults.append(
+            "the version %s is not below %s: the host that installs it for all has not done so" % (version, prefix.path)
+        )
     if faults:
         fail(module, faults)
 
     result = {"changed": False, "version": version, "replaced": prefix.current(), "removed": []}
     if not sound:
         result["changed"] = True
-        if module.check_mode:
-            module.exit_json(wheels_needed=True, python_package=package, **result)
+        if package:  # in check mode alone
+            target = runtime_install.target_of_package(package)
+            module.exit_json(wheels_needed=True, python_package=package, target=target, **result)
         result["python"] = found.pop("path")
         if params["wheels"] is None:
-            module.exit_json(wheels_needed=True, target=found, **result)
+            module.exit_json(wheels_needed=True, python_package=None, target=found, **result)
+        if module.check_mode:
+            module.exit_json(**result)
         prefix.install(version, params["digest"], result["python"], params["wheels"])
     if settings is not None:
         outcome = settings.write(runtime_install.toml(params["settings"]))
@@ -260,8 +300,10 @@ def present(module, prefix, settings):
     if prefix.links_differ(version):
         result["changed"] = True
         if not module.check_mode:
-            prefix.switch(version)
+            prefix.switch(version, back=params["version"] == "previous")
     result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
+    if not params["install"]:
+        result["removed"] = []
     for path in result["removed"]:
         result["changed"] = True
         if not module.check_mode:
@@ -279,6 +321,7 @@ def main():
             "command": {"type": "str", "default": "/usr/local/bin/fractal-slurm"},
             "python": {"type": "str"},
             "python_package": {"type": "str", "default": ""},
+            "install": {"type": "bool", "default": True},
             "keep": {"type": "int", "default": 3},
             "settings": {"type": "dict", "default": {}},
             "settings_file": {"type": "str", "default": "/etc/fractal/fractal-slurm.toml"},
@@ -286,6 +329,8 @@ def main():
             "no_index": {"type": "bool", "default": False},
             "lock": {"type": "str", "default": "bundled"},
             "cache": {"type": "str"},
+            "bin_dirs": {"type": "list", "elements": "str", "default": []},
+            "bundled": {"type": "str"},
             "digest": {"type": "str"},
             "wheels": {"type": "path"},
             "known_faults": {"type": "list", "elements": "str", "default": []},
@@ -295,7 +340,11 @@ def main():
     params = module.params
     params.update({"owner": "root", "group": "root", "mode": "0644"})
     prefix = runtime_install.Prefix(params["prefix"], params["command"] or None)
-    settings = ManagedFile(module, params["settings_file"], manage_directory=True) if params["settings_file"] else None
+    settings = None
+    if params["settings_file"]:
+        settings = ManagedFile(
+            module, params["settings_file"], manage_directory=True, variable="fractal_slurm_runtime_settings_file"
+        )
     try:
         if params["state"] == "absent":
             absent(module, prefix, settings)

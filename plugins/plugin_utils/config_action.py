@@ -1,12 +1,16 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the action plugins for SLURM configurations have in common."""
+"""What the action plugins have in common: files of the site's own, SLURM configurations, and causes told in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from ansible import context
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 
@@ -15,8 +19,109 @@ from .runtime import preload
 
 preload("config_file")
 
+_COLLECTION = Path(__file__).resolve().parents[2]
 
-class ConfigActionBase(ActionBase):
+
+def words_of(error: Exception) -> str:
+    """What an exception says, with the file where the system names one."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def why_no_module(result: Mapping[str, Any], module: str, task_vars: Mapping[str, Any]) -> str | None:
+    """Why a module did not run on a host at all, or None where it did.
+
+    Args:
+        result: What came back.
+        module: Its name.
+        task_vars: The task's variables.
+    """
+    if not result.get("failed") or "module_stderr" not in result:
+        return None
+    said = str(result["module_stderr"] or result.get("module_stdout") or "").strip().splitlines()
+    python = task_vars.get("ansible_python_interpreter") or (task_vars.get("ansible_facts") or {}).get(
+        "discovered_interpreter_python", "that Ansible found"
+    )
+    host = task_vars.get("inventory_hostname", "the host")
+    return (
+        f"the module {module} does not run on {host}, with the Python {python}: "
+        f"{said[-1] if said else result.get('msg', 'it said nothing')}: name a Python there that this Ansible can use "
+        "(ansible_python_interpreter)"
+    )
+
+
+class FractalActionBase(ActionBase):
+    """An action whose failures are faults: sentences with their cause, all that there are."""
+
+    def execute(self, module: str, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run a module on the host; one that does not run there gives a fault as well."""
+        result: dict[str, Any] = self._execute_module(
+            module_name=module, module_args=dict(arguments), task_vars=task_vars, wrap_async=False
+        )
+        why = why_no_module(result, module, task_vars or {})
+        if why is not None:
+            faults = [*arguments.get("known_faults", []), why]
+            result.update({"msg": "\n".join(faults), "faults": faults})
+        return result
+
+    @staticmethod
+    def fault_of(call: Callable[..., Iterable[str] | None], *arguments: Any) -> list[str]:
+        """The faults that a call returns; where it raises, what that says."""
+        try:
+            return list(call(*arguments) or [])
+        except (AnsibleError, OSError) as error:
+            return [words_of(error)]
+
+    def find_file(self, kind: str, name: str, task_vars: Mapping[str, Any] | None = None) -> str:
+        """Find a file of the site: beside its playbooks, its inventories, where Ansible was started, in its roles.
+
+        Args:
+            kind: Name of the folder that such files are in: ``files`` or ``templates``.
+            name: The file, relative or absolute.
+            task_vars: The task's variables.
+
+        Raises:
+            AnsibleError: It is nowhere; with the folders that were looked in.
+        """
+        variables = task_vars or {}
+        path = os.path.expanduser(name)
+        if os.path.isabs(path):
+            candidates = [path]
+        else:
+            places = _places(variables)
+            candidates = [os.path.join(place, *parts) for place in places for parts in ((kind, path), (path,))]
+        for candidate in candidates:
+            if os.path.exists(candidate):
+                return candidate
+        try:
+            return str(self._find_needle(kind, name))  # in the folders of the role that runs
+        except AnsibleError:
+            looked = list(dict.fromkeys(os.path.dirname(candidate) for candidate in candidates))
+            raise AnsibleError(f"the file {name} is not there: looked in {', '.join(looked)}") from None
+
+
+def _places(variables: Mapping[str, Any]) -> list[str]:
+    """Where a site keeps its files, first come first: never the collection's own folders."""
+    playbooks = [os.path.dirname(os.path.abspath(name)) for name in context.CLIARGS.get("args", ()) if _is_file(name)]
+    sources = [source for source in variables.get("ansible_inventory_sources") or () if os.path.exists(str(source))]
+    inventories = [
+        str(variables.get("inventory_dir") or ""),
+        *(str(source) if os.path.isdir(source) else os.path.dirname(os.path.abspath(source)) for source in sources),
+    ]
+    found = [*playbooks, str(variables.get("playbook_dir") or ""), *inventories, os.getcwd()]
+    return [
+        place
+        for place in dict.fromkeys(os.path.abspath(place) for place in found if place)
+        if Path(place).resolve() != _COLLECTION / "playbooks"
+    ]
+
+
+def _is_file(name: Any) -> bool:
+    return isinstance(name, str) and os.path.isfile(name)
+
+
+class ConfigActionBase(FractalActionBase):
     """An action that takes a configuration as ``content``, ``src`` or ``template``."""
 
     def load_config(
@@ -29,18 +134,17 @@ class ConfigActionBase(ActionBase):
             arguments: What names the configuration; None for the task's arguments.
 
         Raises:
-            AnsibleActionFail: The arguments name none, or several, or a file that can't be found.
-            ValueError: It is not valid; one line for each fault.
+            ValueError: There is none, or several, or it can't be read, or is not valid; one line for each fault.
         """
 
         def render(name: str) -> Any:
             lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-            return lookup.run([name], variables=task_vars)[0]
+            return lookup.run([self.find_file("templates", name, task_vars)], variables=task_vars)[0]
 
         return config_input.load(
             self._task.args if arguments is None else arguments,
             task_vars.get("inventory_hostname", "this host"),
-            self._find_needle,
+            lambda kind, name: self.find_file(kind, name, task_vars),
             self._loader.get_real_file,
             render,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleError
 
 from .runtime import runtime_module
 
@@ -114,18 +114,38 @@ def load(
         render: Renders a template by its name.
 
     Raises:
-        AnsibleActionFail: None or several are given, or the file can't be found.
-        ValueError: The configuration is not valid.
+        ValueError: None or several are given, it can't be found, read or rendered, or it is not valid.
     """
     given = [name for name in SOURCES if arguments.get(name) is not None]
     if len(given) != 1:
-        raise AnsibleActionFail(
-            f"give exactly one of {', '.join(SOURCES)}; found {', '.join(given) if given else 'none of them'}"
+        raise ValueError(
+            f"the configuration of {host}: give exactly one of {', '.join(SOURCES)}; found "
+            f"{', '.join(given) if given else 'none of them'} (fractal_slurm_config_content, _src, _template)"
         )
     kind = given[0]
     if kind == "content":
         return check(arguments["content"], f"the configuration of {host}")
-    if kind == "src":
-        path = find("files", arguments["src"])
-        return check(Path(real_file(path)).read_text(encoding="utf-8"), path)
-    return check(render(arguments["template"]), f"{arguments['template']} for {host}")
+    name = str(arguments[kind])
+    try:
+        if kind == "src":
+            path = find("files", name)
+            return check(decode(Path(real_file(path)).read_bytes(), path), path)
+        text = render(name)
+    except AnsibleError as error:
+        raise ValueError(f"the configuration of {host}: {name}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"the configuration of {host}: {error.filename or name}: {error.strerror}") from error
+    return check(text, f"{name} for {host}")
+
+
+def decode(content: bytes, source: str) -> str:
+    """The text of a file, without the mark that some editors write at its beginning.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = " (UTF-16, it seems)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise ValueError(f"{source}: is no UTF-8 text{kind}, at byte {error.start + 1}: save it as UTF-8") from None

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..module_utils import sudoers
+from ..module_utils.managed_file import mode_fault
 from . import settings_input
+from .arguments import convert
 from .runtime import preload, runtime_module
 
 preload("impersonate")
@@ -52,6 +52,15 @@ _PATHS = {
         "fractal_slurm_runtime_settings_file",
     ),
 }
+# Those whose ~ the modules take for a home on the host.
+_HOME_PATHS = (
+    "fractal_slurm_sudoers_directory",
+    "fractal_slurm_sudoers_main_file",
+    "fractal_slurm_config_path",
+    "fractal_slurm_runtime_prefix",
+)
+# Text for which a number will do: a uid or gid.
+_NUMBERS = frozenset(("fractal_slurm_config_owner", "fractal_slurm_config_group"))
 
 
 def chosen_roles(roles: Iterable[str], run_tags: Iterable[str], skip_tags: Iterable[str]) -> list[str]:
@@ -90,11 +99,20 @@ def check_names(names: Iterable[str]) -> tuple[list[str], list[str]]:
             continue
         rest = [entry[len(PREFIX) :] for entry in known]  # what all begin with would make them all alike
         near = difflib.get_close_matches(name[len(PREFIX) :], rest, n=1, cutoff=0.8)
-        if near:
+        if near and _is_misspelt(name[len(PREFIX) :], near[0]):
             faults.append(f"{name}: there is no such variable; did you mean {PREFIX}{near[0]}?")
         else:
-            warnings.append(f"{name}: no role of fractal.slurm reads this variable")
+            hint = f"; the nearest that is read: {PREFIX}{near[0]}" if near else ""
+            warnings.append(f"{name}: no role of fractal.slurm reads this variable{hint}")
     return faults, warnings
+
+
+def _is_misspelt(name: str, known: str) -> bool:
+    """Whether a name is one of ours with letters wrong, and no name of the site's own with words that we don't have."""
+    words, ours = name.split("_"), known.split("_")
+    if len(words) != len(ours):
+        return difflib.SequenceMatcher(None, "".join(words), "".join(ours)).ratio() > 0.95
+    return all(difflib.SequenceMatcher(None, *pair).ratio() >= 0.7 for pair in zip(words, ours))
 
 
 def check_values(role: str, variables: Iterable[str], value: Callable[[str], Any]) -> tuple[dict[str, Any], list[str]]:
@@ -115,21 +133,21 @@ def check_values(role: str, variables: Iterable[str], value: Callable[[str], Any
         if name in variables:
             try:
                 given[name] = value(name)
-            except AnsibleError as error:
+            except Exception as error:  # whatever a template's filters raise
                 faults.append(f"{name}: {error}")
-    keys = ("type", "elements", "choices", "default", "required")
-    checked = ArgumentSpecValidator(
-        {name: {key: spec[key] for key in keys if key in spec} for name, spec in specs.items()}
-    ).validate(given)
-    faults += checked.error_messages
-    if checked.error_messages:
-        return checked.validated_parameters, faults
-    values = checked.validated_parameters
+    values, found = convert(given, specs, _NUMBERS)
+    faults += found
+    incomplete = bool(faults)
+    if "fractal_slurm_config_mode" in given and (fault := mode_fault(given["fractal_slurm_config_mode"])):
+        faults = [other for other in faults if not other.startswith("fractal_slurm_config_mode:")]
+        faults.append(f"fractal_slurm_config_mode: {fault}")
     faults += [
         f"{name}: found {values[name]!r}; an absolute path is allowed"
         for name in _PATHS[role]
-        if values.get(name) and not str(values[name]).startswith(("/", "~"))
+        if values.get(name) and not str(values[name]).startswith(("/", "~") if name in _HOME_PATHS else "/")
     ]
+    if incomplete:
+        return values, faults
     if role == "sudoers" and values["fractal_slurm_sudoers_state"] == "present":
         faults += _sudoers_faults(values)
     if role == "runtime" and values["fractal_slurm_runtime_state"] == "present":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import sys
 from types import ModuleType
 
@@ -38,6 +39,19 @@ def runtime_module(name: str) -> ModuleType:
             f"({sys.executable}): install the distribution's package of it, or run "
             f"`{sys.executable} -m pip install 'pydantic>=2.6,<3' pyyaml jinja2`"
         ) from error
+    except ImportError as error:
+        raise AnsibleError(
+            f"a Python package on the controller, for the Python that runs Ansible ({sys.executable}), does not serve: "
+            f"{error}: pydantic 2.6 or newer is needed, and there is {_version('pydantic')}: run "
+            f"`{sys.executable} -m pip install 'pydantic>=2.6,<3'`, in a virtual environment with Ansible if need be"
+        ) from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def preload(*names: str) -> None:

@@ -7,30 +7,35 @@ Hosts ask no index: what is made here is all that they need, pip included.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleError
+
+from ..module_utils import trusted_path
 
 # The collection's own folder of the runtime: plugins/plugin_utils/ lies beside it, in a checkout and when installed.
 SOURCE = Path(__file__).resolve().parents[2] / "python_runtime"
 # Exact versions and checksums of all that the runtime needs, so that what hosts get does not depend on the day.
 LOCK = SOURCE / "requirements-lock.txt"
 _MANIFEST = "manifest.json"
+_MAX_WHEEL_BYTES = 200 * 1024 * 1024
 
 
 class Source(NamedTuple):
@@ -141,6 +146,8 @@ def make_archive(
 ) -> Path:
     """A tar archive of all wheels for one kind of host, from the cache where it was made before.
 
+    Only we can write to the cache, and what is in it is still checked against the source and the lock each time.
+
     Args:
         source: The runtime's source.
         target: The kind of host.
@@ -150,21 +157,61 @@ def make_archive(
         folder: The folder with the source's pyproject.toml.
 
     Raises:
-        AnsibleError: The lock does not fit the runtime, or pip failed; with its words.
+        AnsibleError: The lock does not fit the runtime, the cache can't be used, or pip failed; with its words.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    archive = cache / f"{source.folder_name}-py{target.python}-{target.machine}-glibc{target.glibc}.tar"
-    # Ansible works on several hosts at once, each in a process of its own: one of them makes the archive.
-    with _locked(archive.with_suffix(".lock")):
-        if not archive.exists():
-            with tempfile.TemporaryDirectory(prefix="wheelhouse-", dir=cache) as work:
-                _fill(Path(work), target, folder, source.lock, find_links, no_index)
-                temporary = archive.with_suffix(".part")
-                with tarfile.open(temporary, "w") as tar:
-                    for path in sorted(Path(work).iterdir()):
-                        tar.add(path, arcname=path.name)
-                temporary.replace(archive)
+    own = own_wheel(folder, source.version)
+    needed = ["pip", *requirements(folder, target)]
+    locked = None if source.lock is None else locked_requirements(source.lock, needed, target)
+    try:
+        _open_cache(cache)
+        archive = cache / f"{source.folder_name}-py{target.python}-{target.machine}-glibc{target.glibc}.tar"
+        # Ansible works on several hosts at once, each in a process of its own: one of them makes the archive.
+        with _locked(archive.with_suffix(".lock")):
+            if archive_fault(archive, own, locked) is not None:
+                with tempfile.TemporaryDirectory(prefix="wheelhouse-", dir=cache) as work:
+                    _fill(Path(work), target, own, needed, locked, find_links, no_index)
+                    temporary = archive.with_suffix(".part")
+                    temporary.unlink(missing_ok=True)
+                    with tarfile.open(temporary, "x") as tar:
+                        for path in sorted(Path(work).iterdir()):
+                            tar.add(path, arcname=path.name, filter=_plain)
+                    fault = archive_fault(temporary, own, locked)
+                    if fault is not None:
+                        temporary.unlink()
+                        raise AnsibleError(f"the runtime's wheels are not as the lock wants them: {fault}")
+                    temporary.replace(archive)
+    except OSError as error:
+        raise AnsibleError(
+            f"the runtime's wheels can't be made on the controller: {error.strerror or error}: "
+            f"{error.filename or cache}: make room or a folder that can be written, or name another "
+            "(fractal_slurm_runtime_cache; for what pip needs meanwhile: TMPDIR)"
+        ) from error
     return archive
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without who packed it, and when: what the host needs is its name and content."""
+    member.mtime, member.mode, member.uid, member.gid = 0, 0o644, 0, 0
+    member.uname = member.gname = ""
+    return member
+
+
+def _open_cache(cache: Path) -> None:
+    """Make the cache where it is missing, and keep it to ourselves.
+
+    Raises:
+        AnsibleError: Others could have put something in it.
+    """
+    # Whoever owns the collection decides what runs here anyway.
+    owners = trusted_path.trusted_owners(os.stat(__file__).st_uid)
+    for _ in range(2):  # the second time with what was made
+        fault = trusted_path.fault_of_path(str(cache), owners, private_groups=True)
+        if fault:
+            raise AnsibleError(f"the cache of wheels (fractal_slurm_runtime_cache) is not safe: {fault}")
+        for folder in reversed([cache, *cache.parents]):
+            folder.mkdir(mode=0o700 if folder == cache else 0o755, exist_ok=True)
+    if cache.stat().st_mode & 0o077:
+        cache.chmod(0o700)
 
 
 @contextlib.contextmanager
@@ -174,40 +221,165 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(work: Path, target: Target, folder: Path, lock: Path | None, find_links: list[str], no_index: bool) -> None:
+def archive_fault(archive: Path, own: tuple[str, bytes], locked: list[str] | None) -> str | None:
+    """Why an archive is not to be used: it holds other wheels than the source and the lock name.
+
+    Args:
+        archive: The archive, which may be missing.
+        own: File name and content of the runtime's own wheel.
+        locked: What the lock names, as of :func:`locked_requirements`; None where there is no lock.
+
+    Returns:
+        A sentence, or None.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            digests: dict[str, str] = {}
+            manifest = None
+            for member in tar:
+                stream = tar.extractfile(member) if member.isreg() else None
+                if stream is None or member.name in digests or Path(member.name).name != member.name:
+                    return f"it holds {member.name!r}, which does not belong there"
+                if member.size > _MAX_WHEEL_BYTES:
+                    return f"{member.name} has {member.size} bytes"
+                content = stream.read()
+                if member.name == _MANIFEST:
+                    manifest = json.loads(content)
+                else:
+                    digests[member.name] = hashlib.sha256(content).hexdigest()
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        return f"{archive} can't be read: {error}"
+    if manifest != _manifest(digests):
+        return "its manifest does not fit its wheels"
+    if digests.get(own[0]) != hashlib.sha256(own[1]).hexdigest():
+        return f"{own[0]} is not made from this source"
+    if locked is None:
+        return None
+    allowed: dict[str, list[str]] = {}
+    for line in locked:
+        words, *hashes = line.split(" --hash=")
+        allowed[words] = hashes
+    found = {f"{wheel['name']}=={wheel['version']}": name for name, wheel in manifest.items() if name != own[0]}
+    if set(found) != set(allowed):
+        return f"the lock and it differ in {', '.join(sorted(set(found) ^ set(allowed)))}"
+    for words, hashes in allowed.items():
+        if hashes and f"sha256:{digests[found[words]]}" not in hashes:
+            return f"{found[words]} does not have a checksum that the lock states"
+    return None
+
+
+def _manifest(digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What a host is told of wheels: file name to name, version and sha256."""
+    from packaging.utils import canonicalize_name
+
+    wheels = {}
+    for file, digest in sorted(digests.items()):
+        name, version = [*file.split("-"), ""][:2]
+        wheels[file] = {"name": str(canonicalize_name(name)), "version": version, "sha256": digest}
+    return wheels
+
+
+def _fill(
+    work: Path,
+    target: Target,
+    own: tuple[str, bytes],
+    needed: list[str],
+    locked: list[str] | None,
+    find_links: list[str],
+    no_index: bool,
+) -> None:
     """Put all wheels, and a manifest of their checksums, into an empty folder."""
     index = ["--no-index"] if no_index else []
     for place in find_links:
         index += ["--find-links", place]
-    with tempfile.TemporaryDirectory() as scratch:
-        # A copy: the collection may be installed where nothing can be written, and the build leaves nothing in it.
-        copy = Path(scratch) / "python_runtime"
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "build", "dist"))
-        _pip(["wheel", "--no-deps", "--wheel-dir", str(work), *index, str(copy)])
-    own = next(work.glob("fractal_slurm-*.whl"))
     options = ["--dest", str(work), "--only-binary=:all:"]
     if not target.is_controller:
         number = target.python.replace(".", "")
         options += ["--implementation", "cp", "--python-version", target.python]
         options += [word for abi in (f"cp{number}", "abi3", "none") for word in ("--abi", abi)]
         options += [word for platform in target.platforms() for word in ("--platform", platform)]
-    needed = ["pip", *_requirements(own, target)]
-    if lock is None:
+    if locked is None:
         _pip(["download", *options, *index, *needed])
     else:
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as locked:
-            locked.write("\n".join(locked_requirements(lock, needed, target)))
-            locked.flush()
-            _pip(["download", *options, "--no-deps", *index, "--requirement", locked.name])
-    wheels = {}
-    for path in sorted(work.glob("*.whl")):
-        name, version = path.name.split("-")[:2]
-        wheels[path.name] = {
-            "name": name.replace("_", "-").lower(),
-            "version": version,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-    (work / _MANIFEST).write_text(json.dumps(wheels, indent=2), encoding="utf-8")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as lines:
+            lines.write("\n".join(locked))
+            lines.flush()
+            _pip(["download", *options, "--no-deps", *index, "--requirement", lines.name])
+    (work / own[0]).write_bytes(own[1])
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in work.glob("*.whl")}
+    (work / _MANIFEST).write_text(json.dumps(_manifest(digests), indent=2), encoding="utf-8")
+
+
+def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
+    """The wheel of the runtime: the same bytes from the same source, and no build backend that somebody else wrote.
+
+    Beside the package it holds the worker in a folder whose name does not change with Python's version.
+
+    Args:
+        folder: The folder with the source's pyproject.toml.
+        version: The runtime's version.
+
+    Returns:
+        Its file name and its content.
+
+    Raises:
+        AnsibleError: pyproject.toml can't be read.
+    """
+    project = _project(folder)
+    name = project["name"].replace("-", "_")
+    info = f"{name}-{version}.dist-info"
+    source = folder / "src"
+    files = {
+        path.relative_to(source).as_posix(): path.read_bytes()
+        for path in sorted((source / name).rglob("*"))
+        if _is_source(path)
+    }
+    worker = files.get(f"{name}/worker.py")
+    if worker is not None:
+        files[f"{name}-{version}.data/data/share/fractal-slurm/worker.py"] = worker
+    metadata = {"Metadata-Version": "2.1", "Name": project["name"], "Version": version}
+    for header, key in (("Summary", "description"), ("Requires-Python", "requires-python")):
+        if key in project:
+            metadata[header] = project[key]
+    lines = [f"{header}: {value}" for header, value in metadata.items()]
+    lines += [f"Requires-Dist: {text}" for text in project.get("dependencies", [])]
+    scripts = [f"{script} = {entry}" for script, entry in project.get("scripts", {}).items()]
+    files[f"{info}/METADATA"] = "\n".join([*lines, ""]).encode()
+    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: fractal.slurm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/entry_points.txt"] = "\n".join(["[console_scripts]", *scripts, ""]).encode()
+    record = [f"{path},sha256={_record_digest(content)},{len(content)}" for path, content in files.items()]
+    files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as wheel:
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path)  # of 1 January 1980
+            entry.external_attr = 0o100644 << 16
+            wheel.writestr(entry, content)
+    return f"{name}-{version}-py3-none-any.whl", stream.getvalue()
+
+
+def _record_digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    """What pyproject.toml says of the runtime."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        try:
+            import tomli as tomllib  # type: ignore[no-redef, import-not-found, unused-ignore]
+        except ModuleNotFoundError as error:
+            raise AnsibleError(
+                "the Python package tomli is missing on the controller, for the Python that runs Ansible "
+                f"({sys.executable}; Python 3.10 needs it): run `{sys.executable} -m pip install tomli`"
+            ) from error
+    try:
+        with (folder / "pyproject.toml").open("rb") as stream:
+            project: dict[str, Any] = tomllib.load(stream)["project"]
+    except (OSError, ValueError, KeyError) as error:
+        raise AnsibleError(f"{folder / 'pyproject.toml'} can't be read: {error}") from error
+    return project
 
 
 def locked_requirements(lock: Path, needed: list[str], target: Target) -> list[str]:
@@ -265,22 +437,13 @@ def _environment(target: Target) -> dict[str, str]:
     }
 
 
-def _requirements(wheel: Path, target: Target) -> list[str]:
-    """What a wheel needs on the target: pip judges environment markers by the Python that runs it."""
-    import zipfile
-
+def requirements(folder: Path, target: Target) -> list[str]:
+    """What the runtime needs on the target: pip judges environment markers by the Python that runs it."""
     from packaging.requirements import Requirement
 
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = archive.read(name).decode("utf-8")
     found = []
-    for line in metadata.splitlines():
-        if not line:
-            break
-        if not line.startswith("Requires-Dist:"):
-            continue
-        requirement = Requirement(line.partition(":")[2].strip())
+    for text in _project(folder).get("dependencies", []):
+        requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate(_environment(target)):
             requirement.marker = None
             found.append(str(requirement))

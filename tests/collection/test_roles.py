@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.fractal.slurm.plugins.plugin_utils import wheelhouse
 
-from .conftest import CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, USER, copy_collection
+from .conftest import BASE, CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, USER, copy_collection
 
 SITE, REMOVE, VALIDATE, UPGRADE = (f"fractal.slurm.{name}" for name in ("site", "remove", "validate", "upgrade"))
 
@@ -346,6 +347,68 @@ class TestSlurmConfig:
         assert site.play(SITE, "--tags", "config").changed == {"one": 0}
 
 
+@pytest.fixture
+def planted(site):
+    """What a user put where the runtime goes: a version that looks installed, and whose Python leaves a trace."""
+    source = wheelhouse.read_source()
+    folder = site.path("one", "opt", "fractal-slurm", source.folder_name)
+    (folder / "bin").mkdir(parents=True)
+    trace = BASE / "trace"
+    (folder / "bin" / "python").write_text(f"#!/bin/sh\nid >{trace}\nexit 0\n")
+    (folder / "bin" / "python").chmod(0o755)
+    marker = {"version": source.folder_name, "digest": source.digest, "wheels": {}}
+    (folder / "fractal-slurm-installed.json").write_text(json.dumps(marker))
+    (folder.parent / "current").symlink_to(source.folder_name)
+    return folder, trace
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("where", ["prefix", "parent", "link"])
+    @pytest.mark.parametrize("how", ["mode", "owner"])
+    def test_run_nothing_as_root_below_a_folder_that_they_can_write(self, site, planted, where, how):
+        folder, trace = planted
+        prefix = folder.parent
+        if where == "link":
+            moved = site.path("one", "elsewhere")
+            prefix.parent.rename(moved)
+            prefix.parent.symlink_to(moved)
+            target = moved
+        else:
+            target = prefix if where == "prefix" else prefix.parent
+        if how == "mode":
+            target.chmod(0o777)
+        else:
+            shutil.chown(target, USER)
+        for options in (["--check"], [], ["-e", "fractal_slurm_runtime_version=previous"]):
+            outcome = site.play(SITE, "--tags", "runtime", *options)
+            assert outcome.status == 2, outcome.output
+            assert "fractal_slurm_runtime_prefix" in outcome.output
+            assert str(target) in outcome.output
+            assert ("can be written by others" if how == "mode" else f"belongs to {USER}") in outcome.output
+        assert site.play(REMOVE, "--tags", "runtime").status == 2
+        assert not trace.exists()
+        assert folder.exists()
+
+    @pytest.mark.parametrize("name", ["", "bin", "bin/python", "fractal-slurm-installed.json"])
+    def test_have_put_nothing_into_a_version_that_is_run(self, site, planted, name):
+        folder, trace = planted
+        shutil.chown(folder / name, USER)
+        outcome = site.play(SITE, "--tags", "runtime", "--check")
+        assert outcome.changed == {"one": 1}, outcome.output  # it counts for nothing, and is made anew
+        assert not trace.exists()
+
+    def test_offer_no_python_that_is_run_as_root(self, site):
+        trace, folder = BASE / "trace", site.path("one", "python")
+        folder.mkdir()
+        (folder / "python3").write_text(f"#!/bin/sh\nid >{trace}\n")
+        (folder / "python3").chmod(0o755)
+        shutil.chown(folder, USER)
+        site.hosts["one"]["fractal_slurm_runtime_python"] = str(folder / "python3")
+        outcome = site.play(SITE, "--tags", "runtime", "--check")
+        assert f"is not safe to run: {folder} belongs to {USER}" in outcome.output
+        assert not trace.exists()
+
+
 class TestRuntime:
     def versions(self, site):
         folder = site.path("one", "opt", "fractal-slurm")
@@ -414,8 +477,7 @@ class TestRuntime:
         version = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         python = subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip()
         locked = ["--require-hashes", "--no-deps", "-r", str(lock), "--only-binary=:all:", "--python-version", python]
-        for words in (locked, ["hatchling"]):
-            subprocess.run([*pip, *words], check=True, capture_output=True)
+        subprocess.run([*pip, *locked], check=True, capture_output=True)
         site.hosts["one"].update(
             fractal_slurm_runtime_find_links=[str(wheels)],
             fractal_slurm_runtime_no_index=True,
@@ -437,7 +499,7 @@ class TestRuntime:
         site.hosts["one"].update(fractal_slurm_runtime_no_index=True, fractal_slurm_runtime_cache=str(tmp_path))
         outcome = site.play(SITE, "--tags", "runtime")
         assert outcome.status == 2, outcome.output
-        assert re.search(r"pip wheel: ERROR: .*hatchling.* \(without an index, set fractal_slurm_", outcome.output)
+        assert re.search(r"pip download: ERROR: .* \(without an index, set fractal_slurm_", outcome.output)
         assert "subprocess" not in outcome.output
 
     def test_a_lock_of_the_sites_own_is_kept_to(self, site, tmp_path):

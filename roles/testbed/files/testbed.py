@@ -283,24 +283,56 @@ def wait_until(ready: Callable[[], bool], what: str, timeout: float) -> None:
         time.sleep(0.02)
 
 
+POLICY = Path("/usr/sbin/policy-rc.d")
+POLICY_TEXT = "#!/bin/sh\n# Of the fractal.slurm testbed, while it installs: no daemon starts.\nexit 101\n"
+
+
+def is_our_policy() -> bool:
+    """Whether a testbed wrote the policy. One is left where a testbed was killed while it installed."""
+    with contextlib.suppress(OSError):
+        return POLICY.read_text("utf-8", errors="replace") == POLICY_TEXT
+    return False
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let what asks us to end wait until the block is done: half an installation would harm the machine."""
+    came: list[int] = []
+    asking = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in asking}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def no_daemon_starts() -> Iterator[None]:
+    """Keep packages from starting their daemons. A policy of others stays; one that a killed testbed left is ours."""
+    theirs = os.path.lexists(POLICY) and not is_our_policy()
+    if not theirs:
+        write_file(POLICY, POLICY_TEXT, 0o755, "root")
+    try:
+        yield
+    finally:
+        if not theirs:
+            POLICY.unlink(missing_ok=True)
+
+
 def install_packages(packages: Sequence[str]) -> list[str]:
     """Install with apt-get and let no daemon of theirs start; return the packages that were new."""
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=900", "-qq", "-y"]
     install = [*apt, "--no-install-recommends", "install", *packages]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # a session of its own: Ctrl-C in a terminal does not end it half-way
+    options: dict[str, Any] = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "start_new_session": True}
     before = installed_packages()
-    if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
-        policy.chmod(0o755)
-    try:
-        if run(install, timeout=1200, check=False, env=environment).returncode != 0:
-            run([*apt, "update"], timeout=600, env=environment)  # the lists were missing or old
-            run(install, timeout=1200, env=environment)
-    finally:
-        if ours:
-            policy.unlink()
+    with signals_wait(), no_daemon_starts():
+        if run(install, timeout=1200, check=False, **options).returncode != 0:
+            run([*apt, "update"], timeout=600, **options)  # the lists were missing or old
+            run(install, timeout=1200, **options)
     new = sorted(installed_packages() - before)
     if has_systemd():  # nor shall they start with the next boot
         for service in ("munge", "slurmctld", "slurmd", "slurmdbd"):
@@ -842,6 +874,8 @@ class Testbed:
         if check:
             return actions
         with machine_lock():
+            if is_our_policy():
+                POLICY.unlink()
             for name in users:
                 self._end_processes_of(pwd.getpwnam(name).pw_uid)
                 run(["userdel", name])
@@ -914,6 +948,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", metavar="DIR", help=f"the folder (default: {DEFAULT_BASE})")
     parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     given = parser.parse_args(arguments)
+    os.umask(0o022)  # nothing that is made is ever open to others, whatever the caller's umask
     try:
         testbed = Testbed(read_settings(given.settings, given.base))
         if given.action == "status":

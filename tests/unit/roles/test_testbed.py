@@ -3,10 +3,14 @@
 
 import importlib.util
 import json
+import os
 import pwd
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -163,3 +167,68 @@ def test_exit_codes_and_output(capsys):
     assert "testbed: nodes: is 0; must be from 1 to 50." in capsys.readouterr().err
     assert testbed.main(["status", "--base", "/var/lib/nowhere-at-all"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "absent"
+
+
+INSTALL = """
+import importlib.util, os, pathlib, sys
+spec = importlib.util.spec_from_file_location("testbed", sys.argv[1])
+testbed = importlib.util.module_from_spec(spec)
+sys.modules["testbed"] = testbed
+spec.loader.exec_module(testbed)
+testbed.POLICY = pathlib.Path(sys.argv[2])
+testbed.installed_packages = set
+testbed.install_packages(["something"])
+print("went on")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")
+class TestInstalling:
+    def start(self, tmp_path):
+        """Begin an installation by an apt-get that waits for the file `go`; its policy is there once this returns."""
+        (tmp_path / "bin").mkdir()
+        apt = tmp_path / "bin" / "apt-get"
+        apt.write_text(f"#!/bin/sh\ncd {tmp_path}\ntouch began\nwhile [ ! -e go ]; do sleep 0.02; done\ntouch ended\n")
+        apt.chmod(0o755)
+        process = subprocess.Popen(
+            [sys.executable, "-c", INSTALL, SCRIPT, tmp_path / "policy"],
+            env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+            stdout=subprocess.PIPE,
+            umask=0,
+        )
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+    def test_what_asks_it_to_end_waits_and_no_policy_is_left(self, tmp_path, number):
+        process = self.start(tmp_path)
+        assert oct((tmp_path / "policy").stat().st_mode) == "0o100755"
+        process.send_signal(number)
+        (tmp_path / "go").touch()
+        said, _ = process.communicate(timeout=20)
+        assert process.returncode in (-number, 1)  # 1: Python's own way with Ctrl-C
+        assert said == b""
+        assert (tmp_path / "ended").exists()
+        assert not (tmp_path / "policy").exists()
+
+    def test_a_policy_that_a_killed_one_left_is_taken_away_by_the_next(self, tmp_path):
+        process = self.start(tmp_path)
+        process.kill()
+        process.wait()
+        (tmp_path / "go").touch()
+        assert (tmp_path / "policy").exists()
+        (tmp_path / "bin" / "apt-get").unlink()
+        (tmp_path / "bin").rmdir()
+        (tmp_path / "began").unlink()
+        assert self.start(tmp_path).wait(timeout=20) == 0
+        assert not (tmp_path / "policy").exists()
+
+    def test_a_policy_of_others_stays(self, tmp_path):
+        (tmp_path / "policy").write_text("theirs")
+        (tmp_path / "go").touch()
+        self.start(tmp_path).wait(timeout=20)
+        assert (tmp_path / "policy").read_text() == "theirs"

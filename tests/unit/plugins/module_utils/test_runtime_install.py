@@ -64,13 +64,38 @@ class TestPrefix:
             prefix.switch(version)
         assert prefix.previous() == "1.0-00000000"
 
-    def test_going_back_and_forth(self, prefix):
-        for version in ("1.0-00000000", "1.1-11111111"):
+    OLDEST, OLD, NEW = "1.0-00000000", "1.1-11111111", "1.2-22222222"
+
+    def test_going_back_twice_is_going_back_once(self, prefix):
+        for version in (self.OLDEST, self.OLD, self.NEW):
             pretend(prefix, version)
             prefix.switch(version)
-        prefix.switch(prefix.previous())
-        assert prefix.current() == "1.0-00000000"
-        assert prefix.previous() == "1.1-11111111"
+        for _ in range(3):
+            version = prefix.previous(self.NEW)
+            assert version == self.OLD
+            prefix.switch(version, back=True)
+        assert prefix.superfluous(1) == []  # what it came from is kept, too
+        prefix.switch(self.NEW)  # forth again, and back
+        assert prefix.previous(self.NEW) == self.OLD
+
+    def test_a_host_that_an_upgrade_did_not_reach_stays_where_it_is(self, prefix):
+        for version in (self.OLDEST, self.OLD):
+            pretend(prefix, version)
+            prefix.switch(version)
+        assert prefix.previous(self.NEW) == self.OLD
+
+    def test_a_host_that_went_back_by_the_first_release_stays_where_it_is(self, prefix):
+        for version in (self.OLD, self.NEW):
+            pretend(prefix, version)
+            prefix.switch(version)
+        prefix.switch(self.OLD)  # as 0.1.0 did it, without a note
+        assert prefix.previous(self.NEW) == self.OLD
+
+    def test_there_is_nothing_to_go_back_to(self, prefix):
+        assert prefix.previous(self.NEW) is None
+        pretend(prefix, self.NEW)
+        prefix.switch(self.NEW)
+        assert prefix.previous(self.NEW) is None
 
     def test_keeps_the_current_the_previous_and_the_newest(self, prefix):
         for number in range(5):
@@ -109,6 +134,15 @@ class TestFindPython:
         (closed / "python3").write_text("#!/bin/sh\n")
         (closed / "python3").chmod(0o755)
         assert "can't be run by other users" in runtime_install.find_python(str(closed / "python3"))
+
+
+class TestTargetOfPackage:
+    def test_is_known_where_the_name_tells(self):
+        assert runtime_install.target_of_package("python3.11")["python"] == "3.11"
+
+    @pytest.mark.parametrize("package", ["python3", "", None, "pypy3"])
+    def test_is_not_guessed(self, package):
+        assert runtime_install.target_of_package(package) is None
 
 
 class TestPythonPackage:

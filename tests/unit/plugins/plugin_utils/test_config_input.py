@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleError
 from ansible_collections.fractal.slurm.plugins.plugin_utils import config_input
 
 CONFIG = {
@@ -84,9 +84,34 @@ class TestLoad:
 
     @pytest.mark.parametrize("arguments", [{}, {"content": None}, {"content": CONFIG, "src": "x"}])
     def test_wants_exactly_one(self, arguments):
-        with pytest.raises(AnsibleActionFail, match="exactly one of content, src, template"):
+        with pytest.raises(ValueError, match="exactly one of content, src, template"):
             self.load(arguments)
 
     def test_names_the_host_in_faults(self):
         with pytest.raises(ValueError, match="the configuration of host1"):
             self.load({"content": {}})
+
+    def from_file(self, tmp_path, content):
+        path = tmp_path / "slurm.yml"
+        path.write_bytes(content)
+        return self.load({"src": "slurm.yml"}, find=lambda _kind, _name: str(path), real_file=lambda name: name)
+
+    def test_takes_a_file_that_begins_with_the_mark_of_an_editor(self, tmp_path):
+        assert self.from_file(tmp_path, b"\xef\xbb\xbf" + json.dumps(CONFIG).encode()).config
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "latin-1"])
+    def test_names_a_file_in_another_encoding(self, tmp_path, encoding):
+        text = json.dumps({**CONFIG, "note": "ä"}, ensure_ascii=False)
+        with pytest.raises(ValueError, match=r"slurm\.yml: is no UTF-8 text.*save it as UTF-8"):
+            self.from_file(tmp_path, text.encode(encoding))
+
+    def test_says_what_the_system_says_of_a_file(self, tmp_path):
+        with pytest.raises(ValueError, match=r"host1: .*: Is a directory"):
+            self.load({"src": "x"}, find=lambda _kind, _name: str(tmp_path), real_file=lambda name: name)
+
+    def test_says_why_a_template_can_not_be_rendered(self):
+        def render(_name):
+            raise AnsibleError("'lab' is undefined")
+
+        with pytest.raises(ValueError, match=r"host1: x\.j2: 'lab' is undefined"):
+            self.load({"template": "x.j2"}, render=render)

@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import json
+import os
 import re
+import shutil
+import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from ansible.errors import AnsibleError
@@ -71,22 +79,155 @@ class TestTarget:
 
 
 class TestRequirements:
-    def wheel(self, tmp_path, lines):
-        path = tmp_path / "fractal_slurm-1-py3-none-any.whl"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(
-                "fractal_slurm-1.dist-info/METADATA", "\n".join(["Name: fractal-slurm", *lines, "", "text"])
+    def project(self, source, lines):
+        (source / "pyproject.toml").write_text(f"[project]\ndependencies = {json.dumps(lines)}\n")
+        return source
+
+    def test_judges_markers_by_the_hosts_python(self, source):
+        folder = self.project(source, ["click>=8.1", "tomli>=2; python_version < '3.11'"])
+        assert wheelhouse.requirements(folder, Target("3.10", "x86_64", "2.36")) == ["click>=8.1", "tomli>=2"]
+        assert wheelhouse.requirements(folder, Target("3.12", "x86_64", "2.36")) == ["click>=8.1"]
+
+    def test_leaves_out_extras(self, source):
+        folder = self.project(source, ["pytest; extra == 'test'"])
+        assert wheelhouse.requirements(folder, Target("3.12", "x86_64", "2.36")) == []
+
+
+class TestOwnWheel:
+    def test_is_the_same_whenever_and_wherever_it_is_made(self, tmp_path):
+        version = wheelhouse.read_source().version
+        copy = tmp_path / "python_runtime"
+        shutil.copytree(wheelhouse.SOURCE, copy, ignore=shutil.ignore_patterns(".*"))
+        for path in copy.rglob("*"):
+            os.utime(path, (0, 0))
+            path.chmod(0o700)
+        assert wheelhouse.own_wheel(copy, version) == wheelhouse.own_wheel(wheelhouse.SOURCE, version)
+
+    def test_holds_the_package_its_record_and_the_worker(self):
+        version = wheelhouse.read_source().version
+        name, content = wheelhouse.own_wheel(wheelhouse.SOURCE, version)
+        assert name == f"fractal_slurm-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+            held = {path: wheel.read(path) for path in wheel.namelist()}
+        info = f"fractal_slurm-{version}.dist-info"
+        package = {path.name for path in (wheelhouse.SOURCE / "src" / "fractal_slurm").iterdir() if path.is_file()}
+        assert {path.partition("/")[2] for path in held if path.startswith("fractal_slurm/")} >= package
+        assert (
+            held["fractal_slurm/worker.py"] == held[f"fractal_slurm-{version}.data/data/share/fractal-slurm/worker.py"]
+        )
+        recorded = [line.split(",")[0] for line in held[f"{info}/RECORD"].decode().splitlines()]
+        assert sorted(recorded) == sorted(held)
+        assert "Requires-Dist: pydantic<3,>=2.6" in held[f"{info}/METADATA"].decode().replace(">=2.6,<3", "<3,>=2.6")
+        assert b"fractal-slurm = fractal_slurm.cli:main" in held[f"{info}/entry_points.txt"]
+
+
+class TestCache:
+    @pytest.fixture
+    def archive(self, source, tmp_path, monkeypatch):
+        """Makes archives whose only wheel from elsewhere is one of click; counts the calls of pip."""
+        (source / "pyproject.toml").write_text('[project]\nname = "fractal-slurm"\n')
+        lock = tmp_path / "lock.txt"
+        lock.write_text(f"pip==25.0 --hash=sha256:{hashlib.sha256(b'wheel of pip').hexdigest()}\n")
+        calls = []
+
+        def pip(arguments):
+            calls.append(arguments)
+            folder = arguments[arguments.index("--dest") + 1]
+            (Path(folder) / "pip-25.0-py3-none-any.whl").write_bytes(b"wheel of pip")
+
+        monkeypatch.setattr(wheelhouse, "_pip", pip)
+
+        def make(cache, **options):
+            return wheelhouse.make_archive(
+                wheelhouse.read_source(source, lock),
+                Target("3.11", "x86_64", "2.36"),
+                cache=cache,
+                find_links=[],
+                no_index=True,
+                folder=source,
+                **options,
             )
-        return path
 
-    def test_judges_markers_by_the_hosts_python(self, tmp_path):
-        wheel = self.wheel(tmp_path, ["Requires-Dist: click>=8.1", "Requires-Dist: tomli>=2; python_version < '3.11'"])
-        assert wheelhouse._requirements(wheel, Target("3.10", "x86_64", "2.36")) == ["click>=8.1", "tomli>=2"]
-        assert wheelhouse._requirements(wheel, Target("3.12", "x86_64", "2.36")) == ["click>=8.1"]
+        make.calls, make.lock = calls, lock
+        return make
 
-    def test_leaves_out_extras(self, tmp_path):
-        wheel = self.wheel(tmp_path, ["Requires-Dist: pytest; extra == 'test'"])
-        assert wheelhouse._requirements(wheel, Target("3.12", "x86_64", "2.36")) == []
+    def test_is_ours_alone_whatever_the_umask(self, archive, tmp_path):
+        before = os.umask(0)
+        try:
+            archive(tmp_path / "a" / "cache")
+        finally:
+            os.umask(before)
+        assert oct((tmp_path / "a" / "cache").stat().st_mode) == "0o40700"
+
+    def test_makes_an_archive_once(self, archive, tmp_path):
+        assert archive(tmp_path / "cache") == archive(tmp_path / "cache")
+        assert len(archive.calls) == 1
+
+    @pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777])
+    def test_is_not_used_where_others_can_write(self, archive, tmp_path, mode):
+        for folder in (tmp_path / "open" / "cache", tmp_path / "cache2"):
+            open_to_all = tmp_path / "open" if folder.name == "cache" else folder
+            open_to_all.mkdir()
+            open_to_all.chmod(mode)
+            with pytest.raises(AnsibleError, match=r"fractal_slurm_runtime_cache.*can be written by others"):
+                archive(folder)
+        assert archive.calls == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")
+    def test_is_not_used_where_it_is_another_accounts(self, archive, tmp_path):
+        (tmp_path / "cache").mkdir(mode=0o700)
+        os.chown(tmp_path / "cache", 12345, 12345)
+        with pytest.raises(AnsibleError, match="belongs to uid 12345"):
+            archive(tmp_path / "cache")
+
+    def replace(self, path, changes):
+        """Put other members into an archive, with a manifest that fits them."""
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        members.update(changes)
+        del members["manifest.json"]
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+        members["manifest.json"] = json.dumps(wheelhouse._manifest(digests)).encode()
+        with tarfile.open(path, "w") as tar:
+            for name, content in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"pip-25.0-py3-none-any.whl": b"planted"},
+            {"fractal_slurm-1.2.3-py3-none-any.whl": b"planted"},
+            {"evil-1-py3-none-any.whl": b"planted"},
+        ],
+    )
+    def test_what_is_not_the_locks_or_the_sources_is_made_anew(self, archive, tmp_path, changes):
+        path = archive(tmp_path / "cache")
+        good = path.read_bytes()
+        self.replace(path, changes)
+        assert archive(tmp_path / "cache").read_bytes() == good
+        assert len(archive.calls) == 2
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", b"\0" * 10240])
+    def test_what_is_no_archive_is_made_anew(self, archive, tmp_path, content):
+        path = archive(tmp_path / "cache")
+        good = path.read_bytes()
+        path.write_bytes(content)
+        assert archive(tmp_path / "cache").read_bytes() == good
+
+    def test_says_where_no_cache_can_be_made(self, archive, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(AnsibleError, match=r"file.*fractal_slurm_runtime_cache"):
+            archive(tmp_path / "file" / "cache")
+
+    def test_says_what_the_disk_says(self, archive, tmp_path, monkeypatch):
+        def full(_arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(wheelhouse, "_pip", full)
+        with pytest.raises(AnsibleError, match=rf"No space left on device: {tmp_path}.*fractal_slurm_runtime_cache"):
+            archive(tmp_path / "cache")
 
 
 class TestLock:

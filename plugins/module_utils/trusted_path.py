@@ -1,0 +1,128 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether someone else could have put in place, or could exchange, what lies at a path. Standard library only."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+
+_MOST_PARTS = 256
+
+
+def trusted_owners(*more: int) -> frozenset[int]:
+    """The uids whose files may be used: root's, our own, and further ones."""
+    return frozenset((0, os.geteuid()) + more)
+
+
+def fault_of_path(path: str, owners: frozenset[int] | None = None, private_groups: bool = False) -> str | None:
+    """Why a path can't be trusted: another account owns a part of it, or could write it.
+
+    Links are followed step by step, so that a folder which holds a link counts, too. A folder in which only owners
+    may rename and remove (the sticky bit, as /tmp has it) passes as the parent of something that is there already.
+
+    Args:
+        path: Absolute path. Its last parts may be missing: then the folder that they would be made in counts.
+        owners: Uids that may own a part; None for :func:`trusted_owners`.
+        private_groups: Whether a group that has its owner's name and no other member may write.
+
+    Returns:
+        A sentence that names the part and says what to do, or None.
+    """
+    owners = trusted_owners() if owners is None else owners
+    todo = [(os.path.abspath(path), False)]
+    seen = set()
+    while todo:
+        current, has_child = todo.pop()
+        if (current, has_child) in seen:
+            continue
+        seen.add((current, has_child))
+        if len(seen) > _MOST_PARTS:
+            return "too many links on the way to %s" % path
+        try:
+            info = os.lstat(current)
+        except (FileNotFoundError, NotADirectoryError):
+            info = None
+        if current != "/":
+            todo.append((os.path.dirname(current), info is not None))
+        if info is None:
+            continue
+        fault = _fault_of_part(current, info, owners, private_groups, has_child)
+        if fault:
+            return fault
+        if stat.S_ISLNK(info.st_mode):
+            # normpath would take a/link/.. for a: the folder is resolved first
+            folder = os.path.realpath(os.path.dirname(current))
+            todo.append((os.path.normpath(os.path.join(folder, os.readlink(current))), has_child))
+    return None
+
+
+def fault_of_tree(folder: str, owners: frozenset[int] | None = None) -> str | None:
+    """Why something below a folder can't be trusted, links that lead out of it included.
+
+    The way to the folder itself is not looked at: see :func:`fault_of_path`.
+
+    Returns:
+        A sentence, or None.
+    """
+    owners = trusted_owners() if owners is None else owners
+    inside = os.path.realpath(folder) + "/"
+    todo = [folder]
+    while todo:
+        current = todo.pop()
+        info = os.lstat(current)
+        fault = _fault_of_part(current, info, owners, False, False)
+        if fault:
+            return fault
+        if stat.S_ISDIR(info.st_mode):
+            todo += [os.path.join(current, name) for name in os.listdir(current)]
+        elif stat.S_ISLNK(info.st_mode):
+            target = os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(current)), os.readlink(current)))
+            fault = None if target.startswith(inside) else fault_of_path(target, owners)
+            if fault:
+                return fault
+        elif not stat.S_ISREG(info.st_mode):
+            return "%s is neither a file, nor a folder, nor a link" % current
+    return None
+
+
+def _fault_of_part(path, info, owners, private_groups, has_child):
+    if info.st_uid not in owners:
+        return "%s belongs to %s, who could exchange what is in it: it must belong to %s" % (
+            path,
+            _name_of(info.st_uid),
+            " or ".join(_name_of(uid) for uid in sorted(owners)),
+        )
+    if stat.S_ISLNK(info.st_mode):
+        return None
+    writers = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not writers or (has_child and info.st_mode & stat.S_ISVTX):
+        return None
+    if private_groups and writers == stat.S_IWGRP and _is_private(info):
+        return None
+    return (
+        "%s can be written by others (mode %04o): see what is in it, then run chmod go-w %s, or use another place"
+        % (
+            path,
+            stat.S_IMODE(info.st_mode),
+            path,
+        )
+    )
+
+
+def _is_private(info):
+    """Whether a group is the one that distributions make for its owner alone."""
+    try:
+        owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
+    except KeyError:
+        return False
+    return info.st_uid != 0 and owner.pw_name == group.gr_name and set(group.gr_mem) <= {owner.pw_name}
+
+
+def _name_of(uid):
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "uid %d" % uid
