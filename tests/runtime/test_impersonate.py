@@ -2,10 +2,14 @@
 import re
 
 import pytest
-from fractal_slurm.errors import FractalSlurmError
+from fractal_slurm.errors import ClusterError, FractalSlurmError
 from fractal_slurm.impersonate import (
     COMMANDS,
     Impersonator,
+    Interrupted,
+    Stalled,
+    TimedOut,
+    TooMuch,
     check_path,
     check_user_name,
     clean_environment,
@@ -193,10 +197,96 @@ class TestRefusal:
         assert "FRACTAL_IMPERSONATE_USERS" not in words
 
 
+def played(tmp_path, body):
+    """An Impersonator whose sudo is a script, and does what a user made of a command that runs as that user."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f"#!/bin/sh\n{body}\n")
+    sudo.chmod(0o755)
+    return Impersonator(sudo=str(sudo))
+
+
+class TestRun:
+    @pytest.mark.parametrize("stream", ["1", "2"])
+    def test_ends_a_command_that_prints_without_end(self, tmp_path, stream):
+        with pytest.raises(TooMuch, match="mkdir as ann was ended: it printed more than"):
+            played(tmp_path, f"exec yes >&{stream}").run("ann", "mkdir", [], timeout=60)
+
+    def test_knows_of_a_command_that_lives_on(self, tmp_path):
+        sudo = played(tmp_path, "trap '' TERM; while :; do sleep 0.1; done")
+        with pytest.raises(TimedOut):
+            sudo.run("ann", "sbatch", [], timeout=0.2)
+        assert sudo.is_lingering()
+        sudo.lingering[0].kill()
+        sudo.lingering[0].wait()
+        assert not sudo.is_lingering()
+
+
+class TestReadFiles:
+    PATHS = ("/work/run/a", "/work/run/b")
+
+    def read(self, tmp_path, words, **options):
+        sudo = played(tmp_path, f"echo content\nprintf '%s\\n' {words} >&2\nexit 1")
+        return b"".join(sudo.read_files("ann", self.PATHS, timeout=5, max_bytes=1_000, **options))
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "'/usr/bin/cat: /work/run/b: No such file or directory'",
+            "'cat: /work/run/b: Is a directory'",
+            "'cat: /work/run/b: Not a directory' 'a lecture'",
+        ],
+    )
+    def test_passes_over_what_is_not_there(self, tmp_path, words):
+        assert self.read(tmp_path, words) == b"content\n"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "Permission denied",
+            "Too many levels of symbolic links",
+            "No such device or address",
+            "Operation not permitted",
+        ],
+    )
+    def test_tells_what_a_user_made_of_a_file(self, tmp_path, words):
+        closed = {}
+        assert self.read(tmp_path, f"'/usr/bin/cat: /work/run/b: {words}'", closed=closed) == b"content\n"
+        assert closed == {"/work/run/b": words}
+        with pytest.raises(ClusterError, match=f"ann's files can't be read: .*{words}"):
+            self.read(tmp_path, f"'/usr/bin/cat: /work/run/b: {words}'")
+
+    @pytest.mark.parametrize("words", ["Input/output error", "Stale file handle", "Connection timed out"])
+    def test_takes_a_file_systems_trouble_for_trouble(self, tmp_path, words):
+        with pytest.raises(ClusterError, match=words):
+            self.read(tmp_path, f"'cat: /work/run/b: {words}'", closed={})
+
+    def test_keeps_no_lines_of_a_user_in_its_own(self, tmp_path):
+        with pytest.raises(ClusterError) as caught:
+            self.read(tmp_path, "'cat: /work/run/b: Oops\r\033[2J'", closed={})
+        assert all(char.isprintable() for char in str(caught.value))
+
+    def test_ends_when_nothing_comes(self, tmp_path):
+        with pytest.raises(Stalled, match="nothing came for"):
+            list(played(tmp_path, "exec sleep 100").read_files("ann", self.PATHS, timeout=0.3, max_bytes=9))
+
+    def test_stops_between_two_pieces(self, tmp_path):
+        sudo = played(tmp_path, "exec yes")
+        sudo.stop = lambda: True
+        with pytest.raises(Interrupted):
+            list(sudo.read_files("ann", self.PATHS, timeout=60, max_bytes=1 << 40))
+
+    def test_bounds_what_is_said_on_standard_error(self, tmp_path):
+        with pytest.raises(ClusterError, match="printed more than"):
+            list(played(tmp_path, "exec yes >&2").read_files("ann", self.PATHS, timeout=60, max_bytes=9))
+
+
 class TestListFolders:
     def test_ends_where_a_user_made_names_without_end(self, tmp_path):
-        sudo = tmp_path / "sudo"
-        sudo.write_text("#!/bin/sh\nexec yes a-name-of-a-file-that-no-worker-makes\n")
-        sudo.chmod(0o755)
-        found = Impersonator(sudo=str(sudo)).list_folders("ann", ["/work/run"], timeout=5)
-        assert set(found["/work/run"][:-1]) == {"a-name-of-a-file-that-no-worker-makes"}
+        sudo = played(tmp_path, "exec yes a-name-of-a-file-that-no-worker-makes")
+        found = sudo.list_folders("ann", ["/work/run"], timeout=5, most=3)
+        assert found == {"/work/run": ["a-name-of-a-file-that-no-worker-makes"] * 3}
+
+    def test_keeps_the_wanted_names_alone(self, tmp_path):
+        sudo = played(tmp_path, "printf '%s\\n' /work/a: x results-0-0 '' /work/b: /work/c: results-0-1")
+        found = sudo.list_folders("ann", ["/work/a", "/work/b"], wanted=lambda name: name.startswith("results"))
+        assert found == {"/work/a": ["results-0-0"], "/work/b": ["results-0-1"]}

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from fractal_slurm.results import TASK_STATES, Kind, classify, split_lines
+from fractal_slurm.results import TASK_STATES, Kind, classify, slices, split_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, json_values
@@ -61,6 +61,10 @@ class TestClassify:
     )
     def test_takes_what_is_no_record_for_torn(self, line):
         assert classify(line, TOKENS) == (Kind.TORN, {})
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+    def test_takes_a_record_in_another_encoding_for_torn(self, encoding):
+        assert classify(json.dumps(TASK).encode(encoding), TOKENS) == (Kind.TORN, {})
 
     @pytest.mark.parametrize(
         "change",
@@ -128,3 +132,12 @@ class TestSplitLines:
             chunks.append(rest[:size])
             rest = rest[size:]
         assert list(split_lines([*chunks, rest])) == [line for line in data.split(b"\n") if line]
+
+
+class TestSlices:
+    @given(st.lists(st.binary(min_size=1, max_size=9)), st.integers(1, 5), st.integers(1, 20))
+    def test_keeps_every_line_in_handfuls(self, lines, most, most_bytes):
+        found = list(slices(lines, most=most, most_bytes=most_bytes))
+        assert [line for some in found for line in some] == lines
+        assert all(0 < len(some) <= most for some in found)
+        assert all(sum(map(len, some[:-1])) < most_bytes for some in found)

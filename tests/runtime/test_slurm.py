@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
-from fractal_slurm.slurm import Submitted, first_error, judge_submission
+from fractal_slurm.errors import ClusterError
+from fractal_slurm.impersonate import Impersonator
+from fractal_slurm.slurm import (
+    JobState,
+    Slurm,
+    Submitted,
+    first_error,
+    judge_submission,
+    read_exit_code,
+    read_sacct,
+    read_squeue,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +91,86 @@ class TestFirstError:
         words = first_error("sbatch: error: a b\n\nsbatch: error: a b\nsbatch: fatal: c\nplain\n")
         assert words == "a b; c"
         assert first_error(" \n") == "no reason given"
+
+
+MARK = "0123456789abcdef"
+
+
+def squeue_row(*fields):
+    return f"<{MARK}>" + f"|{MARK}|".join(fields) + "\n"
+
+
+class TestReadSqueue:
+    ROW = ("7", "RUNNING", "2", "1:00", "0:30", "main", "None", "a.token")
+
+    def test_gives_a_job_a_row(self):
+        (state,) = read_squeue(squeue_row(*self.ROW), MARK)
+        assert state == JobState("7", "RUNNING", "None", 2, "a.token", "1:00", "main", elapsed_s=30)
+
+    @pytest.mark.parametrize(
+        "name", ["a\n8|COMPLETED|1|1:00|0:30|main|b.token|None", "a\n8\nCOMPLETED", "a|b", "", "a\0b"]
+    )
+    def test_takes_a_name_for_a_name_whatever_stands_in_it(self, name):
+        (first, second) = read_squeue(squeue_row(*self.ROW[:-1], name) + squeue_row("9", *self.ROW[1:]), MARK)
+        assert (first.job_id, first.state, first.name) == ("7", "RUNNING", name)
+        assert second.job_id == "9"
+
+    @pytest.mark.parametrize("nodes", ["²", "-1", "", "x", "9" * 5_000])
+    def test_takes_no_odd_number_of_nodes(self, nodes):
+        (state,) = read_squeue(squeue_row("7", "RUNNING", nodes, *self.ROW[3:]), MARK)
+        assert state.nodes == 1
+
+    @pytest.mark.parametrize(
+        "change", [("7;8", "RUNNING"), ("", "RUNNING"), ("7", "running on"), ("\u0663", "RUNNING")]
+    )
+    def test_passes_over_what_is_no_job(self, change):
+        assert list(read_squeue(squeue_row(*change, *self.ROW[2:]), MARK)) == []
+
+    @given(st.text(max_size=60))
+    def test_reads_anything(self, text):
+        list(read_squeue(text.replace("0", f"<{MARK}>").replace("x", f"|{MARK}|"), MARK))
+        list(read_sacct(text.replace("x", MARK), MARK))
+        read_exit_code(text, "7")
+
+
+class TestReadSacct:
+    def test_gives_state_and_who_cancelled(self):
+        text = MARK.join(("7", "CANCELLED by 1000", "0:0", "1", "a.token")) + "\n"
+        (state,) = read_sacct(text, MARK)
+        assert (state.state, state.reason, state.name) == ("CANCELLED", "by 1000", "a.token")
+
+    def test_takes_no_line_of_a_name_for_a_job(self):
+        text = MARK.join(("7", "RUNNING", "0:0", "1", "a\n8|COMPLETED|0:0|1|b")) + "\n"
+        assert [state.job_id for state in read_sacct(text, MARK)] == ["7"]
+
+
+class TestReadExitCode:
+    @pytest.mark.parametrize(
+        ("said", "code"),
+        [("18688", "73:0"), ("0", "0:0"), ("9", "0:9"), ("4021", "0:53"), ("65280", "255:0"), ("73:0", "73:0")],
+    )
+    def test_reads_a_wait_status_as_scontrol_shows_it(self, said, code):
+        assert read_exit_code(f"7   {said}  \n", "7") == code
+
+    @pytest.mark.parametrize("text", ["", "7", "8 0", "7 x", "7 0 0", "7 ²"])
+    def test_says_nothing_where_it_is_not_said(self, text):
+        assert read_exit_code(text, "7") == ""
+
+
+class TestAsk:
+    def test_is_bounded(self, tmp_path):
+        (tmp_path / "squeue").write_text("#!/bin/sh\nexec yes\n")
+        (tmp_path / "squeue").chmod(0o755)
+        with pytest.raises(ClusterError, match="squeue was ended: it printed more than"):
+            Slurm(str(tmp_path), Impersonator()).squeue(["7"])
+
+    def test_believes_no_answer_that_was_not_asked_for(self, tmp_path):
+        script = """#!/bin/sh
+fields=$(printf %s "$SQUEUE_FORMAT" | sed "s/%i/$ID/;s/%T/RUNNING/;s/%./1/g")
+printf '%s\\n' "$fields"
+"""
+        (tmp_path / "squeue").write_text(script)
+        (tmp_path / "squeue").chmod(0o755)
+        for job_id, found in (("7", {"7"}), ("8", set())):
+            (tmp_path / "squeue").write_text(script.replace("$ID", job_id))
+            assert set(Slurm(str(tmp_path), Impersonator()).squeue(["7"])) == found

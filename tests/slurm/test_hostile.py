@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,85 @@ class TestResultsThatCanNotBeRead:
         assert "or too little" in finish(process, code=130).stderr
 
 
+class TestResultsThatStayUnread:
+    """A user made something else of a result file: the others count, this one is waited for, then told."""
+
+    @pytest.mark.parametrize(
+        ("trick", "words"),
+        [
+            ("chmod 000 $d/results-0-0", "Permission denied"),
+            ("rm $d/results-0-0; ln -s /dev/tty $d/results-0-0", "No such device or address"),
+            (
+                "cd $d; rm results-0-0; "
+                "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"results-0-0\")'",
+                "No such device or address",
+            ),
+            ("ln -sf results-0-0 $d/results-0-0", "Too many levels of symbolic links"),
+            ("rm $d/results-0-0; ln -s /etc/shadow $d/results-0-0", "Permission denied"),
+            ("rm -f $d/results-0-0; mkfifo $d/results-0-0", "nothing came for"),
+        ],
+    )
+    def test_a_run_ends_and_says_why(self, call: Call, trick: str, words: str) -> None:
+        call.env |= {"FRACTAL_SLURM_RESULTS_WAIT_S": "2", "FRACTAL_SLURM_MAX_NODE_RETRIES": "0"}
+        outcome = call.run(hostile(call, f"[ $(basename $(dirname $2)) ] && {trick}"), timeout=60)
+        assert outcome.code == 1
+        assert {failure["state"] for failure in outcome["failures"]} <= {"failed", "not_run"}
+        assert any(words in failure["reason"] for failure in outcome["failures"])
+
+    def test_the_other_jobs_of_the_run_count(self, call: Call) -> None:
+        call.env |= {"FRACTAL_SLURM_RESULTS_WAIT_S": "2", "FRACTAL_SLURM_MAX_NODE_RETRIES": "0"}
+        call.env["FRACTAL_SLURM_COMMAND_TIMEOUT_S"] = "2"
+        call.config(batching={"target_num_jobs": 2, "max_num_jobs": 2, "target_cpus_per_job": 1, "max_cpus_per_job": 1})
+        text = (
+            '#!/bin/bash\ngrep -q 0 "$2" && for d in {work}/*/*/; do [ $d/slot-0-0-0 -ef /dev/fd/1 ] && '
+            "{{ rm $d/results-0-0; mkfifo $d/results-0-0; }}; done\necho '{{}}' > \"$4\"\n"
+        )
+        outcome = call.run(call.spec(call.script(text.format(work=call.work(ANNA))), 2), timeout=60)
+        assert (outcome["succeeded"], outcome["failed"]) == (1, 1), outcome.stderr
+
+
+class TestRecordsWithoutEnd:
+    RECORDS = (
+        '{"end":"x","token":"%s","job":"1","restart":%d,"node":0,"steps":0}',
+        '{"task":0,"attempt":%d,"token":"%s","state":"succeeded","job":"1","restart":0,"node":0}',
+        '{"token":"%s","beat":%d}',
+        "%s%d",
+    )
+
+    @pytest.mark.parametrize("number", range(len(RECORDS)))
+    def test_a_run_heeds_sigterm_while_it_reads(self, call: Call, number: int) -> None:
+        record = self.RECORDS[number]
+        values = "n % 9999, t" if number == 1 else "t, n % 9999"
+        code = (
+            "import sys; t = sys.argv[1]\n"
+            "with open(sys.argv[2], 'a') as f:\n"
+            f"    for n in range(2_000_000): f.write({record!r} % ({values}) + chr(10))\n"
+        )
+        writer = call.script(code, "write.py")
+        spec = hostile(call, f"grep -q 0 $2 && python3 {writer} $(basename $d) $d/results-0-0")
+        process = call.begin(spec)
+        wait_for(lambda: call.runs() and "ended" in states(call), seconds=120)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(120) in (0, 1, 130)  # it may have been done before
+        assert time.monotonic() - began < 60
+
+    def test_many_empty_result_files_are_no_work(self, call: Call) -> None:
+        code = "import os, sys\nfor n in range(30_000): os.close(os.open(f'{sys.argv[1]}/results-1-{n}', os.O_CREAT))\n"
+        writer = call.script(code, "write.py")
+        outcome = call.run(hostile(call, f"grep -q 0 $2 && python3 {writer} $d"))
+        assert (outcome.code, outcome["succeeded"]) == (0, 2)
+
+    def test_names_with_newlines_are_no_files(self, call: Call) -> None:
+        code = (
+            "import os, sys\nd = sys.argv[1]\n"
+            "for n in range(20_000): os.close(os.open(f'{d}/x\\n{d}:\\nresults-9-{n}\\n', os.O_CREAT))\n"
+        )
+        writer = call.script(code, "write.py")
+        outcome = call.run(hostile(call, f"grep -q 0 $2 && python3 {writer} $d"))
+        assert (outcome.code, outcome["succeeded"]) == (0, 2)
+
+
 def states(call: Call) -> list[str]:
     """The states of the jobs in the newest run's journal."""
     with contextlib.closing(sqlite3.connect(call.folder / "state/runs" / call.run_id() / "journal.sqlite")) as journal:
@@ -106,6 +186,20 @@ class TestReport:
 
 
 class TestJobs:
+    def test_a_job_renamed_by_its_user_tells_nothing_of_another(self, call: Call) -> None:
+        call.config(batching={"target_num_jobs": 2, "max_num_jobs": 2, "target_cpus_per_job": 1, "max_cpus_per_job": 1})
+        process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 6\necho '{}' > \"$4\"\n"), 2))
+        wait_for(lambda: call.runs() and states(call) == ["submitted"] * 2)
+        wait_for(lambda: len(slurm("squeue", "--noheader", "--states=R", "--format=%i").split()) == 2)
+        first, second = sorted(slurm("squeue", "--noheader", "--format=%i %j").splitlines())
+        job_id, name = second.split()
+        forged = f"x\n{job_id}|COMPLETED|40000000|1:00|0:01|main|{name}|None\n{first.split()[1]}"
+        slurm("scontrol", "update", f"jobid={first.split()[0]}", f"name={forged}")
+        outcome = finish(process)
+        assert outcome["succeeded"] == 2
+        assert {job["state"] for job in call.report()["jobs"]} == {"COMPLETED"}
+        assert all(job["nodes"] == 1 for job in call.report()["jobs"])
+
     def test_a_job_of_the_same_name_by_somebody_else_is_not_taken_for_ours(self, call: Call) -> None:
         call.config(batching=ONE_JOB)
         process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 8\n"), 1))

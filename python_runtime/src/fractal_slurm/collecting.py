@@ -5,20 +5,31 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .errors import ClusterError
+from .errors import ClusterError, one_line
+from .impersonate import Stalled
 from .journal import Job
-from .results import Kind, classify, split_lines
+from .results import Kind, classify, slices, split_lines
 from .run import Run, Watch
 from .script import job_folder
 
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 16_000
-# Result files of one job: one a node and start. The folder is the user's, who may make more than any job does.
-_MOST_FILES = 10_000
+# Result files of one job: one a node and start, and SLURM starts a job a few times. What else is there is left unread.
+_FEW_FILES, _FILES_PER_NODE = 100, 20
+# Records of some jobs: of each task one a start, and two of each worker; the signs of life are not counted. The files
+# are the user's, who may write more.
+_FEW_RECORDS, _RECORDS_PER_TASK = 200_000, 20
+# A sign of life as the worker writes it.
+_BEAT = re.compile(rb'\{"beat":[0-9]{1,12},"token":"([0-9a-f]{16})"\}')
+# Records that came too late to count, each of which is named.
+_MOST_LATE = 1_000
+
+
+class _TooMany(Exception):
+    """Result files hold more records than jobs write."""
 
 
 class Collector:
@@ -36,39 +47,36 @@ class Collector:
     def collect(self, jobs: Sequence[Job], now: float) -> None:
         """Read the results of jobs, in one call of cat, and journal them.
 
+        What a user made of a file of theirs, so that it can't be read, is remembered with its job, and no error.
+
         Raises:
             ClusterError: They can't be read now; nothing follows from that.
         """
-        paths: list[str] = []
+        files: dict[str, Job] = {}
         unlisted = []
         for job in jobs:
             watch = self.run.watches.setdefault(job.token, Watch())
+            if watch.full:  # once is enough
+                watch.listed = True
+                continue
             watch.done = watch.lines = 0
-            watch.most_nodes = job.tasks
-            if watch.files:
-                paths += watch.files
-            else:
-                paths += [self.predicted_file(job, node) for node in range(max(job.nodes, watch.nodes))]
+            watch.closed = ""
+            watch.most_nodes = self.run.most_nodes(job)
+            nodes = range(min(max(job.nodes, watch.nodes), watch.most_nodes))
+            for path in watch.files or (self.predicted_file(job, node) for node in nodes):
+                files[path] = job
             if watch.list_again or (watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed):
                 watch.list_again = False
                 unlisted.append(job)
-        odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
         began = time.monotonic()
         try:
-            if unlisted:
-                # Not all came from where it was expected: a job that was requeued has other files, too.
-                folders = {job_folder(self.run.folder, job.token): job for job in unlisted}
-                listed = self.run.list_folders(list(folders))
-                for folder, names in listed.items():
-                    watch = self.run.watches[folders[folder].token]
-                    ours = (f"{folder}/{name}" for name in names if is_result_file(name))
-                    watch.files = list(islice(ours, _MOST_FILES))
-                    paths += [path for path in watch.files if path not in paths]
-            with self.run.journal.transaction():
-                for line in self.read(paths):
-                    kind = self.take_line(line)
-                    if kind in odd:
-                        odd[kind] += 1
+            found = self.find_files(unlisted)
+            for job in unlisted:
+                self.run.watches[job.token].files = []
+            for path, job in found.items():
+                self.run.watches[job.token].files.append(path)
+            files.update(found)
+            odd = self.read_jobs(jobs, files)
         except ClusterError as error:
             raise ClusterError(f"results can't be read now: {error}") from None
         self.read_s = time.monotonic() - began
@@ -82,11 +90,83 @@ class Collector:
                 rate = watch.done / max(0.5, now - watch.running_since)
                 watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
 
-    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """The lines of result files."""
-        room = sum(job.tasks for job in self.run.journal.jobs()) * (self.run.settings.max_out_bytes + _RECORD_BYTES)
+    def find_files(self, jobs: Sequence[Job]) -> dict[str, Job]:
+        """The result files of jobs, looked for: not all are where they were expected, if SLURM started a job twice."""
+        if not jobs:
+            return {}
+        folders = {job_folder(self.run.folder, job.token): job for job in jobs}
+        most = max(_FEW_FILES + _FILES_PER_NODE * self.run.most_nodes(job) for job in jobs)
+        listed = self.run.list_folders(list(folders), wanted=is_result_file, most=most)
+        return {f"{folder}/{name}": folders[folder] for folder, names in listed.items() for name in names}
+
+    def read_jobs(self, jobs: Sequence[Job], files: dict[str, Job]) -> dict[Kind, int]:
+        """Read the result files of jobs into the journal. Returns how many lines were odd, by kind.
+
+        Raises:
+            ClusterError: They can't be read now.
+        """
+        closed: dict[str, str] = {}
+        odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
+        try:
+            self.take_lines(self.read(list(files), jobs, closed), jobs, odd)
+        except (Stalled, _TooMany) as trouble:
+            if len(jobs) > 1:
+                # One file that never ends, or never begins, is no reason to leave the others unread.
+                by_token: dict[str, dict[str, Job]] = {}
+                for path, job in files.items():
+                    by_token.setdefault(job.token, {})[path] = job
+                odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
+                for some in by_token.values():
+                    for kind, count in self.read_jobs([next(iter(some.values()))], some).items():
+                        odd[kind] += count
+            elif isinstance(trouble, _TooMany):
+                self.run.watches[jobs[0].token].full = True
+                self.run.say_once(f"the result files of job {_names(jobs)} {trouble}")
+            else:
+                closed[next(iter(files))] = str(trouble)
+        for path, words in closed.items():
+            if path in files:
+                self.run.watches[files[path].token].closed = f"{path}: {one_line(words)}"
+                self.run.say_once(f"results can't be read now: {path}: {one_line(words)}")
+        return odd
+
+    def take_lines(self, lines: Iterable[bytes], jobs: Sequence[Job], odd: dict[Kind, int]) -> None:
+        """Journal the lines of jobs, a handful at a time; ``odd`` takes how many were odd, by kind.
+
+        Raises:
+            ClusterError: No more can be read.
+            Interrupted: The driver has something else to do.
+        """
+        left = _FEW_RECORDS + _RECORDS_PER_TASK * sum(job.tasks for job in jobs)
+        for some in slices(lines):
+            self.run.heed()
+            with self.run.journal.transaction():
+                for line in some:
+                    beat = _BEAT.fullmatch(line)
+                    if beat is not None:
+                        self.take_beat(beat[1].decode())
+                        continue
+                    kind = self.take_line(line)
+                    if kind in odd:
+                        odd[kind] += 1
+                    left -= 1
+            if left <= 0:
+                raise _TooMany("hold more records than any job writes: what follows was left unread")
+
+    def take_beat(self, token: str) -> None:
+        """A worker is alive: of these there may be very many, and all is said by their number."""
+        if token in self.run.tokens:
+            watch = self.run.watches.setdefault(token, Watch())
+            watch.began = True
+            watch.lines += 1
+
+    def read(self, paths: Sequence[str], jobs: Sequence[Job], closed: dict[str, str]) -> Iterator[bytes]:
+        """The lines of result files of jobs; ``closed`` takes those that can't be read, with the reasons."""
+        room = sum(job.tasks for job in jobs) * (self.run.settings.max_out_bytes + _RECORD_BYTES) + (1 << 26)
         return split_lines(
-            self.run.sudo.read_files(self.run.user, paths, timeout=self.run.settings.command_timeout_s, max_bytes=room),
+            self.run.sudo.read_files(
+                self.run.user, paths, timeout=self.run.settings.command_timeout_s, max_bytes=room, closed=closed
+            ),
             # What json makes of a byte takes six at the most.
             longest=6 * self.run.settings.max_out_bytes + 4 * _RECORD_BYTES,
         )
@@ -96,7 +176,7 @@ class Collector:
 
     def name_odd_lines(self, jobs: Sequence[Job], torn: int, foreign: int) -> None:
         """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
-        which = ", ".join(job.slurm_job_id or job.token for job in jobs)
+        which = _names(jobs)
         words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were passed over"
         if self.run.say_once(words):
             self.run.journal.event("odd lines", which, words)
@@ -111,7 +191,7 @@ class Collector:
         watch.lines += 1
         if kind is Kind.TASK:
             watch.done += 1
-            self.take_record(record, line.decode("utf-8", "replace"))
+            self.take_record(record, line.decode("utf-8"))
         elif kind is not Kind.BEAT and record["restart"] >= watch.restart:
             if record["restart"] > watch.restart:
                 watch.restart = record["restart"]
@@ -132,14 +212,11 @@ class Collector:
             return
         attempt, token, state, retries, _node_retries, stored = row
         if token != record["token"] or attempt != record["attempt"]:
-            if (record["token"], index) not in self.late:
-                self.late.add((record["token"], index))
-                self.run.journal.event("late record", record["token"], f"task {index}, attempt {record['attempt']}")
+            self.name_late("late record", record["token"], index, record["attempt"])
             return
         if state not in ("waiting", "cut"):
-            if stored != text and (record["token"], index) not in self.late:
-                self.late.add((record["token"], index))
-                self.run.journal.event("second record", record["token"], f"task {index}, attempt {attempt}")
+            if stored != text:
+                self.name_late("second record", record["token"], index, attempt)
             return
         reason = record.get("reason")
         if record["state"] == "succeeded":
@@ -152,6 +229,19 @@ class Collector:
             self.run.journal.try_again(index, own_fault=True)
         else:
             self.run.journal.finish_task(index, "failed", reason, text)
+
+    def name_late(self, what: str, token: str, index: int, attempt: int) -> None:
+        """Note a record that does not count: once for each task of a job, and not without end."""
+        if (token, index) in self.late or len(self.late) >= _MOST_LATE:
+            return
+        self.late.add((token, index))
+        self.run.journal.event(what, token, f"task {index}, attempt {attempt}")
+
+
+def _names(jobs: Sequence[Job]) -> str:
+    """The ids of jobs, as a message names them."""
+    ids = [job.slurm_job_id or job.token for job in jobs]
+    return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
 
 
 def is_result_file(name: str) -> bool:

@@ -17,7 +17,20 @@ def shown(value: object, most: int = 80) -> str:
         text = repr(value)
     except ValueError:  # Python prints no integer of more than 4300 digits
         text = "an integer with too many digits"
+    except RecursionError:
+        text = "what is nested too deeply to be shown"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """Others' words as a part of a sentence: on one line, without what a terminal obeys, cut where they are long.
+
+    Args:
+        text: What they said.
+        most: The most characters.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * most]).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 class FractalSlurmError(ValueError):

@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import select
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
-from .errors import ClusterError, FractalSlurmError, ImpersonationError
+from .errors import ClusterError, FractalSlurmError, ImpersonationError, one_line
+from .process import Child, Expired, Finished, Overflow, Stopped, run_command
 from .results import split_lines
 
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
@@ -37,10 +35,23 @@ _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
 _ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
 # The path in a message of mkdir, in the quotes of either locale.
 _QUOTED_PATH = re.compile(r"['\u2018](/[^'\u2019]*)['\u2019]")
+# What cat says of a file that is there: the path, maybe in quotes, then the system's words.
+_ABOUT_PATH = re.compile(r"(?:cat|ls): (?:[a-z ]+)?['\u2018]?((?:/[A-Za-z0-9_.-]+)+)['\u2019]?: (.+)$")
+# What a user can make of a file of theirs. Other words are a file system's trouble, which passes.
+_CLOSED = (
+    "Permission denied",
+    "Operation not permitted",
+    "Too many levels of symbolic links",
+    "No such device",  # "or address", too: a socket, or a terminal
+    "Invalid argument",
+)
 # One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
 MAX_PATHS_PER_CALL = 2_000
 # Names of a run's files and folders take less; what else a user makes there is left unread.
 MAX_LISTING_BYTES = 1 << 25
+MAX_NAMES = 1_000_000
+# What sbatch, scancel and mkdir print takes less, whatever a site's wrapper says around it.
+MAX_ANSWER_BYTES = 1 << 20
 
 
 class TimedOut(ClusterError):
@@ -53,6 +64,18 @@ class TimedOut(ClusterError):
     def __init__(self, command: str, user: str, timeout: float, stderr: str) -> None:
         super().__init__(f"{command} as {user} did not end within {timeout:g} seconds")
         self.stderr = stderr
+
+
+class TooMuch(ClusterError):
+    """A command as another user printed more than any of them has to say."""
+
+
+class Stalled(ClusterError):
+    """Nothing came from a user's files for too long, and nothing follows from that."""
+
+
+class Interrupted(FractalSlurmError):
+    """Reading was given up, since the driver has something else to do."""
 
 
 def check_user_name(name: str) -> str:
@@ -115,11 +138,15 @@ class Impersonator:
         service_user: The account that this process runs as. Where it is itself the user wanted, sudo is used
             all the same, so that one rule holds for everybody.
         calls: Number of sudo calls so far.
+        stop: Asked while files are read: whether to give that up.
+        lingering: Commands that did not end in time, and could not be ended.
     """
 
     sudo: str = "/usr/bin/sudo"
     slurm_bin_dir: str = "/usr/bin"
     calls: int = field(default=0)
+    stop: Callable[[], bool] = field(default=lambda: False)
+    lingering: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def argv(self, user: str, command: str, arguments: Sequence[str]) -> list[str]:
         """The whole command line for one call.
@@ -149,7 +176,7 @@ class Impersonator:
         *,
         stdin: bytes = b"",
         timeout: float = 60,
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> Finished:
         """Run a command as ``user`` and wait for it.
 
         Args:
@@ -166,28 +193,37 @@ class Impersonator:
         Raises:
             ImpersonationError: There is no sudo.
             TimedOut: The command did not end in time.
+            TooMuch: It printed more than any of them has to say.
             ClusterError: It could not be started.
         """
         self.calls += 1
         try:
-            return subprocess.run(
+            return run_command(
                 self.argv(user, command, arguments),
-                input=stdin,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-                cwd="/",  # the caller's folder may be one that the user can't enter
                 env=clean_environment(),
-                start_new_session=True,  # Ctrl-C at the terminal is ours to handle
+                stdin=stdin,
+                timeout=timeout,
+                max_bytes=MAX_ANSWER_BYTES,
             )
         except FileNotFoundError:
             raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
-        except subprocess.TimeoutExpired as expired:
-            raise TimedOut(command, user, timeout, (expired.stderr or b"").decode(errors="replace")) from None
+        except Expired as expired:
+            if expired.process is not None:
+                self.lingering.append(expired.process)
+            raise TimedOut(command, user, timeout, expired.stderr.decode(errors="replace")) from None
+        except Overflow as overflow:
+            raise TooMuch(f"{command} as {user} was ended: {overflow}") from None
         except OSError as error:
             raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
 
-    def read_files(self, user: str, paths: Sequence[str], *, timeout: float, max_bytes: int) -> Iterator[bytes]:
+    def is_lingering(self) -> bool:
+        """Whether a command that did not end in time, and did not heed SIGTERM, lives on."""
+        self.lingering = [process for process in self.lingering if process.poll() is None]
+        return bool(self.lingering)
+
+    def read_files(
+        self, user: str, paths: Sequence[str], *, timeout: float, max_bytes: int, closed: dict[str, str] | None = None
+    ) -> Iterator[bytes]:
         """The content of files of ``user``'s, one after the other, in chunks. Files that are not there are passed over.
 
         Args:
@@ -195,18 +231,30 @@ class Impersonator:
             paths: Absolute paths.
             timeout: Seconds without a byte, or for each megabyte, after which a file counts as unreadable.
             max_bytes: Where reading stops; what is beyond is left unread.
+            closed: Takes the files that their user made something of that can't be read, each with cat's words for
+                it; without it they are errors.
 
         Raises:
+            Stalled: Nothing came for too long.
             ClusterError: sudo refused, or a file that is there could not be read: nothing follows from what came.
         """
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
-            for chunk in self._read(user, "cat", paths[first : first + MAX_PATHS_PER_CALL], timeout, max_bytes):
+            some = paths[first : first + MAX_PATHS_PER_CALL]
+            for chunk in self._read(user, "cat", some, timeout, max_bytes, closed):
                 max_bytes -= len(chunk)
                 yield chunk
             if max_bytes <= 0:
                 return
 
-    def _read(self, user: str, command: str, paths: Sequence[str], timeout: float, max_bytes: int) -> Iterator[bytes]:
+    def _read(
+        self,
+        user: str,
+        command: str,
+        paths: Sequence[str],
+        timeout: float,
+        max_bytes: int,
+        closed: dict[str, str] | None = None,
+    ) -> Iterator[bytes]:
         """What cat or ls print, in chunks. It ends, whatever the user made of the paths: a pipe that nobody fills, say.
 
         Raises:
@@ -214,61 +262,58 @@ class Impersonator:
         """
         self.calls += 1
         patience = timeout + len(paths)  # seconds of waiting in all; each megabyte that comes adds to them
-        ended = False
-        with tempfile.TemporaryFile() as errors:
-            process = self._popen(self.argv(user, command, ["--", *paths]), errors)
-            assert process.stdout is not None  # noqa: S101 - asked for
-            try:
-                while max_bytes > 0:
-                    began = time.monotonic()
-                    ready = select.select([process.stdout], [], [], min(timeout, patience))[0]
-                    patience -= time.monotonic() - began
-                    if not ready or patience <= 0:
-                        words = f"nothing came for {timeout:g} seconds, or too little"
-                        raise ClusterError(f"{user}'s files can't be read: {words}")
-                    chunk = os.read(process.stdout.fileno(), 1 << 20)
-                    if not chunk:
-                        ended = True
-                        break
-                    patience += timeout * len(chunk) / (1 << 20)
-                    max_bytes -= len(chunk)
-                    yield chunk
-            finally:
-                process.stdout.close()
-                if not ended:
-                    _end(process)
-            if ended and process.wait() != 0:
-                errors.seek(0)
-                self._check_only_absent(user, command, errors.read(1_000_000))
-
-    def _popen(self, argv: list[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            )
+            child = Child(self.argv(user, command, ["--", *paths]), env=clean_environment())
+        except FileNotFoundError:
+            raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
         except OSError as error:
-            raise ClusterError(f"{argv[0]} can't be started: {error.strerror}") from None
+            raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
+        ended = False
+        try:
+            while max_bytes > 0:
+                began = time.monotonic()
+                chunk = child.piece(min(timeout, patience), self.stop)
+                patience -= time.monotonic() - began
+                if chunk is None or patience <= 0:
+                    words = f"nothing came for {timeout:g} seconds, or too little"
+                    raise Stalled(f"{user}'s files can't be read: {words}")
+                if not chunk:
+                    ended = True
+                    break
+                patience += timeout * len(chunk) / (1 << 20)
+                max_bytes -= len(chunk)
+                yield chunk
+        except Overflow as overflow:
+            raise ClusterError(f"{user}'s files can't be read: {command} was ended: {overflow}") from None
+        except Stopped:
+            raise Interrupted(f"{user}'s files were not read to the end: the driver was told to stop") from None
+        finally:
+            if ended:
+                child.close()
+            else:
+                child.end()
+        if ended and child.process.returncode != 0:
+            self._check_only_absent(user, command, bytes(child.stderr), closed)
 
-    def _check_only_absent(self, user: str, command: str, stderr: bytes) -> None:
-        """Accept a failure of cat or ls that says nothing but that files are not there.
+    def _check_only_absent(self, user: str, command: str, stderr: bytes, closed: dict[str, str] | None) -> None:
+        """Accept a failure of cat or ls that says nothing but that files are not there, or are not to be read.
 
         Raises:
             ClusterError: It says something else.
             ImpersonationError: It is sudo's.
         """
         lines = stderr.decode(errors="replace").splitlines()
-        own = [line for line in lines if f"{command}:" in line]
+        own = [line.strip() for line in lines if f"{command}:" in line]
         if not own:
             raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines))
-        bad = [line.strip() for line in own if not line.rstrip().endswith(_ABSENT)]
-        if bad:
-            raise ClusterError(f"{user}'s files can't be read: {bad[0]}")
+        for line in own:
+            match = _ABOUT_PATH.search(line)
+            path, words = (match[1], match[2]) if match else ("", line)
+            if words.startswith(_ABSENT) or line.endswith(_ABSENT):
+                continue
+            if closed is None or not path or not words.startswith(_CLOSED):
+                raise ClusterError(f"{user}'s files can't be read: {one_line(line)}")
+            closed.setdefault(path, words)
 
     def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
         """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
@@ -281,13 +326,13 @@ class Impersonator:
         probe = [self.sudo, "--non-interactive", "-l", *argv[options:]]
         self.calls += 1
         try:
-            result = subprocess.run(
-                probe, capture_output=True, timeout=30, check=False, cwd="/", env=clean_environment()
-            )
+            result = run_command(probe, env=clean_environment(), timeout=30, max_bytes=MAX_ANSWER_BYTES)
         except FileNotFoundError:
             raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
-        except subprocess.TimeoutExpired:
+        except Expired:
             raise ImpersonationError("sudo did not answer within 30 seconds") from None
+        except Overflow as overflow:
+            raise ImpersonationError(f"sudo -l was ended: {overflow}") from None
         return result.returncode == 0
 
     def refusal(self, user: str, command: str, stderr: Iterable[str] = ()) -> str:
@@ -362,40 +407,48 @@ class Impersonator:
         Raises:
             ClusterError: ls could not be run, or the path is not there.
         """
-        result = self.run(user, "ls", ["--", path], timeout=timeout)
+        try:
+            result = self.run(user, "ls", ["--", path], timeout=timeout)
+        except TooMuch:
+            return False
         if result.returncode != 0:
             raise ClusterError(f"{user} can't look at {path}: {result.stderr.decode(errors='replace').strip()}")
         return not result.stdout.strip()
 
-    def list_folders(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, list[str]]:
+    def list_folders(
+        self,
+        user: str,
+        paths: Sequence[str],
+        *,
+        timeout: float = 60,
+        wanted: Callable[[str], bool] = lambda _name: True,
+        most: int = MAX_NAMES,
+    ) -> dict[str, list[str]]:
         """The names in each of the folders; a folder that is not there has none.
+
+        Args:
+            user: Whose folders they are.
+            paths: Absolute paths.
+            timeout: Seconds without a name after which the folders count as unreadable.
+            wanted: Which names are kept: the folders are the user's, who may make any number of others.
+            most: How many names are kept of one folder.
 
         Raises:
             ClusterError: ls could not be run.
         """
         found: dict[str, list[str]] = {}
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
-            some = list(paths[first : first + MAX_PATHS_PER_CALL])
-            lines = split_lines(self._read(user, "ls", some, timeout, MAX_LISTING_BYTES), longest=1 << 16)
+            some = dict.fromkeys(paths[first : first + MAX_PATHS_PER_CALL])
+            lines = split_lines(self._read(user, "ls", list(some), timeout, MAX_LISTING_BYTES), longest=1 << 16)
             # ls(1): 1 and 2 stand for folders that are missing or closed; with one folder it prints no heading.
-            current = found.setdefault(some[0], []) if len(some) == 1 else []
+            current = found.setdefault(next(iter(some)), []) if len(some) == 1 else []
             for line in lines:
                 name = line.decode(errors="replace")
                 if len(some) > 1 and name.endswith(":") and name[:-1] in some:
                     current = found.setdefault(name[:-1], [])
-                else:
+                elif len(current) < most and wanted(name):
                     current.append(name)
         return found
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command whose output is not wanted any more: sudo hands TERM on to it; what does not heed that is left."""
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def clean_environment() -> dict[str, str]:

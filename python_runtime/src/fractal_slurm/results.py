@@ -42,7 +42,8 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
         Its kind, and the record (empty if it is none).
     """
     try:
-        record = json.loads(line)
+        # By name: json would take UTF-16 and a byte order mark, too, and what is stored is UTF-8.
+        record = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return Kind.TORN, {}
     if not isinstance(record, dict):
@@ -120,6 +121,26 @@ def _is_whole(kind: Kind, record: dict[str, Any]) -> bool:
         if not check(record.get(name)):
             return False
     return True
+
+
+def slices(lines: Iterable[bytes], *, most: int = 2_000, most_bytes: int = 1 << 23) -> Iterator[list[bytes]]:
+    """Lines in handfuls: what is done with one takes no long while, and little memory.
+
+    Args:
+        lines: The lines.
+        most: How many there are in one.
+        most_bytes: Its size, give or take a line.
+    """
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if len(some) >= most or size >= most_bytes:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def split_lines(chunks: Iterable[bytes], *, longest: int = 1 << 30) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from .impersonate import Interrupted
 from .journal import Job, Journal
 from .resolve import SlurmConfig
 from .script import JobSettings
@@ -44,6 +45,8 @@ class Watch:
     listed: bool = False
     seen: bool = False
     files: list[str] = field(default_factory=list)
+    full: bool = False  # whether its files hold more records than any job writes
+    closed: str = ""  # which of its files can't be read, and why
 
     def workers_ended(self, nodes: int) -> bool:
         """Whether the workers on all nodes of the job ended by themselves, in its last start."""
@@ -65,6 +68,7 @@ class Run:
         self.settings = settings
         self.slurm = slurm
         self.sudo = slurm.sudo
+        self.sudo.stop = self.is_wanted_elsewhere
         self.say = say
         self.user: str = journal.get("user")
         self.id: str = journal.get("run_id")
@@ -92,6 +96,24 @@ class Run:
 
     def cancel_is_due(self) -> bool:
         return self.cancel_at is not None and time.monotonic() >= self.cancel_at
+
+    def is_wanted_elsewhere(self) -> bool:
+        """Whether the driver was told to leave the jobs alone, or to cancel, and has not come to that yet."""
+        return self.detach_requested or (self.cancel_is_due() and not self.cancelled)
+
+    def heed(self) -> None:
+        """Between two handfuls of what takes long: stop, if something else is to be done first.
+
+        Raises:
+            Interrupted: It is. What was done so far stands, and can be done again.
+        """
+        if self.is_wanted_elsewhere():
+            raise Interrupted("the driver was told to stop")
+
+    def most_nodes(self, job: Job) -> int:
+        """The most nodes that a job can have, by what was asked for: a task for each, or what the config says."""
+        asked = int((self.config.nodes or "1").rpartition("-")[2])
+        return max(1, min(job.tasks, max(asked, job.slots or self.config.parallel_tasks_per_job)))
 
     def may_ask(self) -> bool:
         """Whether no pause after an outage is on."""
@@ -152,8 +174,9 @@ class Run:
 
     def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
         self.journal.update_job(
-            job.token, "ended", state="ended", slurm_state=state, reason=reason, nodes=nodes, ended_at=time.time()
-        )
+            job.token, "ended", state="ended", slurm_state=state, reason=reason,
+            nodes=min(nodes, self.most_nodes(job)), ended_at=time.time(),
+        )  # fmt: skip
 
     # -- as the user, with the usual time limit
 
@@ -165,6 +188,8 @@ class Run:
         """Take names in the run's folder; returns for each whether it is ours now."""
         return self.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
 
-    def list_folders(self, folders: Sequence[str]) -> dict[str, list[str]]:
-        """The names in folders; a folder that is not there has none."""
-        return self.sudo.list_folders(self.user, folders, timeout=self.settings.command_timeout_s)
+    def list_folders(self, folders: Sequence[str], *, wanted: Callable[[str], bool], most: int) -> dict[str, list[str]]:
+        """The wanted names in folders, so many of each at the most; a folder that is not there has none."""
+        return self.sudo.list_folders(
+            self.user, folders, timeout=self.settings.command_timeout_s, wanted=wanted, most=most
+        )

@@ -15,6 +15,7 @@ from typing import Any
 
 from .collecting import Collector
 from .errors import ClusterError
+from .impersonate import Interrupted
 from .journal import Job, Journal
 from .run import NO_ANSWER, Run
 from .script import claim_path, stop_path
@@ -139,6 +140,8 @@ class Runner:
         """
         try:
             step()
+        except Interrupted:
+            return
         except Silence as silence:
             self.run.outage(f"{NO_ANSWER} ({silence}): waiting; what runs goes on")
         except ClusterError as error:

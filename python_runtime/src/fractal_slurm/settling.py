@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import FractalSlurmError
+from .errors import FractalSlurmError, one_line
 from .journal import Job
 from .outcome import LOST, Action, judge
 from .run import Run, Watch
@@ -85,6 +85,8 @@ class Settler:
             cancelled_by_us=self.run.cancelled,
         )
         words = verdict.words
+        if watch.closed and not watch.workers_ended(job.nodes):
+            words += f"; results can't be read: {one_line(watch.closed)}"
         if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
             words += self.job_output(job)
         if not watch.shut_out and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:

@@ -8,16 +8,18 @@ somebody else goes through :mod:`fractal_slurm.impersonate`.
 from __future__ import annotations
 
 import re
-import subprocess
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from . import cluster
 from .cluster import Cluster, parse_config_lines
 from .errors import ClusterError, FractalSlurmError
-from .impersonate import Impersonator, TimedOut, clean_environment
+from .impersonate import Impersonator, TimedOut, TooMuch, clean_environment
+from .process import Expired, Overflow, run_command
 from .walltime import parse_walltime
 
 # Job states from which a job does not come back (squeue(1), JOB STATE CODES).
@@ -109,7 +111,17 @@ _SILENCE = (
 )
 # A word of a command line is at most 128 KiB long (MAX_ARG_STRLEN); a name of ours at most 97 bytes.
 _MAX_IDS_PER_CALL = 1_000
-_JOB_ID = re.compile(r"(\d+)(;\S+)?")
+_JOB_ID = re.compile(r"([0-9]{1,10})(;\S+)?")
+_PLAIN_ID = re.compile(r"[0-9]{1,10}")
+# What all nodes of the largest clusters take, and a thousand jobs with the longest names.
+MAX_BYTES = 1 << 28
+_MAX_QUEUE_BYTES = 1 << 24
+# Of each job: id, state, nodes, time limit, elapsed time, partition, reason, name.
+_SQUEUE_FIELDS = ("%i", "%T", "%D", "%l", "%M", "%P", "%r", "%j")
+_SACCT_FIELDS = ("JobIDRaw", "State", "ExitCode", "NNodes", "JobName")
+_STATE = re.compile(r"[A-Z_]{1,40}")
+# No cluster has more nodes.
+_MOST_NODES = 1_000_000
 
 
 class Submitted(Enum):
@@ -160,6 +172,14 @@ class JobState:
         return self.state in FINAL_STATES
 
 
+class Answer(NamedTuple):
+    """What a command of SLURM's printed, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Silence(ClusterError):
     """SLURM did not answer. Nothing follows from that."""
 
@@ -198,7 +218,7 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
         found = [
             word
             for line in stdout.splitlines()
-            if (m := re.search(r"Submitted batch job (\d+)", line))
+            if (m := re.search(r"Submitted batch job ([0-9]{1,10})", line))
             for word in m.groups()
         ]
         if len(found) == 1:
@@ -211,6 +231,53 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
     if is_back_pressure(stderr):
         return Submission(Submitted.FULL, words=words)
     return Submission(Submitted.REFUSED, words=words, raw=stderr)
+
+
+def read_squeue(text: str, mark: str) -> Iterator[JobState]:
+    """The jobs in what squeue printed.
+
+    Args:
+        text: Its output: before each job ``<MARK>``, and between its fields ``|MARK|``.
+        mark: What no user could write into a name.
+    """
+    for row in text.split(f"<{mark}>")[1:]:
+        fields = row.split(f"|{mark}|")
+        if len(fields) == len(_SQUEUE_FIELDS):
+            job_id, state, nodes, limit, elapsed, partition, reason, name = map(str.strip, fields)
+            if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(state):
+                yield JobState(
+                    job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed)
+                )
+
+
+def read_sacct(text: str, mark: str) -> Iterator[JobState]:
+    """The jobs in what sacct printed, a line each, of fields with the mark between them."""
+    for line in text.split("\n"):
+        fields = line.split(mark)
+        if len(fields) == len(_SACCT_FIELDS):
+            job_id, state, exit_code, nodes, name = fields
+            word, _blank, rest = state.partition(" ")  # "CANCELLED by 1000"
+            if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(word):
+                yield JobState(job_id, word, rest or f"exit {exit_code}", _nodes(nodes), name)
+
+
+def read_exit_code(text: str, job_id: str) -> str:
+    """Exit code and signal, e.g. ``73:0``, out of squeue's id and exit_code: a wait status, or the two; else empty."""
+    words = text.split()
+    if len(words) != 2 or words[0] != job_id:
+        return ""
+    if re.fullmatch(r"[0-9]{1,3}:[0-9]{1,3}", words[1]):
+        return words[1]
+    if not re.fullmatch(r"[0-9]{1,10}", words[1]):
+        return ""
+    status = int(words[1])
+    number_of_signal = status & 0x7F
+    return f"0:{number_of_signal}" if number_of_signal else f"{status >> 8 & 0xFF}:0"
+
+
+def _nodes(text: str) -> int:
+    """A number of nodes; 1 where it is none."""
+    return min(int(text), _MOST_NODES) if re.fullmatch(r"[0-9]{1,9}", text) else 1
 
 
 @dataclass
@@ -232,26 +299,34 @@ class Slurm:
     squeue_s: float = field(default=0.0)
     _squeue_before_s: float = field(default=0.0)
 
-    def _ask(self, command: str, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    def _ask(
+        self, command: str, *arguments: str, timeout: float | None = None, max_bytes: int = MAX_BYTES, **env: str
+    ) -> Answer:
+        """Run a command of SLURM's as ourselves. ``env`` is added to its environment.
+
+        Raises:
+            Silence: It did not end in time.
+            ClusterError: It is not there, can't be started, or printed more than ``max_bytes``.
+        """
         try:
-            return subprocess.run(
+            result = run_command(
                 [f"{self.bin_dir}/{command}", *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
+                env={**clean_environment(), **env},
                 timeout=timeout or self.timeout,
-                check=False,
-                env=clean_environment(),
-                start_new_session=True,
+                max_bytes=max_bytes,
             )
         except FileNotFoundError:
             raise ClusterError(
                 f"{self.bin_dir}/{command} is not there: install SLURM's client commands, "
                 "or set slurm_bin_dir in our settings"
             ) from None
-        except subprocess.TimeoutExpired:
+        except OSError as error:
+            raise ClusterError(f"{self.bin_dir}/{command} can't be started: {error.strerror}") from None
+        except Expired:
             raise Silence(f"{command} got no answer within {timeout or self.timeout:g} seconds") from None
+        except Overflow as overflow:
+            raise ClusterError(f"{command} was ended: {overflow}") from None
+        return Answer(result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace"))
 
     def _answer(self, command: str, *arguments: str, timeout: float | None = None) -> str:
         result = self._ask(command, *arguments, timeout=timeout)
@@ -299,6 +374,8 @@ class Slurm:
             # Ended while it waited for room, in all likelihood; yet its last try may have been answered.
             words = first_error(expired.stderr) if is_back_pressure(expired.stderr) else str(expired)
             return Submission(Submitted.UNKNOWN, words=words)
+        except TooMuch as much:
+            return Submission(Submitted.UNKNOWN, words=str(much))
         return judge_submission(
             result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         )
@@ -317,14 +394,23 @@ class Slurm:
         found: dict[str, JobState] = {}
         wanted = job_ids or names
         for first in range(0, len(wanted), _MAX_IDS_PER_CALL):
-            some = ",".join(wanted[first : first + _MAX_IDS_PER_CALL])
-            found |= self._squeue(f"--jobs={some}") if job_ids else self._squeue(f"--name={some}", f"--user={user}")
+            some = set(wanted[first : first + _MAX_IDS_PER_CALL])
+            which = [f"--jobs={','.join(some)}"] if job_ids else [f"--name={','.join(some)}", f"--user={user}"]
+            for state in self._squeue(*which).values():
+                if (state.job_id if job_ids else state.name) in some:
+                    found[state.job_id] = state
         return found
 
     def _squeue(self, *which: str) -> dict[str, JobState]:
         self.squeue_calls += 1
         began = time.monotonic()
-        result = self._ask("squeue", "--noheader", "--states=all", "--format=%i|%T|%D|%l|%M|%P|%j|%r", *which)
+        # Names are their users', who may put a newline into one and write what looks like another job behind it. So
+        # every field begins with a mark that nobody else knows: it is in the environment, not on the command line.
+        mark = secrets.token_hex(8)
+        result = self._ask(
+            "squeue", "--noheader", "--states=all", *which,
+            max_bytes=_MAX_QUEUE_BYTES, SQUEUE_FORMAT=f"<{mark}>" + f"|{mark}|".join(_SQUEUE_FIELDS),
+        )  # fmt: skip
         if result.returncode != 0:
             if "Invalid job id specified" in result.stderr:
                 return {}
@@ -332,38 +418,24 @@ class Slurm:
         # The quicker of the last two: one slow answer, from a slurmctld that just started, tells nothing.
         took = time.monotonic() - began
         self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
-        found: dict[str, JobState] = {}
-        for line in result.stdout.splitlines():
-            fields = line.strip().split("|", 7)
-            if len(fields) == 8:
-                job_id, state, nodes, limit, elapsed, partition, name, reason = fields
-                count = int(nodes) if nodes.isdigit() else 1
-                found[job_id] = JobState(
-                    job_id, state, reason, count, name, limit, partition, elapsed_s=_elapsed_s(elapsed)
-                )
-        return found
+        return {state.job_id: state for state in read_squeue(result.stdout, mark)}
 
     def sacct(self, job_ids: Sequence[str]) -> dict[str, JobState]:
         """What the accounting says of these jobs; empty where there is none, or it does not answer."""
-        try:
-            result = self._ask(
-                "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates",
-                f"--jobs={','.join(job_ids)}", "--format=JobIDRaw,State,ExitCode,NNodes,JobName",
-            )  # fmt: skip
-        except ClusterError:
-            return {}
+        mark = secrets.token_hex(8)
         found: dict[str, JobState] = {}
-        if result.returncode != 0:
-            return found
-        for line in result.stdout.splitlines():
-            fields = line.split("|", 4)
-            if len(fields) == 5:
-                job_id, state, exit_code, nodes, name = fields
-                # "CANCELLED by 1000"; of a job that was requeued the last line is the newest.
-                word, _blank, rest = state.partition(" ")
-                found[job_id] = JobState(
-                    job_id, word, rest or f"exit {exit_code}", int(nodes) if nodes.isdigit() else 1, name
-                )
+        for first in range(0, len(job_ids), _MAX_IDS_PER_CALL):
+            some = job_ids[first : first + _MAX_IDS_PER_CALL]
+            try:
+                result = self._ask(
+                    "sacct", "--noheader", "--parsable2", f"--delimiter={mark}", "--allocations", "--duplicates",
+                    f"--jobs={','.join(some)}", f"--format={','.join(_SACCT_FIELDS)}", max_bytes=_MAX_QUEUE_BYTES,
+                )  # fmt: skip
+            except ClusterError:
+                return found
+            if result.returncode == 0:
+                # Of a job that was requeued the last line is the newest.
+                found |= {state.job_id: state for state in read_sacct(result.stdout, mark) if state.job_id in some}
         return found
 
     def exists(self, job_id: str) -> bool | None:
@@ -372,7 +444,8 @@ class Slurm:
         Nothing is changed by the question. None where there is no clear answer.
         """
         try:
-            result = self._ask("scontrol", "write", "batch_script", job_id, "-")
+            # A script that is shown is as long as SLURM takes any.
+            result = self._ask("scontrol", "write", "batch_script", job_id, "-", max_bytes=_MAX_QUEUE_BYTES)
         except ClusterError:
             return None
         if "Invalid job id specified" in result.stderr:
@@ -386,11 +459,13 @@ class Slurm:
         Raises:
             Silence: slurmctld does not answer.
         """
-        result = self._ask("scontrol", "--oneliner", "show", "job", job_id)
+        # Not scontrol, which prints the job's name, as its user wrote it, on the same line.
+        result = self._ask(
+            "squeue", "--noheader", "--states=all", f"--jobs={job_id}", SQUEUE_FORMAT2="JobID:20,exit_code:20"
+        )
         if result.returncode != 0 and "Invalid job id" not in result.stderr:
-            raise Silence(f"scontrol: {first_error(result.stderr)}")
-        match = re.search(r" ExitCode=(\d+:\d+) ", result.stdout)
-        return match[1] if match else ""
+            raise Silence(f"squeue: {first_error(result.stderr)}")
+        return read_exit_code(result.stdout, job_id)
 
     def cancel(self, user: str, job_ids: Sequence[str]) -> None:
         """Cancel jobs of ``user``'s, in one call. Ids that SLURM does not know do no harm.

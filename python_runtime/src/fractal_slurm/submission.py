@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
-from .collecting import Collector, is_result_file
+from .collecting import Collector
 from .errors import ImpersonationError
+from .impersonate import Stalled
 from .journal import Job
 from .outcome import LOST
 from .plan import replan
-from .results import Kind, classify
+from .results import Kind, classify, slices
 from .run import Run
-from .script import ScriptTooLarge, claim_path, job_folder, render, safe_job_name
+from .script import ScriptTooLarge, claim_path, render, safe_job_name
 from .slurm import JobState, Silence, Submitted, is_back_pressure
 
 _FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
@@ -55,6 +57,8 @@ class Submitter:
         """Submit what is planned, as far as there is room."""
         if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
             return
+        if self.run.sudo.is_lingering():
+            return  # an sbatch that could not be ended: what it submits late would take the room of others
         most = self.run.settings.max_jobs_in_flight
         for job in self.run.journal.jobs("planned"):
             if self.run.cancel_is_due() or self.run.detach_requested:
@@ -169,14 +173,15 @@ class Submitter:
 
     def find_claimers(self, jobs: Sequence[Job]) -> None:
         """Jobs that exist, since they hold their claims: their workers' first records tell their ids."""
-        folders = {job_folder(self.run.folder, job.token): job for job in jobs}
-        listed = self.run.list_folders(list(folders))
-        paths = [f"{folder}/{name}" for folder, names in listed.items() for name in names if is_result_file(name)]
+        files = self.collector.find_files(jobs)
         ids: dict[str, str] = {}
-        for line in self.collector.read(paths):
-            kind, record = classify(line, self.run.tokens)
-            if kind is Kind.BEGIN:
-                ids[record["token"]] = record["job"]
+        with contextlib.suppress(Stalled):  # what came before tells, and what did not come is waited for
+            for some in slices(self.collector.read(list(files), jobs, {})):
+                self.run.heed()
+                for line in some:
+                    kind, record = classify(line, self.run.tokens)
+                    if kind is Kind.BEGIN:
+                        ids[record["token"]] = record["job"]
         now = time.monotonic()
         for job in jobs:
             if job.token in ids:

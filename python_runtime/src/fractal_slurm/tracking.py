@@ -146,7 +146,10 @@ class Tracker:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
                 watch.running_since = now - found.elapsed_s
                 began_at = time.time() - found.elapsed_s
-                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=began_at, nodes=found.nodes)
+                self.run.journal.update_job(
+                    job.token, slurm_state="RUNNING", began_at=began_at,
+                    nodes=min(found.nodes, self.run.most_nodes(job)),
+                )  # fmt: skip
                 self.predict_from_others(watch)
             if found.state == "PENDING":
                 watch.running_since = watch.predicted_end = None  # it may have been requeued
@@ -264,10 +267,13 @@ class Tracker:
         """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
         if now >= self.next_listing:
             self.next_listing = now + self.hidden_s
-            folders = self.run.list_folders([self.run.folder])
-            names = folders.get(self.run.folder, [])
-            self.started = {name.partition(".")[0] for name in names if name.endswith(".slurm.out")}
+            folders = self.run.list_folders([self.run.folder], wanted=self.is_output, most=len(self.run.tokens))
+            self.started = {name.partition(".")[0] for name in folders.get(self.run.folder, [])}
         return self.started
+
+    def is_output(self, name: str) -> bool:
+        """Whether a name in the run's folder is that of the output file of one of its jobs."""
+        return name.endswith(".slurm.out") and name.partition(".")[0] in self.run.tokens
 
     def predict_from_others(self, watch: Watch) -> None:
         if self.durations and watch.running_since is not None:
