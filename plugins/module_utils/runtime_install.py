@@ -511,7 +511,8 @@ def _build(build, folder, python, archive):
         if not os.path.islink(path):
             _replace_in(path, os.fsencode(build), os.fsencode(folder))
     _must(
-        [interpreter, "-I", "-m", "compileall", "-q", "-s", build, "-p", folder, os.path.join(build, "lib")],
+        [interpreter, "-I", "-m", "compileall", "-q", "-s", build, "-p", folder]
+        + [os.path.join(build, name) for name in ("lib", "share") if os.path.isdir(os.path.join(build, name))],
         "the modules can't be compiled",
     )
     _open_to_all(build)

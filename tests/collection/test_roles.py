@@ -433,6 +433,15 @@ class TestRuntime:
         answer = as_user(USER, installed.hosts["one"]["fractal_slurm_runtime_command"], "--version")
         assert answer.returncode == 0, answer.stderr
 
+    def test_the_worker_lies_where_no_version_of_python_is_in_the_path(self, installed):
+        current, _all = self.versions(installed)
+        folder = installed.path("one", "opt", "fractal-slurm", current)
+        program = "from fractal_slurm.settings import Settings; print(Settings().folder())"
+        answer = as_user(USER, str(folder / "bin" / "python"), "-I", "-c", program)
+        assert answer.stdout.strip() == f"{folder}/share/fractal-slurm", answer.stderr
+        compiled = [path.name for path in (folder / "share" / "fractal-slurm" / "__pycache__").iterdir()]
+        assert [name.partition(".")[0] for name in compiled] == ["worker"]
+
     def test_two_runs_at_once_do_not_meet(self, site):
         with ThreadPoolExecutor(2) as pool:
             outcomes = list(pool.map(lambda _: site.play(SITE, "--tags", "runtime"), range(2)))

@@ -4,7 +4,9 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 
+import fractal_slurm.script as script_module
 import pytest
 from fractal_slurm.config_file import RESERVED_OPTIONS
 from fractal_slurm.errors import FractalSlurmError, SpecError
@@ -282,7 +284,7 @@ class TestRender:
 
     def test_quotes_the_programs_it_calls(self):
         script = script_of(settings=job_settings(worker_python="/opt/my python/bin/python", worker_folder="/opt/it's"))
-        assert "exec '/opt/my python/bin/python' -I -S -c " in script
+        assert "exec /bin/sh -c \"$1\" sh '/opt/my python/bin/python' " in script
         assert shlex.quote("/opt/it's") in script
 
     def test_is_a_script_that_shells_can_read(self):
@@ -290,6 +292,51 @@ class TestRender:
         for shell in ("sh", "bash"):
             head = script.encode().partition(DATA)[0]
             assert subprocess.run([shell, "-n"], input=head, capture_output=True, check=True).stderr == b""
+
+
+class TestStartingTheWorker:
+    """On a node that is not like the host that submits."""
+
+    def start(self, python, folder, *arguments):
+        command = ["/bin/sh", "-c", script_module._START_WORKER, "sh", str(python), str(folder), *arguments]
+        environment = {"PATH": "/usr/bin:/bin", "SLURMD_NODENAME": "n7"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "it's" / "share" / "fractal-slurm"
+        folder.mkdir(parents=True)
+        text = "import sys\ndef main(arguments):\n    print(sys.executable, *arguments)\n    return 3\n"
+        (folder / "worker.py").write_text(text)
+        return folder
+
+    def test_takes_the_python_that_is_named(self, folder):
+        answer = self.start(sys.executable, folder, "a b", "c")
+        assert (answer.returncode, answer.stdout, answer.stderr) == (3, f"{sys.executable} a b c\n", "")
+
+    def test_takes_the_runtimes_own_where_that_is_not_there(self, folder):
+        own = folder.parents[1] / "bin" / "python"
+        own.parent.mkdir()
+        own.symlink_to(sys.executable)
+        answer = self.start("/nowhere/python3.99", folder, "x")
+        assert (answer.returncode, answer.stderr) == (3, "")
+        assert answer.stdout.endswith(" x\n")
+
+    def test_passes_over_one_that_is_too_old(self, folder):
+        own = folder.parents[1] / "bin" / "python"
+        own.parent.mkdir()
+        own.write_text("#!/bin/sh\nexit 1\n")
+        own.chmod(0o755)
+        answer = self.start("/nowhere/python3.99", folder, "x")
+        assert (answer.returncode, answer.stdout) == (3, "/usr/bin/python3 x\n")
+
+    def test_says_where_the_runtime_is_not(self, tmp_path):
+        answer = self.start(sys.executable, tmp_path / "gone")
+        assert answer.returncode == 127
+        assert answer.stderr == (
+            f"fractal-slurm: the runtime is not on node n7: {tmp_path}/gone/worker.py can not be read there: run the "
+            "playbook fractal.slurm.site for this node\n"
+        )
 
 
 class TestJobLimitS:

@@ -50,6 +50,7 @@ unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER
 {% endfor %}
 {% for name, path in exports %}export {{ name }}={{ path }}
 {% endfor %}
+set -- {{ start }}
 if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
   # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the argument; the other
   # is the job's age, of which the step knows nothing.
@@ -61,6 +62,30 @@ exec {{ worker }} "$0" "$SLURM_TASKS_PER_NODE"
 exit 127
 """
 )
+
+# Starts the worker on a node: arguments are the Python and the worker's folder, then the worker's own. A node may have
+# another Python than the host that submits: then the runtime's own there, or the system's. The script's first argument
+# and these names are seen by no task.
+_START_WORKER = """\
+fractal_python=$1 fractal_folder=$2 fractal_node=${SLURMD_NODENAME:-$(uname -n)}
+shift 2
+if [ ! -r "$fractal_folder/worker.py" ]; then
+  echo "fractal-slurm: the runtime is not on node $fractal_node: $fractal_folder/worker.py can not be read there: \
+run the playbook fractal.slurm.site for this node" >&2
+  exit 127
+fi
+[ -x "$fractal_python" ] || for fractal_python in "$fractal_folder/../../bin/python" /usr/bin/python3 ""; do
+  "$fractal_python" -I -S -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && break
+done
+if [ -z "$fractal_python" ]; then
+  echo "fractal-slurm: node $fractal_node has no Python 3.8 or newer for the runtime: install one as /usr/bin/python3, \
+or set worker_python" >&2
+  exit 127
+fi
+# With -c the worker is imported, and so read from its compiled form: that saves 15 ms a job.
+exec "$fractal_python" -I -S -c "import sys; sys.path.append(sys.argv[1]); import worker
+sys.exit(worker.main(sys.argv[2:]))" "$fractal_folder" "$@"
+"""
 
 
 @dataclass(frozen=True)
@@ -200,9 +225,8 @@ def render(
     lines = [line for line in checked if not line.startswith(SBATCH_PREFIX)]
     worker = " ".join(
         (
+            '/bin/sh -c "$1" sh',
             quote(settings.worker_python, "worker_python"),
-            # With -c the worker is imported, and so read from its compiled form: that saves 15 ms a job.
-            "-I -S -c 'import sys; sys.path.append(sys.argv[1]); import worker; sys.exit(worker.main(sys.argv[2:]))'",
             quote(settings.worker_folder, "the runtime's folder"),
         )
     )
@@ -219,6 +243,7 @@ def render(
             for name, path in config.user_local_exports.items()
         ],
         srun=quote(settings.srun, "srun"),
+        start=shlex.quote(_START_WORKER),
         worker=worker,
     )
     body = "\n".join(f"{index}\t{attempt}\t{args}" for index, attempt, args in tasks).encode("utf-8") + b"\n"

@@ -86,8 +86,16 @@ class Settings:
         return self.worker_python or os.path.realpath(sys.executable)
 
     def folder(self) -> str:
-        """The folder of worker.py on the nodes."""
-        return self.worker_folder or os.path.dirname(os.path.realpath(__file__))
+        """The folder of worker.py on the nodes. Its name is the same whichever Python a node has."""
+        return self.worker_folder or _own_worker_folder()
+
+
+def _own_worker_folder() -> str:
+    """Where an installed runtime has its worker apart from its package; in a checkout, the package itself."""
+    package, prefix = os.path.dirname(os.path.realpath(__file__)), os.path.realpath(sys.prefix)
+    apart = os.path.join(prefix, "share", "fractal-slurm")
+    is_installed = package.startswith(prefix + os.sep) and os.path.isfile(os.path.join(apart, "worker.py"))
+    return apart if is_installed else package
 
 
 def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
