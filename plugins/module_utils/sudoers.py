@@ -17,6 +17,10 @@ import re
 import stat
 from collections import namedtuple
 
+from . import sudoers_reader
+
+# Each of our files begins with it; what has it not is never overwritten or removed.
+HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
 RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
 CMND_ALIAS = "FRACTAL_CMD"
 
@@ -33,7 +37,6 @@ _ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 # What sudoers takes for the name of an alias. ALL is one of them.
 _ALIAS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_INCLUDE = re.compile(r"^\s*[@#](include|includedir)\s+(.+?)\s*$")
 _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
 User = namedtuple("User", "name uid gid")
@@ -380,7 +383,7 @@ def render(service_user, entries, commands, arguments=None, privileged_groups=()
     separator = ", \\\n    "
     return "\n".join(
         [
-            "# Managed by Ansible (role fractal.slurm.sudoers): what is changed by hand here is lost.",
+            HEADER + ": what is changed by hand here is lost.",
             "# %s may run these commands as these users, without a password; never as a privileged one." % service_user,
             "Runas_Alias %s = %s" % (RUNAS_ALIAS, separator.join(list(entries) + closing)),
             "Cmnd_Alias %s = %s" % (CMND_ALIAS, separator.join(grants)),
@@ -390,29 +393,38 @@ def render(service_user, entries, commands, arguments=None, privileged_groups=()
     )
 
 
-def logical_lines(text):
-    """Statements of a sudoers file: (number of the first line, text), continued lines joined, comments left out."""
-    number = 0
-    pending = ""
-    start = 1
-    for number, line in enumerate(text.splitlines(), 1):
-        if not pending:
-            start = number
-        if line.endswith("\\"):
-            pending += line[:-1] + " "
-            continue
-        yield start, _without_comment(pending + line)
-        pending = ""
-    if pending:
-        yield start, _without_comment(pending)
+def service_user_of(text):
+    """Whose rights a file of ours holds; None where that can't be told."""
+    for statement in sudoers_reader.read(text):
+        if statement.kind == "rule":
+            return statement.value.users[0].text
+    return None
 
 
-def _without_comment(line):
-    # "#1000" is a uid, not a comment.
-    return re.sub(r'(^|[^\\"])#(?![0-9]).*$', r"\1", line).strip()
+def fault_of_foreign_file(path, text, service_user):
+    """Why a file must neither be overwritten nor removed: it is not ours, or holds another account's rights.
+
+    Args:
+        path: The file.
+        text: Its text.
+        service_user: Who impersonates; None where that is not known.
+    """
+    if not text.startswith(HEADER):
+        return (
+            "%s is not a file of this role (it does not begin with %r), and is left alone: name another file "
+            "(fractal_slurm_sudoers_file), or see to it by hand" % (path, HEADER)
+        )
+    owner = service_user_of(text)
+    if owner and service_user and owner != service_user:
+        return (
+            "%s holds the rights of another service user, %s, and is left alone: give %s a file of its own "
+            "(fractal_slurm_sudoers_file); if %s is gone, remove its file by state absent first"
+            % (path, owner, service_user, owner)
+        )
+    return None
 
 
-def alias_clashes(files, own_file):
+def alias_clashes(files, own_file, names=(RUNAS_ALIAS, CMND_ALIAS)):
     """Definitions of our alias names in other files of the set.
 
     Two definitions are dangerous: sudo keeps the first it reads, which could be one that grants more.
@@ -420,39 +432,69 @@ def alias_clashes(files, own_file):
     Args:
         files: Path to text.
         own_file: Path of our own file, which defines them.
+        names: The names.
     """
-    faults = []
-    for path, text in files.items():
-        if path == own_file:
-            continue
-        for number, line in logical_lines(text):
-            if not re.match(r"\w+_Alias\b", line):
-                continue
-            for name in (RUNAS_ALIAS, CMND_ALIAS):
-                if re.search(r"(^\w+_Alias\s+|:\s*)%s\s*=" % name, line):
-                    faults.append(
-                        "%s:%d: defines the alias %s, which is ours: another definition could widen what is "
-                        "granted; remove it there" % (path, number, name)
-                    )
-    return faults
+    return [
+        "%s:%d: defines the alias %s, which is ours: another definition could widen what is granted; remove it there"
+        % (path, statement.line, statement.value.name)
+        for path, text in files.items()
+        if path != own_file
+        for statement in sudoers_reader.read(text)
+        if statement.kind == "alias" and statement.value.name in names
+    ]
+
+
+def hidden_clashes(main, found, names=(RUNAS_ALIAS, CMND_ALIAS)):
+    """The same for definitions that only sudo's own parser finds.
+
+    Args:
+        main: Path of the main file.
+        found: Names of all aliases of the set.
+        names: The names that are ours.
+    """
+    return [
+        "%s, or a file that it includes, defines the alias %s, which is ours: remove it there" % (main, name)
+        for name in names
+        if name in found
+    ]
+
+
+def read_otherwise(said, copy, originals):
+    """The fault of a set of which visudo read other files than we did; None where there is none.
+
+    Args:
+        said: The output of ``visudo -c``, which names each file; sudo-rs names none.
+        copy: Path of the main file's copy.
+        originals: Copy to original for all files.
+    """
+    ending = ": parsed OK"
+    read = {line[: -len(ending)] for line in said.splitlines() if line.endswith(ending)}
+    strange = sorted(path for path in read if path not in originals)
+    unread = sorted(originals[path] for path in originals if path not in read and os.path.isfile(path))
+    if strange and copy in read:
+        return "sudo reads %s, too, which this module did not find: include it in a plainer way" % ", ".join(strange)
+    if unread and len(read) > 1:
+        return "sudo does not read %s, which this module found: include it in a plainer way" % ", ".join(unread)
+    return None
 
 
 def set_warnings(files):
     """Settings in the set that matter to us, as sentences: I/O logging, and a terminal that is asked for."""
     warnings = []
     for path, text in files.items():
-        for number, line in logical_lines(text):
-            if not re.match(r"Defaults\b", line):
+        for statement in sudoers_reader.read(text):
+            if statement.kind != "defaults":
                 continue
-            if re.search(r"(?<![!\w])(log_input|log_stdin)\b", line):
+            on = {name for name, operator, _value in statement.value.options if operator == ""}
+            if on & {"log_input", "log_stdin"}:
                 warnings.append(
                     "%s:%d: sudo records standard input here: every submitted script, with its tasks' parameters, "
-                    "lands in sudo's I/O log" % (path, number)
+                    "lands in sudo's I/O log" % (path, statement.line)
                 )
-            if re.search(r"(?<![!\w])requiretty\b", line):
+            if "requiretty" in on:
                 warnings.append(
                     "%s:%d: requiretty: sudo refuses a service that has no terminal; except the service user with "
-                    "Defaults:USER !requiretty" % (path, number)
+                    "Defaults:USER !requiretty" % (path, statement.line)
                 )
     return warnings
 
@@ -496,20 +538,17 @@ class SudoersSet:
         if path in self._overrides:
             text = self._overrides[path]
         else:
-            text = _read_sudoers(path)
+            text = read_file(path)
         if text is None:
             return
         self.files[path] = text
-        self._includes[path] = {}
-        continued = False
-        for number, line in enumerate(text.splitlines()):
-            match = None if continued else _INCLUDE.match(line)
-            continued = line.endswith("\\")
-            if match is None:
+        self._includes[path] = []
+        for statement in sudoers_reader.read(text):
+            if statement.kind not in ("include", "includedir"):
                 continue
-            target = self._resolve(match.group(2), path)
-            self._includes[path][number] = target
-            if match.group(1) == "include":
+            target = self._resolve(statement.value.path, path)
+            self._includes[path].append((statement.span, target))
+            if statement.kind == "include":
                 self._load(target, depth + 1)
             elif target not in self.folders:
                 self.folders.append(target)
@@ -517,9 +556,7 @@ class SudoersSet:
                     self._load(os.path.join(target, name), depth + 1)
 
     def _resolve(self, raw, path):
-        if len(raw) > 1 and raw[0] == raw[-1] == '"':
-            raw = raw[1:-1]
-        raw = re.sub(r"\\(.)", r"\1", raw).replace("%h", self._hostname)
+        raw = raw.partition("\0")[0].replace("%h", self._hostname)
         return os.path.normpath(os.path.join(os.path.dirname(path), raw))
 
     def _names(self, folder):
@@ -549,23 +586,27 @@ class SudoersSet:
                 os.path.join(parent, os.path.basename(path)) if parent else os.path.join(folder, "file%d" % number)
             )
         for path, text in self.files.items():
-            lines = text.splitlines()
-            for number, target in self._includes[path].items():
-                kind = "includedir" if target in self.folders else "include"
-                # "#include" is what every version of sudo reads, and sudo-rs. A missing file stays missing.
-                lines[number] = "#%s %s" % (kind, copies.get(target, target))
+            for (start, end), target in reversed(self._includes[path]):
+                # The rest of the line stays as this sudo reads it. A missing file stays missing.
+                name = copies.get(target) or re.sub(r'([ \t\\"])', r"\\\1", target)
+                text = "%s %s %s" % (text[:start], name, text[end:])
             handle = os.open(copies[path], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.write("\n".join(lines) + "\n")
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                stream.write(text)
         return copies[self.main], {copy: path for path, copy in copies.items()}
 
 
-def _read_sudoers(path):
+def read_file(path):
+    """The text of a file; None for what sudo does not read either: no file, a pipe, a device."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return None
+    with os.fdopen(handle, "rb") as stream:
+        return stream.read().decode("utf-8", "surrogateescape")
 
 
 def name_originals(message, originals):

@@ -178,7 +178,7 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import sudoers
+from ..module_utils import sudoers, sudoers_reader
 
 _SBIN = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
 
@@ -194,6 +194,7 @@ class Host:
         self._module = module
         self.sudo = module.get_bin_path("sudo")
         self._visudo = module.get_bin_path("visudo", opt_dirs=_SBIN)
+        self._cvtsudoers = module.get_bin_path("cvtsudoers", opt_dirs=_SBIN)
 
     def faults(self):
         """What is missing on the host."""
@@ -218,22 +219,33 @@ class Host:
         folder = tempfile.mkdtemp(prefix="fractal-slurm-sudoers-", dir=self._module.tmpdir)
         try:
             copy, originals = files.write_copy(folder)
-            status, out, err = self._module.run_command([self._visudo, "-c", "-f", copy])
+            status, out, err = self._run([self._visudo, "-c", "-f", copy])
             if status == 0:
-                return None
+                return sudoers.read_otherwise(out, copy, originals)
             lines = (line.strip() for line in (err + out).splitlines())
             return sudoers.name_originals("; ".join(line for line in lines if line), originals)
         finally:
             shutil.rmtree(folder)
 
+    def aliases(self, files):
+        """The names of all aliases of a set, as sudo's own parser reads them; empty where it can't be asked.
 
-def read_text(path):
-    """The file's text, or None where there is no file."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return None
+        Args:
+            files: The :class:`sudoers.SudoersSet`.
+        """
+        if self._cvtsudoers is None:
+            return set()
+        folder = tempfile.mkdtemp(prefix="fractal-slurm-sudoers-", dir=self._module.tmpdir)
+        try:
+            copy, _originals = files.write_copy(folder)
+            # Without the site's settings for cvtsudoers, which may leave things out.
+            status, out, _err = self._run([self._cvtsudoers, "-c", "/dev/null", "-f", "json", copy])
+            return sudoers_reader.aliases_of_json(out) if status == 0 else set()
+        finally:
+            shutil.rmtree(folder)
+
+    def _run(self, argv):
+        return self._module.run_command(argv, environ_update={"LC_ALL": "C"}, errors="surrogate_or_replace")
 
 
 def place(path, text):
@@ -325,7 +337,7 @@ def wanted_text(params, host, base):
         elif not params["arguments"] and not params["known_faults"]:
             faults.append("hardened mode needs argument patterns: run this module by its action plugin")
     if base is not None:
-        faults.extend(sudoers.alias_clashes(base.files, None))
+        faults.extend(sudoers.alias_clashes(base.files, None) or sudoers.hidden_clashes(base.main, host.aliases(base)))
     if faults:
         return None, commands, faults
     text = sudoers.render(
@@ -378,7 +390,13 @@ def main():
     if params["state"] == "absent":
         if fault:
             fail(module, [fault], **result)
-        before = read_text(result["path"])
+        before = sudoers.read_file(result["path"])
+        if before is not None:
+            fault = sudoers.fault_of_foreign_file(result["path"], before, params["service_user"])
+        elif os.path.lexists(result["path"]):
+            fault = "%s is no plain file, and is left alone" % result["path"]
+        if fault:
+            fail(module, [fault], **result)
         result["changed"] = before is not None
         if before is not None and not module.check_mode:
             os.unlink(result["path"])
@@ -403,7 +421,7 @@ def main():
     if faults:
         fail(module, faults, **result)
 
-    before = read_text(own)
+    before = sudoers.read_file(own)
     result["changed"] = before != text or not has_final_mode(own)
     if result["changed"] and not module.check_mode:
         place(own, text)

@@ -191,6 +191,9 @@ def accounts(machine):
         subprocess.run(argv, check=True, capture_output=True)
 
 
+HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
+
+
 class TestSudoers:
     def refused(self, site, words):
         before = {path: Path(path).read_bytes() for path in site.files() if os.path.isfile(path)}
@@ -222,7 +225,8 @@ class TestSudoers:
         rules = folder / "local" / f"rules.{host}"
         rules.write_text("#include beside\n")
         (folder / "local" / "beside").write_text("")
-        assert site.play(SITE, "--tags", "sudoers", "--check").changed == {"one": 1}
+        outcome = site.play(SITE, "--tags", "sudoers", "--check")
+        assert outcome.changed == {"one": 1}, outcome.output
         for path in (rules, folder / "local" / "beside", folder / "more.d" / "10-more"):
             before = path.read_text() if path.exists() else ""
             path.write_text(f"{before}Runas_Alias FRACTAL_IMPERSONATE_USERS = root\n")
@@ -292,6 +296,25 @@ class TestSudoers:
         site.sudoers_file("one").chmod(0o644)
         assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
         assert oct(site.sudoers_file("one").stat().st_mode) == "0o100440"
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("bob ALL=(ALL) ALL\n", "is not a file of this role"),
+            ("", "is not a file of this role"),
+            (
+                "# Managed by Ansible (role fractal.slurm.sudoers)\nother ALL=(bob) /bin/ls\n",
+                "another service user, other",
+            ),
+        ],
+    )
+    def test_removes_no_file_of_others(self, site, text, words):
+        other = site.sudoers_file("one")
+        other.write_text(text)
+        outcome = site.play(REMOVE, "--tags", "sudoers")
+        assert outcome.status != 0
+        assert words in outcome.output
+        assert other.read_text() == text
 
     def test_removes_no_file_elsewhere(self, site):
         site.hosts["one"]["fractal_slurm_sudoers_file"] = "../sudoers"

@@ -10,6 +10,7 @@ from shutil import which
 import pytest
 from ansible_collections.fractal.slurm.plugins.module_utils import sudoers
 from ansible_collections.fractal.slurm.plugins.module_utils.sudoers import Group, User
+from ansible_collections.fractal.slurm.tests.unit.plugins.module_utils import sudoers_samples as samples
 
 PRIVILEGED = ("sudo", "docker")
 
@@ -294,6 +295,15 @@ class TestAliasClashes:
     def test_leaves_others_alone(self, line):
         assert sudoers.alias_clashes({"/etc/sudoers": line + "\n"}, None) == []
 
+    @pytest.mark.parametrize("line", ["# wiki \\", 'Runas_Alias A = "a#b" : B = #-1', "Defaults !!requiretty"])
+    def test_nothing_before_it_hides_one(self, line):
+        files = {"/etc/sudoers": line + "\n Runas_AliasFRACTAL_IMPERSONATE_USERS = ALL\n"}
+        assert sudoers.alias_clashes(files, None)[0].startswith("/etc/sudoers:2: defines the alias FRACTAL_")
+
+    def test_believes_sudos_own_parser(self):
+        assert sudoers.hidden_clashes("/etc/sudoers", {"OTHER"}) == []
+        assert "defines the alias FRACTAL_CMD, which is ours" in sudoers.hidden_clashes("/e", {"FRACTAL_CMD"})[0]
+
     def test_leaves_our_own_file_alone(self):
         assert sudoers.alias_clashes({"/a": "Cmnd_Alias FRACTAL_CMD = /bin/cat\n"}, "/a") == []
 
@@ -304,6 +314,10 @@ class TestSetWarnings:
 
     def test_warns_of_requiretty(self):
         assert "requiretty" in sudoers.set_warnings({"/etc/sudoers": "Defaults    requiretty\n"})[0]
+
+    def test_counts_negations(self):
+        files = {"/etc/sudoers": "Defaults !!requiretty\nDefaults ! log_input\n"}
+        assert len(sudoers.set_warnings(files)) == 1
 
     def test_says_nothing_where_it_is_off(self):
         assert sudoers.set_warnings({"/etc/sudoers": "Defaults !log_input, !requiretty\nDefaults log_output\n"}) == []
@@ -392,6 +406,48 @@ class TestSudoersSet:
         main, _originals = self.load(etc).write_copy(str(target))
         with open(main, encoding="utf-8") as stream:
             assert len(stream.read().splitlines()) == 2
+
+    @pytest.mark.parametrize("name", ["sudoers.d/15-pipe", "pipe"])
+    def test_a_pipe_is_no_file(self, etc, name):
+        os.mkfifo(etc / name)
+        (etc / "sudoers.d" / "16-folder").mkdir()
+        (etc / "sudoers").write_text("@include pipe\n@includedir sudoers.d\n")
+        assert self.names(self.load(etc), etc) == ["sudoers", "sudoers.d/10-a", "sudoers.d/20-b"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "@includedir sudoers.d # drop-ins\n",
+            "@includedir \\\nsudoers.d\n",
+            "# wiki \\\n@includedir sudoers.d\n",
+            '@includedir"sudoers.d"# drop-ins\n',
+            "@includedir sudoers.d\r\n#includedir gone\n",
+            " #include gone\n@includedir sudoers.d\n @include /a\\ b\n",
+        ],
+    )
+    @pytest.mark.skipif(not all(samples.TOOLS), reason="sudo is not here")
+    def test_sudo_reads_the_same_set_and_the_same_copy(self, etc, text, tmp_path_factory):
+        (etc / "sudoers").write_text(text, newline="")
+        target = tmp_path_factory.mktemp("copy")
+        files = self.load(etc)
+        main, originals = files.write_copy(str(target))
+        for path, names in ((etc / "sudoers", {}), (main, originals)):
+            said = subprocess.run([samples.TOOLS[0], "-c", "-f", path], capture_output=True, text=True, check=False)
+            read = [line.rpartition(": ")[0] for line in said.stdout.splitlines()]
+            if "/a" not in text:  # visudo refuses what is not there, by either name
+                assert [names.get(file, file) for file in read] == list(files.files), said.stderr
+        assert sudoers.read_otherwise(said.stdout, main, originals) is None
+
+    def test_says_where_sudo_reads_otherwise(self):
+        originals = {"/t/file0": "/etc/sudoers", __file__: "/etc/sudoers.d/a"}
+        known = "/t/file0: parsed OK\n"
+        assert sudoers.read_otherwise(known, "/t/file0", originals) is None  # sudo-rs names no other file
+        other = known + "/etc/other: parsed OK\n"
+        assert "sudo reads /etc/other, too" in sudoers.read_otherwise(other, "/t/file0", originals)
+        both = known + "/t/folder0/x: parsed OK\n"
+        assert "sudo does not read /etc/sudoers.d/a" in sudoers.read_otherwise(
+            both, "/t/file0", {**originals, "/t/folder0/x": "/etc/sudoers.d/x"}
+        )
 
     def test_names_the_real_files_in_messages(self):
         message = sudoers.name_originals(
