@@ -18,6 +18,7 @@ def verdict(state, **changes):
         "progress": True,
         "worker_end": None,
         "cancelled_by_us": False,
+        "node": "",
     }
     return judge(state=state, **{**usual, **changes})
 
@@ -46,6 +47,12 @@ class TestJudge:
             ("FAILED", {"slots": 4, "progress": False}, ALONE, AGAIN),
             ("FAILED", {"began": False}, FAIL, FAIL),
             ("FAILED", {"began": False, "worker_end": "its files could not be made", "progress": False}, RETRY, RETRY),
+            # the node's fault, that of a job that died there before its first task
+            ("FAILED", {"began": False, "progress": False, "node": "n1"}, RETRY, RETRY),
+            ("FAILED", {"began": False, "progress": False, "node": "n1", "worker_end": "no room"}, RETRY, RETRY),
+            ("TIMEOUT", {"began": False, "progress": False, "node": "n1"}, RETRY, RETRY),
+            ("TIMEOUT", {"began": False, "progress": False}, FAIL, RETRY),
+            ("COMPLETED", {"began": False, "progress": False, "node": "n1"}, RETRY, RETRY),
             # nobody's fault that is known
             ("COMPLETED", {"began": False, "progress": False}, RETRY, RETRY),
             ("COMPLETED", {"worker_end": "no further task can end within the job's time limit"}, RETRY, AGAIN),
@@ -65,6 +72,10 @@ class TestJudge:
         assert verdict("CANCELLED", reason="by 1000").words == "job 7 was cancelled by 1000"
         assert verdict("CANCELLED").words == "job 7 was cancelled from outside"
         assert verdict("CANCELLED", reason="SLURM will never start it").words.endswith("(SLURM will never start it)")
+
+    def test_names_the_node_that_is_to_blame(self):
+        words = verdict("FAILED", began=False, node="n1", reason="NonZeroExitCode, exit 1:0").words
+        assert words == "job 7 failed before its first task started (NonZeroExitCode, exit 1:0), on n1"
 
     def test_never_goes_on_for_ever_without_progress(self):
         """Of a job in which no task ended, every waiting task counts a try, is run alone, or is given up."""

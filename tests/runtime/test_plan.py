@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 from fractal_slurm.errors import ClusterError
-from fractal_slurm.plan import fit_walltime, make_plan, replan
+from fractal_slurm.plan import fit_walltime, make_plan, replan, without_nodes
 from fractal_slurm.resolve import resolve
 from fractal_slurm.script import job_limit_s
 from hypothesis import given
@@ -125,3 +125,21 @@ class TestReplan:
     def test_goes_on_as_before_where_nothing_fits(self):
         config = slurm_config({"time": "10"}, meta={"tasks_per_job": 2, "parallel_tasks_per_job": 1}, tot_tasks=4)
         assert [len(batch) for batch in replan(config, job_settings(max_walltime_s=60), range(4))] == [2, 2]
+
+
+class TestWithoutNodes:
+    @pytest.mark.parametrize(
+        ("exclude", "lines", "expected", "last"),
+        [
+            (None, [], "n1,n2", None),
+            ("n[7-9]", ["module load x"], "n[7-9],n1,n2", None),
+            (None, ["#SBATCH --qos=x -x n5"], "n5,n1,n2", "#SBATCH --exclude=n5,n1,n2"),
+            ("n3", ["#SBATCH --exclude n4", "#SBATCH --exclude=n5"], "n3,n5,n1,n2", "#SBATCH --exclude=n3,n5,n1,n2"),
+            ("n3", ["#SBATCH -xn5"], "n3,n5,n1,n2", "#SBATCH --exclude=n3,n5,n1,n2"),
+            (None, ["# SBATCH -x n5"], "n1,n2", None),
+        ],
+    )
+    def test_adds_to_what_is_excluded_already(self, exclude, lines, expected, last):
+        found = without_nodes(replace(slurm_config(), exclude=exclude, extra_lines=lines), ["n1", "n2"])
+        assert found.exclude == expected
+        assert found.extra_lines == ([*lines, last] if last else lines)

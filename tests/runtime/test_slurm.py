@@ -15,6 +15,8 @@ from fractal_slurm.slurm import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+FAILED = "sbatch: error: Batch job submission failed: "
+
 
 class TestJudgeSubmission:
     @pytest.mark.parametrize(
@@ -64,20 +66,32 @@ class TestJudgeSubmission:
         assert judge_submission(-9, "", "").outcome is Submitted.UNKNOWN
 
     @pytest.mark.parametrize(
-        "stderr",
+        ("outcome", "stderr"),
         [
-            "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed: Invalid "
-            "partition name specified",
-            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-            "sbatch: error: Batch job submission failed: Pathname of a file, directory or other parameter too long",
-            "sudo: a password is required",
-            "",
+            (
+                Submitted.REFUSED,
+                "sbatch: error: invalid partition specified: nope\nsbatch: error: Batch job submission failed: Invalid "
+                "partition name specified",
+            ),
+            (Submitted.REFUSED, f"{FAILED}Invalid account or account/partition combination specified"),
+            (Submitted.TOO_LARGE, f"{FAILED}Pathname of a file, directory or other parameter too long"),
+            (Submitted.NOT_NOW, f"{FAILED}Required partition not available (inactive or drain)"),
+            (Submitted.REFUSED, "sudo: a password is required"),
+            (Submitted.NOT_NOW, "sudo: /usr/bin/sbatch: command not found"),
+            (Submitted.NOT_NOW, "The cluster is closed."),
+            (Submitted.NOT_NOW, ""),
         ],
-    )  # fmt: skip
-    def test_takes_other_words_for_a_refusal(self, stderr):
+    )
+    def test_takes_for_final_only_what_is_known_to_be(self, outcome, stderr):
         submission = judge_submission(1, "", stderr)
-        assert submission.outcome is Submitted.REFUSED
+        assert submission.outcome is outcome
         assert submission.words
+        assert submission.by_sudo == stderr.startswith("sudo")
+
+    def test_leaves_open_whether_there_is_a_job_where_a_script_of_the_site_speaks(self):
+        assert judge_submission(1, "", f"{FAILED}Unspecified error").exists_not
+        assert judge_submission(1, "", "sudo: /usr/bin/sbatch: command not found").exists_not
+        assert not judge_submission(1, "", "The log is full.").exists_not
 
     @given(st.integers(-15, 255), st.text(max_size=30), st.text(max_size=30))
     def test_judges_anything(self, code, stdout, stderr):

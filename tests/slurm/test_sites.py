@@ -178,6 +178,18 @@ class TestLimits:
         assert "waiting" not in outcome.stderr
         assert call.events().count("submitting") == 1
 
+    def test_a_job_under_the_least_that_its_qos_wants_is_not_waited_for(self, call: Call) -> None:
+        slurm("sacctmgr", "--immediate", "add", "qos", "fst-least", "set", "MinTRES=cpu=3")
+        slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "QOS+=fst-least")
+        wait_for(lambda: "fst-least" in slurm("scontrol", "show", "assoc_mgr", "flags=qos"))
+        time.sleep(2)  # slurmdbd tells slurmctld of the user a moment later
+        call.config(extra_lines=["#SBATCH --qos=fst-least"])
+        outcome = call.run(call.spec("true", 2), BEN)
+        assert outcome.code == 3
+        assert "QOSMinCpuNotSatisfied" in outcome.stderr
+        assert outcome["not_run"] == 2
+        assert not live_jobs()
+
     def test_a_job_that_slurmctld_forgot_is_found_in_the_accounting(self, call: Call) -> None:
         script, marks = counted(call, 2)
         call.config(batching=ONE_JOB)

@@ -376,10 +376,18 @@ def resume(run_id: str, as_json: bool) -> None:
 
     settings = load_settings()
     journal = Journal.open(settings.state_path(), run_id, drive=True)
-    _drive(journal, settings, connect(settings), as_json)
+    _drive(journal, settings, connect(settings), as_json, resumed=True)
 
 
-def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *, cancel: bool = False) -> NoReturn:
+def _drive(
+    journal: Journal,
+    settings: Settings,
+    slurm: Slurm,
+    as_json: bool,
+    *,
+    cancel: bool = False,
+    resumed: bool = False,
+) -> NoReturn:
     from .report import ProgressLine, print_summary
     from .runner import Detached, Runner
 
@@ -390,6 +398,8 @@ def _drive(journal: Journal, settings: Settings, slurm: Slurm, as_json: bool, *,
     _heed_signals(runner)
     line.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
     with journal:
+        if resumed and (tasks := runner.run.take_up_again()):
+            line.say(f"what was refused is tried again: {tasks} tasks")
         try:
             runner.drive()
         except Detached:

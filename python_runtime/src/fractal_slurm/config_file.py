@@ -189,6 +189,28 @@ def check_extra_line(line: str) -> str:
     return line
 
 
+def directive_values(line: str, name: str, short: str = "") -> list[str]:
+    """The values that one of ``extra_lines`` gives an option of sbatch; none where it is no #SBATCH line.
+
+    Args:
+        line: The line, as :func:`check_extra_line` accepts it.
+        name: The option's name, without dashes.
+        short: Its letter, if it has one.
+    """
+    if not line.startswith(SBATCH_PREFIX):
+        return []
+    words = _directive_words(line)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in (f"--{name}", f"-{short}"):
+            found.append(following)
+        elif word.startswith(f"--{name}="):
+            found.append(word.partition("=")[2])
+        elif short and word.startswith(f"-{short}"):
+            found.append(word[2:])
+    return found
+
+
 def extra_line_warning(line: str) -> str | None:
     """What to say of a line that looks like one of sbatch's, and is a mere comment to it."""
     if line.startswith(SBATCH_PREFIX) or not line.strip().upper().startswith(SBATCH_PREFIX):

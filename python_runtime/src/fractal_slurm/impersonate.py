@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .errors import ClusterError, FractalSlurmError, ImpersonationError, one_line
 from .process import Child, Expired, Finished, Overflow, Stopped, run_command
+from .refusals import sudo_advice, sudo_words
 from .results import split_lines
 
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
@@ -343,20 +344,19 @@ class Impersonator:
             command: What was to be run as them: one path or several.
             stderr: The lines that sudo had to say.
         """
-        lines = [line.strip() for line in stderr]
-        # PAM or a lecture may have spoken, too; sudo's first line tells, and what follows it is its own trouble.
-        words = next((line.removeprefix("sudo: ") for line in lines if line.startswith("sudo: ")), "".join(lines[-1:]))
+        lines = list(stderr)
+        words = sudo_words(lines)
         said = f" (sudo: {words})" if words else ""
         if not _is_known(user):
             return (
                 f"{current_user()} can't run {command} as {user}, since this host knows no such user: correct the "
                 f"name, or make `getent passwd {user}` find it{said}"
             )
-        return (
-            f"sudo does not let {current_user()} run {command} as {user}: add {user} (or a group of theirs) to "
-            f"{RUNAS_ALIAS} in the sudoers file of this host, and {command} to {CMND_ALIAS} if it is missing "
-            f"there{said}"
+        advice = sudo_advice("\n".join(lines), service=current_user(), user=user, command=command) or (
+            f"add {user} (or a group of theirs) to {RUNAS_ALIAS} in the sudoers file of this host, and {command} to "
+            f"{CMND_ALIAS} if it is missing there"
         )
+        return f"sudo does not let {current_user()} run {command} as {user}: {advice}{said}"
 
     def mkdir(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> None:
         """Make folders of ``user``'s, private to them (mode 0700), with what is missing above them.

@@ -334,12 +334,28 @@ class Journal:
                 ((index,) for index in indices),
             )
 
+    def take_up_again(self, reasons: Sequence[str]) -> int:
+        """Set tasks that did not run, for one of these reasons, up for their next attempt; returns their number."""
+        with self.transaction():
+            return sum(
+                self._db.execute(
+                    "UPDATE task SET attempt = attempt + 1, state = 'waiting', token = NULL, reason = NULL "
+                    "WHERE state = 'not_run' AND reason = ?",
+                    (reason,),
+                ).rowcount
+                for reason in dict.fromkeys(reasons)
+            )
+
     def unassigned(self) -> list[int]:
         """Waiting tasks that belong to no job."""
         return [
             row[0]
             for row in self._db.execute("SELECT idx FROM task WHERE token IS NULL AND state = 'waiting' ORDER BY idx")
         ]
+
+    def has_records(self) -> bool:
+        """Whether a worker has told of a task."""
+        return self._db.execute("SELECT 1 FROM task WHERE record IS NOT NULL LIMIT 1").fetchone() is not None
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by state."""

@@ -12,6 +12,12 @@ from .slurm import NODE_FAULTS
 LOST = "LOST"
 
 
+# So many nodes on which jobs died before their first task, and none on which one did not, say that it is the job.
+NODES_THAT_AGREE = 3
+# States in which a job that died by itself, or by its node, is before its first task.
+DIED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
+
+
 class Action(Enum):
     """What becomes of a task."""
 
@@ -47,6 +53,7 @@ def judge(
     progress: bool,
     worker_end: str | None,
     cancelled_by_us: bool,
+    node: str = "",
 ) -> Verdict:
     """Decide on the unfinished tasks of a job.
 
@@ -59,6 +66,7 @@ def judge(
         progress: Whether at least one of its tasks ended.
         worker_end: Why the worker ended by itself, or could not begin, where that is known.
         cancelled_by_us: Whether this run was cancelled.
+        node: The node to blame for a job that died before its first task, if there is one.
     """
     again = Action.AGAIN if progress else Action.RETRY
     because = f" ({reason})" if reason not in ("", "None", "exit 0:0") else ""
@@ -71,17 +79,20 @@ def judge(
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, f"{job} was ended by its deadline")
     if state in NODE_FAULTS:
         return Verdict(Action.RETRY, again, f"{job} was lost with its node: {state}{because}")
+    where = f", on {node}" if node else ""
+    if state == "TIMEOUT" and not began and node:
+        return Verdict(Action.RETRY, Action.RETRY, f"{job} did not come to its first task in its time{where}")
     if state == "TIMEOUT":
         return Verdict(Action.FAIL, again, f"{job} was ended by its time limit (TIMEOUT)")
     if not began:
         if state == "FAILED" and worker_end is not None:
-            return Verdict(Action.RETRY, Action.RETRY, f"{job}: {worker_end}")
+            return Verdict(Action.RETRY, Action.RETRY, f"{job}: {worker_end}{where}")
         if state == "FAILED":
-            words = f"{job} failed before its first task started{because}"
-            return Verdict(Action.FAIL, Action.FAIL, words)
+            words = f"{job} failed before its first task started{because}{where}"
+            return Verdict(*(Action.RETRY, Action.RETRY) if node else (Action.FAIL, Action.FAIL), words)
         if state == "OUT_OF_MEMORY":
             return Verdict(Action.FAIL, Action.FAIL, f"{job} ran out of memory before its first task started")
-        return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state}){because}")
+        return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state}){because}{where}")
     if state in ("OUT_OF_MEMORY", "FAILED"):
         if worker_end is not None and state == "FAILED":
             return Verdict(Action.RETRY, again, f"{job}: {worker_end}")

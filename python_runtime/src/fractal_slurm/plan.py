@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .batching import heuristics
+from .config_file import directive_values
 from .errors import BatchingError, ClusterError
 from .resolve import Resolution, SlurmConfig
 from .script import JobSettings, job_limit_s
@@ -97,3 +98,19 @@ def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> 
     except (BatchingError, ClusterError):
         size = config.tasks_per_job
     return [tasks[first : first + size] for first in range(0, len(tasks), size)]
+
+
+def without_nodes(config: SlurmConfig, nodes: Sequence[str]) -> SlurmConfig:
+    """The same config, for jobs that are to run elsewhere than on these nodes.
+
+    Of sbatch's options the last one counts, and ``extra_lines`` come after ours: what they exclude is kept.
+
+    Args:
+        config: The config.
+        nodes: Names of nodes.
+    """
+    excluded = [config.exclude] if config.exclude else []
+    said = [value for line in config.extra_lines for value in directive_values(line, "exclude", "x")]
+    exclude = ",".join([*excluded, *said[-1:], *nodes])
+    lines = [*config.extra_lines, f"#SBATCH --exclude={exclude}"] if said else config.extra_lines
+    return replace(config, exclude=exclude, extra_lines=lines)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from .impersonate import Interrupted
 from .journal import Job, Journal
+from .plan import without_nodes
 from .resolve import SlurmConfig
 from .script import JobSettings
 from .settings import Settings
@@ -47,6 +48,7 @@ class Watch:
     files: list[str] = field(default_factory=list)
     full: bool = False  # whether its files hold more records than any job writes
     closed: str = ""  # which of its files can't be read, and why
+    host: str = ""  # the node of its script, once it ended
 
     def workers_ended(self, nodes: int) -> bool:
         """Whether the workers on all nodes of the job ended by themselves, in its last start."""
@@ -79,6 +81,7 @@ class Run:
         self.hidden: bool = journal.get("hides_jobs")
         self.cancelled: bool = journal.get("cancelled", False)
         self.refusal: str | None = journal.get("refusal")
+        self.bad_nodes: dict[str, str] = journal.get("bad_nodes", {})  # left out, and why
         self.tokens = journal.tokens()
         self.watches: dict[str, Watch] = {}
         self.cancel_at: float | None = None  # when to cancel, as a monotonic time
@@ -147,9 +150,22 @@ class Run:
     def refuse(self, words: str) -> None:
         """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
         self.refusal = words
-        self.journal.put("refusal", words)
+        with self.journal.transaction():
+            self.journal.put("refusal", words)
+            self.journal.put("refusals", [*self.journal.get("refusals", []), words])
         self.give_up(words)
-        self.say(words)
+        self.say(f"{words}; once the cause is gone: fractal-slurm resume {self.id}")
+
+    def take_up_again(self) -> int:
+        """What did not run since the run was refused is to run after all. Returns the number of tasks."""
+        with self.journal.transaction():
+            tasks = self.journal.take_up_again([*self.journal.get("refusals", []), *filter(None, [self.refusal])])
+            self.journal.put("refusal", None)
+            self.journal.put("refusals", [])
+            if tasks:
+                self.journal.event("taken up again", self.id, f"{tasks} tasks")
+        self.refusal = None
+        return tasks
 
     def give_up(self, words: str) -> None:
         """Nothing more is submitted: what is planned, or waits for a plan, does not run."""
@@ -168,9 +184,21 @@ class Run:
         return token
 
     def job_config(self, job: Job) -> SlurmConfig:
-        if job.slots:
-            return replace(self.config, parallel_tasks_per_job=job.slots)
-        return self.config
+        """The config of a job that is submitted now."""
+        config = without_nodes(self.config, sorted(self.bad_nodes)) if self.bad_nodes else self.config
+        return replace(config, parallel_tasks_per_job=job.slots) if job.slots else config
+
+    def leave_out(self, host: str, why: str) -> None:
+        """The jobs that are submitted from here on do not run on this node."""
+        self.bad_nodes[host] = why
+        self.journal.put("bad_nodes", self.bad_nodes)
+        self.journal.event("node left out", host, why)
+
+    def forgive_nodes(self, why: str) -> None:
+        """No node is left out any more."""
+        self.bad_nodes.clear()
+        self.journal.put("bad_nodes", {})
+        self.journal.event("no node left out", "", why)
 
     def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
         self.journal.update_job(

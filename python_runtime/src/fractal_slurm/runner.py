@@ -117,7 +117,8 @@ class Runner:
                 break
             self.report()
             self.wait()
-        self.run.journal.put("state", "cancelled" if self.run.cancelled else "done")
+        ended = "cancelled" if self.run.cancelled else "refused" if self.run.refusal else "done"
+        self.run.journal.put("state", ended)
         self.run.journal.put("ended", time.time())
         self.report(force=True)
 

@@ -61,6 +61,9 @@ class Settings:
         65, "Seconds to wait for the results of a job that ended: NFS may hide new files for 60."
     )
     sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
+    refusal_wait_s: int = _setting(
+        86_400, "Seconds for which refusals that may pass are waited out: a drained partition, an sbatch that is away."
+    )
     command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
     silent_worker_s: int = _setting(
         600, "Where SLURM hides jobs (PrivateData): seconds of silence after which a job that began counts as lost."

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
 
 from .errors import FractalSlurmError, one_line
 from .journal import Job
-from .outcome import LOST, Action, judge
+from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
 from .slurm import LAUNCH_FAILED
 from .worker import EXITS
 
 _NEVER_BEGAN_S = 3.0
+# A job that has run for so long has come to its first task, whether its results can be read already or not.
+_LIVES_AFTER_S = 10.0
 
 
 class Settler:
@@ -74,6 +78,7 @@ class Settler:
         running = cut
         if not watch.workers_ended(job.nodes):
             running = cut | set(unfinished if job.nodes > 1 else unfinished[:slots])
+        node, agreed = self.blamed(job, watch)
         verdict = judge(
             state=job.slurm_state or LOST,
             reason=job.reason or "",
@@ -83,12 +88,17 @@ class Settler:
             progress=watch.done > len(cut),
             worker_end=next(iter(watch.ends.values()), None) or self.exit_words(job),
             cancelled_by_us=self.run.cancelled,
+            node=node,
         )
-        words = verdict.words
+        # Of a job that could never start the refusal itself is the reason: by that a resumed run finds its tasks.
+        refused = job.reason in self.run.journal.get("refusals", [])
+        words = str(job.reason) if refused else verdict.words
         if watch.closed and not watch.workers_ended(job.nodes):
             words += f"; results can't be read: {one_line(watch.closed)}"
         if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
-            words += self.job_output(job)
+            words += agreed + self.job_output(job)
+        if node:
+            self.run.leave_out(node, words)
         if not watch.shut_out and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
             self.shut_out(job, watch)
         alone: list[int] = []
@@ -122,9 +132,38 @@ class Settler:
                 self.run.journal.put("alone", [*self.run.journal.get("alone", []), *alone])
             self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
         if again:
-            self.run.say(f"{words}: {again} of its tasks go into a new job")
+            elsewhere = f", elsewhere than on {node}" if node else ""
+            self.run.say(f"{words}: {again} of its tasks go into a new job{elsewhere}")
         elif not self.run.cancelled:
             self.run.say(words)
+
+    def blamed(self, job: Job, watch: Watch) -> tuple[str, str]:
+        """The node to blame for a job that died before its first task; or words, where several nodes agree.
+
+        Raises:
+            Silence: slurmctld does not answer.
+        """
+        if watch.began or self.run.cancelled or job.slurm_state not in DIED:
+            return "", ""
+        host = watch.host or self.run.slurm.end_of(job.slurm_job_id or "")[1]
+        if not host:
+            return "", ""
+        hosts = sorted({*self.run.bad_nodes, *self.run.journal.get("nodes_agree", []), host})
+        if len(hosts) < NODES_THAT_AGREE or self.has_begun(job):
+            return host, ""
+        self.run.journal.put("nodes_agree", hosts)
+        self.run.forgive_nodes(f"jobs died on {len(hosts)} nodes, and began on none")
+        return "", f"; so did others, on {len(hosts)} nodes ({', '.join(hosts[:NODES_THAT_AGREE])})"
+
+    def has_begun(self, but: Job) -> bool:
+        """Whether another job of the run came to its first task, or has lived for longer than those that die early."""
+        now = time.monotonic()
+        others = [watch for token, watch in self.run.watches.items() if token != but.token]
+        return (
+            self.run.journal.has_records()
+            or any(watch.began for watch in others)
+            or any(watch.state == "RUNNING" and now - (watch.running_since or now) > _LIVES_AFTER_S for watch in others)
+        )
 
     def exit_words(self, job: Job) -> str | None:
         """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""
@@ -135,7 +174,7 @@ class Settler:
         if code == LAUNCH_FAILED:
             return f"SLURM could not start it in {self.run.folder} ({reason}): full, absent or closed on its node"
         number, _colon, number_of_signal = code.partition(":")
-        return EXITS.get(int(number)) if number.isdigit() and number_of_signal == "0" else None
+        return EXITS.get(int(number)) if re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0" else None
 
     def shut_out(self, job: Job, watch: Watch) -> bool:
         """Should a job start late, or its worker live on, it starts nothing more. Returns whether it never began.

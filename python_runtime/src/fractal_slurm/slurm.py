@@ -16,10 +16,11 @@ from enum import Enum
 from typing import NamedTuple
 
 from . import cluster
-from .cluster import Cluster, parse_config_lines
+from .cluster import Cluster, expand_hostlist, parse_config_lines
 from .errors import ClusterError, FractalSlurmError
 from .impersonate import Impersonator, TimedOut, TooMuch, clean_environment
 from .process import Expired, Overflow, run_command
+from .refusals import Refusal, is_sudos_final_word, kind_of, own_words, says_sudo, sudo_words
 from .walltime import parse_walltime
 
 # Job states from which a job does not come back (squeue(1), JOB STATE CODES).
@@ -40,41 +41,6 @@ FINAL_STATES = frozenset(
 # Faults of nodes and of SLURM, none of the tasks.
 NODE_FAULTS = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUE_HOLD", "REVOKED"})
 
-# Refusals that end by themselves when other jobs end, by the first error line of sbatch or its message
-# (the second line is the same for limits that no waiting cures, such as a job larger than an association may have).
-BACK_PRESSURE = (
-    "AssocMaxSubmitJobLimit",
-    "AssocGrpSubmitJobsLimit",
-    "AssocGrpSubmitJobLimit",
-    "MaxSubmitJobsPerAccount",
-    "QOSMaxSubmitJobPerUserLimit",
-    "QOSMaxSubmitJobPerAccountLimit",
-    "QOSGrpSubmitJobsLimit",
-    "Slurm temporarily unable to accept job",
-    "Job limit exceeded",
-    "MaxJobCount",
-)
-# Reasons of a pending job that no waiting cures.
-HOPELESS_REASONS = frozenset(
-    {
-        "AccountNotAllowed",
-        "AssocMaxCpuPerJobLimit",
-        "AssocMaxMemPerJob",
-        "AssocMaxNodePerJobLimit",
-        "AssocMaxWallDurationPerJobLimit",
-        "BadConstraints",
-        "DependencyNeverSatisfied",
-        "InvalidAccount",
-        "InvalidQOS",
-        "PartitionNodeLimit",
-        "PartitionTimeLimit",
-        "QOSMaxCpuPerJobLimit",
-        "QOSMaxMemoryPerJob",
-        "QOSMaxNodePerJobLimit",
-        "QOSMaxWallDurationPerJobLimit",
-        "QOSNotAllowed",
-    }
-)
 # Reasons of a pending job that SLURM holds since nodes could not start it (a prolog failed), or were lost, too often.
 HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "launch failed requeued held"})
 # Reasons of a pending job that are the course of things.
@@ -118,7 +84,8 @@ MAX_BYTES = 1 << 28
 _MAX_QUEUE_BYTES = 1 << 24
 # Of each job: id, state, nodes, time limit, elapsed time, partition, reason, name.
 _SQUEUE_FIELDS = ("%i", "%T", "%D", "%l", "%M", "%P", "%r", "%j")
-_SACCT_FIELDS = ("JobIDRaw", "State", "ExitCode", "NNodes", "JobName")
+_SACCT_FIELDS = ("JobIDRaw", "State", "ExitCode", "NNodes", "JobName", "NodeList")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _STATE = re.compile(r"[A-Z_]{1,40}")
 # No cluster has more nodes.
 _MOST_NODES = 1_000_000
@@ -129,18 +96,33 @@ class Submitted(Enum):
 
     ACCEPTED = "accepted"
     FULL = "full"  # a limit of the site: try again when there is room
-    REFUSED = "refused"  # waiting does not help
+    TOO_LARGE = "too large"  # the script: try with fewer tasks
+    REFUSED = "refused"  # known to be final: waiting does not help
+    NOT_NOW = "not now"  # it may pass: try again, with patience
     UNKNOWN = "unknown"  # no answer: the job may exist
 
 
 @dataclass(frozen=True)
 class Submission:
-    """The outcome of one sbatch: the job's id if it was accepted, and SLURM's words, digested and raw, if not."""
+    """The outcome of one sbatch.
+
+    Attributes:
+        outcome: What became of it.
+        job_id: The job's id, if it was accepted.
+        words: What was said against it, on one line.
+        raw: The same, as it was said.
+        by_sudo: Whether sudo said it.
+        forbidden: Whether it is not allowed, in place of wrong.
+        exists_not: Whether it is sure that there is no job.
+    """
 
     outcome: Submitted
     job_id: str = ""
     words: str = ""
     raw: str = ""
+    by_sudo: bool = False
+    forbidden: bool = False
+    exists_not: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +138,7 @@ class JobState:
         time_limit: Its time limit as SLURM writes it.
         partition: Its partition.
         elapsed_s: For how many seconds it has run; 0 where SLURM does not say.
+        host: The node of its script, where that was asked for.
     """
 
     job_id: str
@@ -166,6 +149,7 @@ class JobState:
     time_limit: str = ""
     partition: str = ""
     elapsed_s: int = 0
+    host: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -192,6 +176,14 @@ def _elapsed_s(text: str) -> int:
         return 0
 
 
+def _first_host(text: str) -> str:
+    """The first node of a list as sacct prints it; empty where there is none."""
+    try:
+        return expand_hostlist(text)[0]
+    except FractalSlurmError:
+        return ""
+
+
 def first_error(stderr: str) -> str:
     """SLURM's own words, without the name of the command before them."""
     lines = [
@@ -199,11 +191,6 @@ def first_error(stderr: str) -> str:
         for line in stderr.splitlines()
     ]
     return "; ".join(list(dict.fromkeys(line for line in lines if line))[:2]) or "no reason given"
-
-
-def is_back_pressure(stderr: str) -> bool:
-    """Whether sbatch's words mean that there is no room now."""
-    return any(sign in stderr for sign in BACK_PRESSURE)
 
 
 def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
@@ -223,14 +210,28 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
         ]
         if len(found) == 1:
             return Submission(Submitted.ACCEPTED, found[0])
-        return Submission(Submitted.UNKNOWN, words=f"sbatch printed no job id, but {stdout.strip()[:200]!r}")
-    words = first_error(stderr)
+        said = "\n".join(part for part in (stdout.strip(), stderr.strip()) if part)
+        return Submission(
+            Submitted.UNKNOWN, words=f"sbatch printed no job id, but {said[:200]!r}", raw=said or "nothing"
+        )
+    said = stderr if stderr.strip() else stdout  # a script of the site may print its reason where it likes
+    words = own_words(said)
     # Silence first: sbatch may have waited for room, tried again, and then got no answer.
     if returncode < 0 or any(sign in stderr for sign in _SILENCE):
         return Submission(Submitted.UNKNOWN, words=words)
-    if is_back_pressure(stderr):
-        return Submission(Submitted.FULL, words=words)
-    return Submission(Submitted.REFUSED, words=words, raw=stderr)
+    if says_sudo(stderr):
+        outcome = Submitted.REFUSED if is_sudos_final_word(stderr) else Submitted.NOT_NOW
+        words = sudo_words(stderr.splitlines())
+        return Submission(outcome, words=words, raw=said, by_sudo=True, forbidden=True, exists_not=True)
+    kind = kind_of(said)
+    outcome = {
+        Refusal.FULL: Submitted.FULL,
+        Refusal.TOO_LARGE: Submitted.TOO_LARGE,
+        Refusal.NOT_NOW: Submitted.NOT_NOW,
+    }.get(kind, Submitted.REFUSED)
+    # What a script of the site says in sbatch's place leaves open whether it had submitted the job before.
+    sure = kind is not Refusal.NOT_NOW or "Batch job submission failed" in said
+    return Submission(outcome, words=words, raw=said, forbidden=kind is Refusal.FORBIDDEN, exists_not=sure)
 
 
 def read_squeue(text: str, mark: str) -> Iterator[JobState]:
@@ -254,11 +255,12 @@ def read_sacct(text: str, mark: str) -> Iterator[JobState]:
     """The jobs in what sacct printed, a line each, of fields with the mark between them."""
     for line in text.split("\n"):
         fields = line.split(mark)
-        if len(fields) == len(_SACCT_FIELDS):
-            job_id, state, exit_code, nodes, name = fields
+        if len(fields) in (len(_SACCT_FIELDS) - 1, len(_SACCT_FIELDS)):
+            job_id, state, exit_code, nodes, name, hosts = [*fields, ""][: len(_SACCT_FIELDS)]
             word, _blank, rest = state.partition(" ")  # "CANCELLED by 1000"
             if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(word):
-                yield JobState(job_id, word, rest or f"exit {exit_code}", _nodes(nodes), name)
+                host = _first_host(hosts)
+                yield JobState(job_id, word, rest or f"exit {exit_code}", _nodes(nodes), name, host=host)
 
 
 def read_exit_code(text: str, job_id: str) -> str:
@@ -273,6 +275,12 @@ def read_exit_code(text: str, job_id: str) -> str:
     status = int(words[1])
     number_of_signal = status & 0x7F
     return f"0:{number_of_signal}" if number_of_signal else f"{status >> 8 & 0xFF}:0"
+
+
+def read_host(text: str, job_id: str) -> str:
+    """The node of a job's script, out of squeue's id, exit_code and BatchHost; empty where there is none."""
+    words = text.split()
+    return words[2] if len(words) == 3 and words[0] == job_id and _HOST.fullmatch(words[2]) else ""
 
 
 def _nodes(text: str) -> int:
@@ -372,8 +380,9 @@ class Slurm:
             result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
         except TimedOut as expired:
             # Ended while it waited for room, in all likelihood; yet its last try may have been answered.
-            words = first_error(expired.stderr) if is_back_pressure(expired.stderr) else str(expired)
-            return Submission(Submitted.UNKNOWN, words=words)
+            if kind_of(expired.stderr) is Refusal.FULL:
+                return Submission(Submitted.UNKNOWN, words=own_words(expired.stderr), raw=expired.stderr)
+            return Submission(Submitted.UNKNOWN, words=str(expired))
         except TooMuch as much:
             return Submission(Submitted.UNKNOWN, words=str(much))
         return judge_submission(
@@ -453,19 +462,26 @@ class Slurm:
         shown = result.returncode == 0 or "Invalid user id" in result.stderr
         return True if shown or "permission denied" in result.stderr else None
 
-    def exit_code(self, job_id: str) -> str:
-        """A job's exit code and signal as SLURM writes them, e.g. ``73:0``; empty where slurmctld forgot the job.
+    def end_of(self, job_id: str) -> tuple[str, str]:
+        """How a job ended, and where: its exit code and signal as SLURM writes them (``73:0``), the node of its script.
+
+        Both are empty where slurmctld forgot the job.
 
         Raises:
             Silence: slurmctld does not answer.
         """
         # Not scontrol, which prints the job's name, as its user wrote it, on the same line.
         result = self._ask(
-            "squeue", "--noheader", "--states=all", f"--jobs={job_id}", SQUEUE_FORMAT2="JobID:20,exit_code:20"
+            "squeue",
+            "--noheader",
+            "--states=all",
+            f"--jobs={job_id}",
+            SQUEUE_FORMAT2="JobID:20,exit_code:20,BatchHost:256",
         )
         if result.returncode != 0 and "Invalid job id" not in result.stderr:
             raise Silence(f"squeue: {first_error(result.stderr)}")
-        return read_exit_code(result.stdout, job_id)
+        code = " ".join(result.stdout.split()[:2])
+        return read_exit_code(code, job_id), read_host(result.stdout, job_id)
 
     def cancel(self, user: str, job_ids: Sequence[str]) -> None:
         """Cancel jobs of ``user``'s, in one call. Ids that SLURM does not know do no harm.

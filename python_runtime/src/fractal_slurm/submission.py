@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Sequence
 
@@ -13,12 +14,15 @@ from .impersonate import Stalled
 from .journal import Job
 from .outcome import LOST
 from .plan import replan
+from .refusals import Refusal, kind_of
 from .results import Kind, classify, slices
 from .run import Run
 from .script import ScriptTooLarge, claim_path, render, safe_job_name
-from .slurm import JobState, Silence, Submitted, is_back_pressure
+from .slurm import JobState, Silence, Submission, Submitted
 
 _FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
+# A site's words may hold the time or a number that changes: of one spell of refusals no more are told.
+_MOST_TOLD = 6
 
 
 class Submitter:
@@ -33,6 +37,8 @@ class Submitter:
         self.run = run
         self.collector = collector
         self.full_s = 0.0
+        self.refused_since: float | None = None  # since when nothing was accepted, for reasons that may pass
+        self.told: set[str] = set()  # the refusals that were said in this spell
         self.claimed_since: dict[str, float] = {}
 
     def plan_again(self) -> None:
@@ -73,17 +79,13 @@ class Submitter:
 
         Raises:
             Silence: SLURM did not answer; the job may exist.
-            ImpersonationError: sudo refused.
+            ImpersonationError: sudo refused the first submission of the run, for good.
         """
         lines = self.run.journal.task_lines(job.token)
         try:
             script = render(self.run.job_config(job), self.run.job_settings, token=job.token, tasks=lines)
         except ScriptTooLarge as error:
-            if len(lines) < 2:
-                self.run.journal.update_job(job.token, "refused", state="refused", reason=str(error))
-                self.run.journal.finish_tasks([lines[0][0]], "failed", str(error))
-                return True
-            self.split(job, [index for index, _attempt, _args in lines])
+            self.too_large(job, [index for index, _attempt, _args in lines], str(error))
             return True
         self.run.journal.update_job(job.token, "submitting", state="submitting", submitted_at=time.time())
         submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)
@@ -91,30 +93,98 @@ class Submitter:
             self.run.journal.update_job(job.token, "submitted", state="submitted", slurm_job_id=submission.job_id)
             self.run.last_submission = time.monotonic()
             self.full_s = 0.0
+            self.told.clear()
+            if self.refused_since is not None:
+                self.refused_since = None
+                self.run.say("SLURM takes jobs again")
             return True
-        if submission.outcome is Submitted.FULL:
-            self.run.journal.update_job(job.token, "no room", state="planned", reason=submission.words)
-            self.no_room(submission.words)
-            return False
+        if submission.raw and self.is_news(f"raw: {submission.raw}"):
+            self.run.journal.event("said by sbatch", job.token, submission.raw)
         if submission.outcome is Submitted.UNKNOWN:
             self.run.journal.event("no answer", job.token, submission.words)
-            if not is_back_pressure(submission.words):
+            if not submission.raw:
                 raise Silence(submission.words)
-            self.no_room(submission.words)
+            if kind_of(submission.raw) is Refusal.FULL:
+                self.no_room(submission.words)
+            else:
+                self.not_now(submission.words)
             return False
-        self.run.journal.update_job(job.token, "refused", state="planned", reason=submission.words)
-        if "sbatch:" not in submission.raw:
-            sudo = self.run.sudo
-            command = f"{sudo.slurm_bin_dir}/sbatch"
-            raise ImpersonationError(sudo.refusal(self.run.user, command, submission.raw.splitlines()))
-        self.run.refuse(f"SLURM refused the job: {submission.words}")
+        if submission.exists_not or submission.outcome is not Submitted.NOT_NOW:
+            self.run.journal.update_job(job.token, submission.outcome.value, state="planned", reason=submission.words)
+        if submission.outcome is Submitted.FULL:
+            self.no_room(submission.words)
+        elif submission.outcome is Submitted.TOO_LARGE:
+            self.too_large(job, [index for index, _attempt, _args in lines], f"SLURM refused it: {submission.words}")
+            return True
+        elif submission.outcome is Submitted.REFUSED and not submission.by_sudo and self.run.bad_nodes:
+            # It may be for want of the nodes that were left out: one of them is better than none.
+            self.run.forgive_nodes(submission.words)
+            return True
+        else:
+            self.refused(submission)
         return False
+
+    def refused(self, submission: Submission) -> None:
+        """A refusal that is known to be final ends the run; another is waited out.
+
+        What was accepted before is not wrong in itself: SLURM, sudo or the site have changed, and may change back.
+
+        Raises:
+            ImpersonationError: sudo refused the first submission of the run, for good.
+        """
+        accepted = any(job.slurm_job_id for job in self.run.journal.jobs())
+        words = f"SLURM refused the job: {submission.words}"
+        if submission.by_sudo:
+            sudo = self.run.sudo
+            words = sudo.refusal(self.run.user, f"{sudo.slurm_bin_dir}/sbatch", submission.raw.splitlines())
+            if submission.outcome is Submitted.REFUSED and not accepted:
+                raise ImpersonationError(words)
+        elif submission.outcome is Submitted.REFUSED and (submission.forbidden or not accepted):
+            self.run.refuse(words)
+            return
+        self.not_now(words)
 
     def no_room(self, words: str) -> None:
         """A limit of the site: wait, longer each time, or until one of our jobs ends."""
         self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
+        self.pause()
+
+    def not_now(self, words: str) -> None:
+        """A refusal that may pass: wait, longer each time, up to the limit of the settings."""
+        now, most = time.monotonic(), self.run.settings.refusal_wait_s
+        if self.refused_since is None:
+            self.refused_since = now
+        if now - self.refused_since >= most:
+            self.run.refuse(words)
+            return
+        if self.is_news(words):
+            span = f"{most / 3600:g} h" if most >= 3600 else f"{most} s"
+            self.run.say(
+                f"{words}: this may pass, so it is tried again, for up to {span} (refusal_wait_s in our settings)"
+            )
+        self.pause()
+        # Not past the limit: the last try is at its end.
+        self.run.full_until = min(self.run.full_until, self.refused_since + most)
+
+    def is_news(self, words: str) -> bool:
+        """Whether something was not said yet in this spell of refusals, but for its numbers; it is noted."""
+        shape = re.sub(r"[0-9]+", "0", words)
+        if shape in self.told or len(self.told) >= _MOST_TOLD:
+            return False
+        self.told.add(shape)
+        return True
+
+    def pause(self) -> None:
         self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
         self.run.full_until = time.monotonic() + self.full_s
+
+    def too_large(self, job: Job, indices: Sequence[int], words: str) -> None:
+        """Fewer tasks a job, where its script is too large for the cluster; a task that is too large alone fails."""
+        if len(indices) > 1:
+            self.split(job, indices)
+            return
+        self.run.journal.update_job(job.token, "refused", state="refused", reason=words)
+        self.run.journal.finish_tasks(indices, "failed", words)
 
     def split(self, job: Job, indices: Sequence[int]) -> None:
         """Two jobs of half the tasks each, in place of one whose script is too large."""

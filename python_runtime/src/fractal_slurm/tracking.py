@@ -11,10 +11,11 @@ from .collecting import Collector
 from .errors import ClusterError, FractalSlurmError
 from .journal import Job
 from .outcome import LOST
+from .refusals import is_hopeless
 from .run import Run, Watch
 from .script import claim_path, job_limit_s
 from .settling import Settler
-from .slurm import HELD_REASONS, HOPELESS_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
+from .slurm import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
 from .walltime import format_walltime, parse_walltime
 from .worker import BEAT_S
 
@@ -140,7 +141,8 @@ class Tracker:
                 gone.append(job)
                 continue
             watch.missing_since, watch.seen = None, True
-            if found.reason not in HOPELESS_REASONS | HELD_REASONS:
+            stuck = found.reason in HELD_REASONS or is_hopeless(found.reason)
+            if not stuck:
                 watch.hopeless_since = None
             if found.state == "RUNNING" and watch.running_since is None:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
@@ -157,8 +159,8 @@ class Tracker:
             if found.is_final:
                 if watch.running_since is not None:
                     self.durations.append(now - watch.running_since)
-                self.run.job_ended(job, found.state, self.reason(found), nodes=found.nodes)
-            elif found.state == "PENDING" and found.reason in HOPELESS_REASONS | HELD_REASONS:
+                self.run.job_ended(job, found.state, self.reason(found, watch), nodes=found.nodes)
+            elif found.state == "PENDING" and stuck:
                 self.hopeless(job, watch, found, now)
             elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
                 hint = PENDING_HINTS.get(found.reason, "")
@@ -166,15 +168,16 @@ class Tracker:
         if gone:
             self.lost_sight(gone, now)
 
-    def reason(self, found: JobState) -> str:
-        """Why a job ended, with the exit code of one that failed: asked for at once, since slurmctld forgets it.
+    def reason(self, found: JobState, watch: Watch) -> str:
+        """Why a job ended; of one that failed also where, and with which code: slurmctld forgets it.
 
         Raises:
             Silence: slurmctld does not answer.
         """
+        watch.host = found.host
         if found.state != "FAILED" or "exit " in found.reason:
             return found.reason
-        code = self.run.slurm.exit_code(found.job_id)
+        code, watch.host = self.run.slurm.end_of(found.job_id)
         return f"{found.reason}, exit {code}" if code else found.reason
 
     def is_ours(self, job: Job, found: JobState) -> bool:
@@ -311,6 +314,11 @@ class Tracker:
         if found.reason in HELD_REASONS:
             self.run.job_ended(job, "REQUEUE_HOLD", found.reason, nodes=job.nodes)
             return
+        if self.run.bad_nodes:
+            words = f"without {', '.join(self.run.bad_nodes)} SLURM can't start it: {found.reason}"
+            self.run.forgive_nodes(words)
+            self.run.job_ended(job, "REQUEUE_HOLD", words, nodes=job.nodes)
+            return
         words = f"SLURM will never start job {found.job_id}: {found.reason}"
-        self.run.job_ended(job, "CANCELLED", words, nodes=job.nodes)
         self.run.refuse(words)
+        self.run.job_ended(job, "CANCELLED", words, nodes=job.nodes)

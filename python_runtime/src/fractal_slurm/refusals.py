@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Refusals of SLURM, of sudo and of a site's own scripts: of which kind one is, and what to do about it. Pure.
+
+What is known to be final is a closed list: a spec that is wrong, and what is not allowed. All else may pass, whoever
+says it and in whatever words: a partition that is drained, an sbatch that is away during an upgrade, a site's script.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+
+# The most characters of somebody's words in a message; the events keep all of them.
+_MOST_SHOWN = 800
+
+
+class Refusal(Enum):
+    """What follows from a refused submission."""
+
+    WRONG = "wrong"  # what is asked for is wrong: waiting does not help
+    FORBIDDEN = "forbidden"  # it is not allowed: waiting does not help
+    TOO_LARGE = "too large"  # the script: fewer tasks may fit
+    FULL = "full"  # a limit on jobs of the site: there is room again when others end
+    NOT_NOW = "not now"  # it may pass, or nobody knows
+
+
+# What sbatch says of a request that is wrong in itself; in SLURM's own words (slurm_strerror, and sbatch's options).
+_WRONG = re.compile(
+    r"""
+      unrecognized\ option | invalid\ option | option\ requires\ an\ argument | requires\ an\ argument
+    | doesn't\ allow\ an\ argument | is\ ambiguous
+    | [Ii]nvalid\ --\S+\ specification | Invalid\ --\S+\ value | Invalid\ numeric\ value
+    | not\ a\ valid\ (?:count|number|time|value|option)
+    | This\ does\ not\ look\ like\ a\ batch\ script | DOS\ line\ breaks | [Bb]atch\ script\ is\ empty
+    | [Ii]nvalid\ partition\ (?:name\ )?specified | No\ partition\ specified
+    | Requested\ nodes\ not\ in\ this\ partition | Invalid\ node\ name\ specified
+    | More\ processors\ requested\ than\ permitted | Requested\ more\ tasks\ than\ available\ processors
+    | (?:Node|Task|CPU)\ count\ specification\ invalid | Task\ distribution\ specification\ invalid
+    | Job\ size\ specification\ needs\ to\ be\ provided
+    | Requested\ node\ configuration\ is\ not\ available | Memory\ required\ by\ task\ is\ not\ available
+    | Invalid\ (?:preferred\ )?feature\ specification | --batch\ option\ is\ invalid
+    | Invalid\ (?:generic\ resource|GRES)\ | Duplicate\ generic\ resource | Requested\ GRES\ option\ unsupported
+    | Invalid\ Trackable\ RESource
+    | Invalid\ account\ or\ account/partition\ combination\ specified
+    | Invalid\ (?:qos|wckey|mcs_label|job\ array|time-min)\ spec | Invalid\ mcs_label\ specified
+    | Multiple\ partition\ job\ request\ not\ supported
+    | Requested\ time\ limit\ is\ invalid | Invalid\ time\ specified
+    | Time\ limit\ specification\ required,\ but\ not\ provided
+    | Circular\ job\ dependency | Job\ dependency\ problem
+    """,
+    re.VERBOSE,
+)
+_FORBIDDEN = re.compile(r"User's group not permitted to use this partition|Access/permission denied")
+_TOO_LARGE = re.compile(r"Pathname of a file, directory or other parameter too long|[Ss]cript .{0,40}too (?:large|big)")
+# Limits on the number of jobs: any limit whose name has Submit in it, of a QOS, an association, an account or a user.
+_FULL = re.compile(
+    r"\b(?:QOS|Assoc)?(?:Max|Grp)Submit\w*|Slurm temporarily unable to accept job|Job limit exceeded|MaxJobCount"
+)
+
+# SLURM builds the names of its limits: whose (QOS or Assoc), which (Max, Min or Grp), of what, and per what. A job is
+# over (or under) these by itself; the others (Grp, per user, per account) are over when other jobs end.
+_HOPELESS_BY_RULE = re.compile(r"(?:QOS|Assoc)?Max\w+Per(?:Job|Node)(?:Limit)?|QOSMin\w+|AssocMin\w+")
+_HOPELESS = frozenset(
+    {
+        "AccountNotAllowed",
+        "AssociationTimeLimit",
+        "BadConstraints",
+        "DeadLine",
+        "DependencyNeverSatisfied",
+        "InvalidAccount",
+        "InvalidQOS",
+        "MaxMemPerLimit",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSNotAllowed",
+        "QOSTimeLimit",
+    }
+)
+# How they begin what they say.
+_SBATCH_SAYS = re.compile(r"(?:\S*/)?sbatch: (?:(?:error|fatal|info): )?")
+_SUDO_SAYS = re.compile(r"sudo(?:-rs)?: |Sorry, user ")
+# What sudo says to a caller whom it does not let: words, whether they are known to be final, and what helps.
+_SUDO_CAUSES: tuple[tuple[str, bool, str], ...] = (
+    (
+        r"must have a tty|no tty present",
+        True,
+        "sudo wants a terminal (requiretty): add `Defaults:{service} !requiretty` to the sudoers files of this host",
+    ),
+    (
+        r"no new privileges",
+        True,
+        "this process may not gain rights: take NoNewPrivileges (and what implies it) out of its systemd unit, or "
+        "run it outside of that container",
+    ),
+    (
+        r"effective uid is not 0|must be owned by uid 0|setuid",
+        True,
+        "sudo has no root rights here: it must belong to root with mode 4755, on a file system without nosuid",
+    ),
+    (
+        r"expired|account validation failure|is your account locked|account .{0,20}locked",
+        True,
+        "PAM refuses the account {service}: look at it with `chage -l {service}` and `passwd -S {service}`",
+    ),
+    (
+        r"too many logins|session initialization|pam_open_session|setresuid|setrlimit|unable to fork|"
+        r"[Rr]esource temporarily unavailable|Cannot open session",
+        False,
+        "PAM can't open a session for {user}: look at /etc/security/limits.conf (maxlogins, nproc) and at sudo's log",
+    ),
+    (
+        r"command not found|unable to execute|No such file or directory",
+        False,
+        "{command} is not there, or can't be started: install it, or mount its folder",
+    ),
+    (
+        r"(?:syntax|parse) error|unable to (?:open|stat|read) |no valid sudoers|error initializing|"
+        r"owned by uid|is world writable|unable to initialize",
+        False,
+        "sudo can't read its own rules: run `visudo -c` as root",
+    ),
+)
+_NOT_ALLOWED = re.compile(
+    r"password is required|authentication is required|is not allowed to (?:execute|run)|is not in the sudoers"
+    r"|may not run sudo|[Ii]'m sorry|unknown user|unknown group|a terminal is required"
+)
+
+
+def kind_of(stderr: str) -> Refusal:
+    """Of which kind sbatch's refusal is.
+
+    Args:
+        stderr: All that sbatch, or a script of the site in its place, had to say.
+    """
+    if _FULL.search(stderr):
+        return Refusal.FULL
+    if _TOO_LARGE.search(stderr):
+        return Refusal.TOO_LARGE
+    if _FORBIDDEN.search(stderr):
+        return Refusal.FORBIDDEN
+    if _WRONG.search(stderr) or any(is_hopeless(word) for word in re.findall(r"[A-Z]\w+", stderr)):
+        return Refusal.WRONG
+    return Refusal.NOT_NOW
+
+
+def is_hopeless(reason: str) -> bool:
+    """Whether a job that waits for this reason (squeue(1), %r) waits for ever, whatever other jobs do."""
+    return reason in _HOPELESS or _HOPELESS_BY_RULE.fullmatch(reason) is not None
+
+
+def says_sudo(stderr: str) -> bool:
+    """Whether it was sudo that refused, and not the command that it was to run."""
+    lines = [line.strip() for line in stderr.splitlines() if "unable to resolve host" not in line]
+    return any(map(_SUDO_SAYS.match, lines)) and not any(map(_SBATCH_SAYS.match, lines))
+
+
+def is_sudos_final_word(stderr: str) -> bool:
+    """Whether sudo's refusal is one that no waiting cures."""
+    said = "\n".join(line for line in stderr.splitlines() if "unable to resolve host" not in line)
+    for words, final, _advice in _SUDO_CAUSES:
+        if re.search(words, said):
+            return final
+    return _NOT_ALLOWED.search(said) is not None
+
+
+def sudo_advice(stderr: str, *, service: str, user: str, command: str) -> str:
+    """What helps against sudo's refusal, where its words tell the cause; else an empty string.
+
+    Args:
+        stderr: All that sudo had to say.
+        service: The account that called sudo.
+        user: Whom the command was to be run as.
+        command: The command's path.
+    """
+    for words, _final, advice in _SUDO_CAUSES:
+        if re.search(words, stderr):
+            return advice.format(service=service, user=user, command=command)
+    return ""
+
+
+def own_words(stderr: str) -> str:
+    """All that sbatch had to say, on one line: without its name before each line, each line once, bounded.
+
+    A script of the site may need several lines for its reason, and SLURM's own last line says nothing then.
+    """
+    lines = list(dict.fromkeys(line for line in map(_plain, stderr.splitlines()) if line))
+    telling = [line for line in lines if not line.endswith(("Unspecified error", "sleeping and retrying"))]
+    return _bounded("; ".join(telling or lines)) or "no reason given"
+
+
+def sudo_words(lines: Iterable[str]) -> str:
+    """What sudo had to say, on one line; its first line tells, and what follows it is its own trouble.
+
+    Where there is none, or where it but says that PAM let nobody in, PAM's own words tell the cause.
+    """
+    said = [line.strip() for line in lines if line.strip() and "unable to resolve host" not in line]
+    own = [line.removeprefix("sudo: ") for line in said if line.startswith("sudo: ")][:1]
+    others = [line for line in said if not line.startswith("sudo: ")]
+    if not own:
+        return _bounded("".join(others[-1:]))
+    if "pam_" in own[0] or "session initialization" in own[0]:
+        own = [*others, *own]
+    return _bounded("; ".join(dict.fromkeys(own)))
+
+
+def _plain(line: str) -> str:
+    return _SBATCH_SAYS.sub("", line.strip(), count=1) if _SBATCH_SAYS.match(line.strip()) else line.strip()
+
+
+def _bounded(text: str) -> str:
+    """A text cut in its midst where it is long: the reason may stand at either end."""
+    if len(text) <= _MOST_SHOWN:
+        return text
+    half = _MOST_SHOWN // 2
+    return f"{text[:half]} ... {text[-half:]}"

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Refusals: what may pass is waited out, what is final ends the run, and a run that was refused can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import (
+    ANNA,
+    BASE,
+    GROUP,
+    ONE_JOB,
+    SETTINGS,
+    Call,
+    counted,
+    finish,
+    grant,
+    kill,
+    live_jobs,
+    restart,
+    slurm,
+    starts,
+    wait_for,
+)
+
+SBATCH = BASE / "bin/sbatch"
+ONE_AT_A_TIME = {"FRACTAL_SLURM_MAX_JOBS_IN_FLIGHT": "1"}
+
+
+@contextlib.contextmanager
+def sbatch_does(lines: str, *, first: bool = True) -> Iterator[None]:
+    """The site's sbatch is a script that does something else first, or in place of SLURM's."""
+    original = SBATCH.read_text()
+    head, rest = original.split("\n", 1)
+    beside = SBATCH.with_name("sbatch.new")
+    beside.write_text(f"{head}\n{lines}\n{rest if first else ''}")
+    beside.chmod(0o755)
+    beside.rename(SBATCH)
+    try:
+        yield
+    finally:
+        beside.write_text(original)
+        beside.chmod(0o755)
+        beside.rename(SBATCH)
+
+
+@contextlib.contextmanager
+def partition(**values: str) -> Iterator[None]:
+    """The partition is otherwise for a while."""
+    slurm("scontrol", "update", "partitionname=main", *(f"{name}={value}" for name, value in values.items()))
+    try:
+        yield
+    finally:
+        slurm("scontrol", "update", "partitionname=main", "state=up", "maxtime=60")
+
+
+class TestWhatMayPass:
+    def test_an_sbatch_that_is_away_for_a_while(self, call: Call) -> None:
+        """As in an upgrade: sudo itself says that the command is not found."""
+        script, marks = counted(call, 0.2)
+        call.env |= ONE_AT_A_TIME
+        process = call.begin(call.spec(script, 32))
+        wait_for(lambda: starts(marks))
+        away = SBATCH.with_name("sbatch.away")
+        SBATCH.rename(away)
+        time.sleep(6)
+        away.rename(SBATCH)
+        outcome = finish(process)
+        assert outcome["succeeded"] == 32
+        assert starts(marks) == Counter(range(32))
+        assert outcome.stderr.count("command not found") == 1
+        assert "sudoers" not in outcome.stderr
+        assert "SLURM takes jobs again" in outcome.stderr
+
+    def test_an_sbatch_that_is_away_at_the_first_submission(self, call: Call) -> None:
+        away = SBATCH.with_name("sbatch.away")
+        SBATCH.rename(away)
+        try:
+            process = call.begin(call.spec("true", 4))
+            wait_for(lambda: call.runs() and "not now" in call.events())
+        finally:
+            away.rename(SBATCH)
+        assert finish(process)["succeeded"] == 4
+
+    @pytest.mark.parametrize("state", ["drain", "inactive"])
+    def test_a_partition_that_is_closed_between_two_submissions(self, call: Call, state: str) -> None:
+        script, marks = counted(call, 0.2)
+        call.env |= ONE_AT_A_TIME
+        process = call.begin(call.spec(script, 32))
+        wait_for(lambda: starts(marks))
+        with partition(state=state):
+            wait_for(lambda: "not now" in call.events())
+        outcome = finish(process)
+        assert outcome["succeeded"] == 32
+        assert starts(marks) == Counter(range(32))
+        assert outcome.stderr.count("Required partition not available (inactive or drain): this may pass") == 1
+
+    def test_a_script_of_the_site_that_refuses_in_its_own_words(self, call: Call) -> None:
+        closed = call.folder / "closed"
+        closed.touch()
+        words = "echo 'The cluster rests until noon:' >&2; echo 'see the page of the day' >&2"
+        with sbatch_does(f"[ ! -e {closed} ] || {{ {words}; exit 1; }}"):
+            process = call.begin(call.spec("true", 8))
+            wait_for(lambda: call.runs() and "said by sbatch" in call.events())
+            time.sleep(3)
+            closed.unlink()
+            outcome = finish(process)
+        assert outcome["succeeded"] == 8
+        assert outcome.stderr.count("The cluster rests until noon:; see the page of the day: this may pass") == 1
+        assert "FRACTAL_IMPERSONATE_USERS" not in outcome.stderr
+
+    def test_a_script_of_the_site_that_fails_after_it_submitted_runs_nothing_twice(self, call: Call) -> None:
+        script, marks = counted(call, 0.2)
+        call.config(batching=ONE_JOB)
+        original = SBATCH.read_text()
+        command = original.strip().splitlines()[-1].removeprefix("exec ")
+        once = call.folder / "once"
+        once.touch()
+        fails = f"if [ -e {once} ]; then {command} >/dev/null; echo 'the log is full' >&2; rm -f {once} 2>/dev/null"
+        call.folder.chmod(0o777)
+        with sbatch_does(f"{fails}; exit 1; fi"):
+            outcome = call.run(call.spec(script, 8))
+        assert outcome.code == 0, outcome.stderr
+        assert starts(marks) == Counter(range(8))
+
+    def test_rights_that_are_away_for_a_while(self, call: Call) -> None:
+        script, marks = counted(call, 0.2)
+        call.env |= ONE_AT_A_TIME
+        process = call.begin(call.spec(script, 32))
+        wait_for(lambda: starts(marks))
+        grant(f"%{GROUP}")
+        time.sleep(6)
+        grant(f"{ANNA}, %{GROUP}")
+        assert finish(process)["succeeded"] == 32
+        assert starts(marks) == Counter(range(32))
+
+
+class TestTheLimit:
+    def test_what_does_not_pass_ends_the_run_and_resume_goes_on_once_it_has(self, call: Call) -> None:
+        script, marks = counted(call, 0.2)
+        call.env |= {**ONE_AT_A_TIME, "FRACTAL_SLURM_REFUSAL_WAIT_S": "4"}
+        process = call.begin(call.spec(script, 32))
+        wait_for(lambda: starts(marks))
+        with partition(state="drain"):
+            outcome = finish(process, code=3)
+        assert outcome["not_run"] > 0
+        assert outcome["succeeded"] + outcome["not_run"] == 32
+        assert f"fractal-slurm resume {outcome['run_id']}" in outcome.stderr
+        assert call.report()["state"] == "refused"
+        again = call("resume", call.run_id(), "--json")
+        assert again.code == 0, again.stderr
+        assert again["succeeded"] == 32
+        assert starts(marks) == Counter(range(32))
+
+    def test_a_script_that_prints_no_id_and_submits_nothing_is_not_tried_for_ever(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_REFUSAL_WAIT_S"] = "4"
+        with sbatch_does("echo 'no jobs today'; exit 0", first=False):
+            outcome = call.run(call.spec("true", 2))
+        assert outcome.code == 3
+        assert outcome["not_run"] == 2
+        assert "no jobs today" in outcome.stderr
+
+    def test_a_wrong_spec_ends_at_once_and_can_be_resumed(self, call: Call) -> None:
+        call.config(constraint="nope")
+        outcome = call.run(call.spec("true", 2))
+        assert outcome.code == 3
+        assert "SLURM refused the job: " in outcome.stderr
+        assert "this may pass" not in outcome.stderr
+        slurm("scontrol", "update", "nodename=n[1-4]", "availablefeatures=nope", "activefeatures=nope")
+        try:
+            again = call("resume", call.run_id(), "--json")
+        finally:
+            slurm("scontrol", "update", "nodename=n[1-4]", "availablefeatures=", "activefeatures=")
+        assert again.code == 0, again.stderr
+        assert again["succeeded"] == 2
+
+    def test_a_run_whose_job_could_never_start_can_be_resumed(self, call: Call) -> None:
+        script, marks = counted(call, 0)
+        call.config(batching=ONE_JOB, time="00:05:00")
+        slurm("scontrol", "update", "nodename=ALL", "state=drain", "reason=test")
+        process = call.begin(call.spec(script, 4))
+        wait_for(live_jobs)
+        with partition(maxtime="1"):
+            outcome = finish(process, code=3)
+        assert "PartitionTimeLimit" in outcome["failures"][0]["reason"]
+        slurm("scontrol", "update", "nodename=ALL", "state=resume")
+        again = call("resume", call.run_id(), "--json")
+        assert again.code == 0, again.stderr
+        assert starts(marks) == Counter(range(4))
+
+    def test_a_run_that_was_not_allowed_can_be_resumed(self, call: Call) -> None:
+        with partition(state="up", allowgroups="root"):
+            outcome = call.run(call.spec("true", 4))
+        slurm("scontrol", "update", "partitionname=main", "allowgroups=ALL")
+        assert outcome.code == 3
+        assert "User's group not permitted to use this partition" in outcome.stderr
+        again = call("resume", call.run_id(), "--json")
+        assert again.code == 0, again.stderr
+        assert again["succeeded"] == 4
+
+
+def test_a_cluster_that_takes_smaller_scripts_than_it_did_gets_smaller_ones(call: Call) -> None:
+    call.config(batching=ONE_JOB)
+    path = call.spec("true", 40)
+    noise = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(160))
+    spec = json.loads(Path(path).read_text())
+    spec["parameters"] = [{"noise": noise[256 * number : 256 * (number + 1)]} for number in range(40)]
+    Path(path).write_text(json.dumps(spec))
+    with partition(state="drain"):
+        process = call.begin(path)
+        wait_for(lambda: call.runs() and "not now" in call.events())
+        kill(process)
+    scheduler = "sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0,max_script_size=6000"
+    restart(slurm_conf={**SETTINGS["slurm_conf"], "SchedulerParameters": scheduler})
+    try:
+        outcome = call("resume", call.run_id(), "--json")
+    finally:
+        restart()
+    assert outcome.code == 0, outcome.stderr
+    assert outcome["succeeded"] == 40
+    assert outcome["jobs"] > 1
