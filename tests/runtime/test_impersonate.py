@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from fractal_slurm.errors import ClusterError, FractalSlurmError
+from fractal_slurm.errors import ClusterError, FractalSlurmError, ImpersonationError
 from fractal_slurm.impersonate import (
     COMMANDS,
     Impersonator,
@@ -15,6 +15,7 @@ from fractal_slurm.impersonate import (
     clean_environment,
     hardened_arguments,
 )
+from fractal_slurm.worker import CLAIM_PREFIX
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import outcome
@@ -45,6 +46,8 @@ class TestHardenedArguments:
             ("cat", ["--", "/home/ann/work/a", "/scratch/b/c.json"]),
             ("ls", ["--", "/scratch/run"]),
             ("mkdir", ["-p", "-m", "700", "--", "/scratch/run"]),
+            ("mkdir", ["-p", "-m", "700", "--", "/scratch"]),
+            ("mkdir", ["-m", "700", "--", "/scratch/run"]),
             ("mkdir", ["--", "/scratch/run/token.claim", "/scratch/run/token.claim.stop"]),
         ],
     )
@@ -84,6 +87,12 @@ class TestHardenedArguments:
             ("mkdir", ["-p", "-m", "777", "--", "/scratch/x"]),
             ("mkdir", ["-m", "4777", "--", "/scratch/x"]),
             ("mkdir", ["-p", "--", "/scratch/x"]),
+            ("mkdir", ["-m", "700", "--", "/scratch"]),
+            ("mkdir", ["--", "/scratch"]),
+            ("mkdir", ["-p", "-m", "700", "--", "/scratchx"]),
+            ("mkdir", ["-p", "-m", "700", "--", "/"]),
+            ("mkdir", ["-m", "777", "--", "/scratch/x"]),
+            ("mkdir", ["-m", "700", "-p", "--", "/scratch/x"]),
         ],
     )
     def test_allows_nothing_else(self, command, arguments):
@@ -290,3 +299,119 @@ class TestListFolders:
         sudo = played(tmp_path, "printf '%s\\n' /work/a: x results-0-0 '' /work/b: /work/c: results-0-1")
         found = sudo.list_folders("ann", ["/work/a", "/work/b"], wanted=lambda name: name.startswith("results"))
         assert found == {"/work/a": ["results-0-0"], "/work/b": ["results-0-1"]}
+
+
+# Words of other implementations, and none that anybody knows; what they do is what GNU's do.
+MKDIR = """#!/bin/bash
+args=() paths=() rc=0
+while [ "$1" != -- ]; do args+=("$1"); shift; done; shift
+for path; do /usr/bin/mkdir "${args[@]}" -- "$path" 2>/dev/null || { echo "%s" >&2; rc=1; }; done
+exit $rc
+"""
+CAT = """#!/bin/sh
+shift; rc=0
+for path; do
+  /usr/bin/cat -- "$path" 2>/dev/null && continue
+  echo "cat: $path: %s" >&2; rc=1
+done
+exit $rc
+"""
+LS = """#!/bin/sh
+/usr/bin/ls "$@" 2>/dev/null || { echo "ls: $2: pas de fichier de ce nom" >&2; exit 2; }
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A sudo that runs things as we are, and with commands that do not speak as GNU's do."""
+
+    def make(**commands):
+        for name, text in commands.items():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o755)
+        sudo = tmp_path / "sudo"
+        sudo.write_text(
+            '#!/bin/bash\nwhile [ "$1" != -- ]; do shift; done; shift\n'
+            f'own="{tmp_path}/${{1##*/}}"; [ -x "$own" ] && {{ shift; exec "$own" "$@"; }}; exec "$@"\n'
+        )
+        sudo.chmod(0o755)
+        return Impersonator(sudo=str(sudo))
+
+    return make
+
+
+WORDS = ["mkdir: $path: File exists", "mkdir: Already exists", "mkdir: kann nicht angelegt werden", "coreutils: nope"]
+
+
+class TestTakeNames:
+    @pytest.mark.parametrize("words", WORDS)
+    def test_tells_ours_from_a_jobs_whatever_mkdir_says(self, other, tmp_path, words):
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "a.claim").symlink_to(".job-1")
+        (run / "b.claim").mkdir()
+        paths = [f"{run}/{name}" for name in ("a.claim", "b.claim", "c.claim")]
+        assert other(mkdir=MKDIR % words).take_names("ann", paths) == [False, True, True]
+        assert Impersonator.take_names(other(), "ann", paths) == [False, True, True]
+        assert other().take_names("ann", paths[:1]) == [False]
+
+    def test_does_not_take_a_folder_of_a_task_for_the_servers(self, other, tmp_path):
+        """A job's claim leads nowhere, also where its tasks make a folder that is called like the job."""
+        (tmp_path / "4711").mkdir()
+        (tmp_path / "a.claim").symlink_to(CLAIM_PREFIX + "4711")
+        assert other().take_names("ann", [f"{tmp_path}/a.claim"]) == [False]
+
+    @pytest.mark.parametrize("words", WORDS)
+    def test_raises_where_a_name_can_not_be_taken(self, other, tmp_path, words):
+        with pytest.raises(ClusterError, match=f"ann can't make {tmp_path}/gone/a.claim: "):
+            other(mkdir=MKDIR % words).take_names("ann", [f"{tmp_path}/gone/a.claim"])
+
+
+class TestMakeFolder:
+    @pytest.mark.parametrize("words", ["mkdir: No such file or directory", "mkdir: kann nicht angelegt werden"])
+    def test_makes_what_is_missing_above(self, other, tmp_path, words):
+        assert other(mkdir=MKDIR % words).make_folder("ann", f"{tmp_path}/a/b/run") == ""
+        assert oct((tmp_path / "a/b/run").stat().st_mode) == "0o40700"
+
+    @pytest.mark.parametrize("there", ["folder", "file", "link", "dangling"])
+    @pytest.mark.parametrize("words", WORDS)
+    def test_never_takes_what_is_there(self, other, tmp_path, there, words):
+        path = tmp_path / "run"
+        {
+            "folder": path.mkdir,
+            "file": path.touch,
+            "link": lambda: path.symlink_to("/usr"),
+            "dangling": lambda: path.symlink_to("nowhere"),
+        }[there]()
+        assert other(mkdir=MKDIR % words).make_folder("ann", str(path)) != ""
+
+    def test_raises_where_nothing_can_be_made(self, other):
+        with pytest.raises(ClusterError, match=r"ann can't make the folder /proc/none/run: .*mkdir: "):
+            other().make_folder("ann", "/proc/none/run")
+
+    def test_tells_sudos_refusal(self, other, tmp_path):
+        sudo = other()
+        (tmp_path / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+        with pytest.raises(ImpersonationError, match="a password is required"):
+            sudo.make_folder("ann", f"{tmp_path}/run")
+
+
+class TestFilesThatAreNotThere:
+    @pytest.mark.parametrize("words", ["No such file or directory (os error 2)", "pas de fichier de ce nom"])
+    def test_are_passed_over_whatever_cat_says(self, other, tmp_path, words):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/there").write_text("x\n")
+        sudo = other(cat=CAT % words)
+        paths = [f"{tmp_path}/run/{name}" for name in ("there", "gone", "gone/deeper")]
+        assert b"".join(sudo.read_files("ann", paths, timeout=5, max_bytes=100)) == b"x\n"
+
+    def test_a_file_that_is_there_and_can_not_be_read_is_no_missing_one(self, other, tmp_path):
+        (tmp_path / "there").write_text("x\n")
+        sudo = other(cat=f"#!/bin/sh\necho 'cat: {tmp_path}/there: quelque chose' >&2\nexit 1\n")
+        with pytest.raises(ClusterError, match="quelque chose"):
+            list(sudo.read_files("ann", [f"{tmp_path}/there"], timeout=5, max_bytes=100))
+
+    def test_a_folder_that_is_not_there_has_no_names(self, other, tmp_path):
+        (tmp_path / "run").mkdir()
+        sudo = other(ls=LS)
+        assert sudo.list_folders("ann", [f"{tmp_path}/run/gone"], timeout=5) == {f"{tmp_path}/run/gone": []}

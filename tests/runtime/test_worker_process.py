@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The real worker in a process of its own, with scripts as they are rendered, but without a SLURM around it."""
 
+import ast
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fractal_slurm.script import render
 from samples import TOKEN, job_settings, slurm_config
 
 JOB = "4711"
+TMP = "/tmp"  # noqa: S108 - where the worker looks for room
 # A task that takes as many seconds as its parameters tell, and writes what they tell.
 TASK = """
 import json, sys, time
@@ -43,6 +46,9 @@ os.write = write
 """
 )
 
+# What srun does with its arguments, beside waiting for SLURM: run the command after the options.
+STEP = 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
+
 
 class Job:
     """A script in a run folder of its own, and the workers started from it."""
@@ -62,13 +68,16 @@ class Job:
         self.script.write_bytes(script)
         self.claim = folder / f"{TOKEN}.claim"
 
-    def start(self, slots=1, *, before="", delay_s=0.0, more=(), **env):
-        """Start a worker; `before` runs in its process first, `delay_s` is what extra_lines take, `more` arguments."""
+    def start(self, slots=1, *, before="", delay_s=0.0, more=(), script="", **env):
+        """Start a worker.
+
+        `before` runs in its process first, `script` in the script's, which takes `delay_s`; `more` are arguments.
+        """
         code = f"import sys; sys.path.append(sys.argv[1]); import worker\n{before}\nsys.exit(worker.main(sys.argv[2:]))"
         folder = os.path.dirname(worker.__file__)
         words = [sys.executable, "-I", "-S", "-c", code, folder, str(self.script), str(slots), *more]
         return subprocess.Popen(
-            ["/bin/sh", "-c", f'sleep {delay_s}; exec "$@"', "sh", *words],
+            ["/bin/sh", "-c", f'{script}\nsleep {delay_s}; exec "$@"', "sh", *words],
             env={"PATH": os.environ["PATH"], "TMPDIR": str(self.folder), "SLURM_JOB_ID": JOB, **env},
             stderr=subprocess.PIPE,
             text=True,
@@ -101,6 +110,15 @@ class Job:
         """Why the worker ended, and how many tasks it left."""
         [record] = [record for record in self.records() if "end" in record]
         return record["end"], record["left"]
+
+
+@pytest.fixture
+def public():
+    """A folder that others can come to; those of pytest are below one that they can't."""
+    folder = Path(tempfile.mkdtemp(dir=TMP))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def wait_for(condition, timeout_s=10.0):
@@ -379,6 +397,226 @@ class TestSteps:
         assert code == 75
         assert job.end() == ("its steps can't be started", 6)
         assert f"a slot's step did not begin within 0.5 s: {srun} is ended" in said
+
+    def test_takes_a_task_back_from_a_step_that_waits(self, tmp_path):
+        srun = tmp_path / "srun"
+        srun.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/sruns\nexec sleep 1000\n")
+        srun.chmod(0o755)
+        job = Job(tmp_path, [{}] * 6, isolation="step", srun=str(srun))
+        process = job.start(slots=2, before=QUICK)
+        wait_for(lambda: (tmp_path / "sruns").exists() and len((tmp_path / "sruns").read_text().split()) == 2)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(10) == 0
+        assert time.monotonic() - began < 3
+        assert job.tasks() == []
+        assert job.end() == ("the job was ended", 6)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in (tmp_path / "sruns").read_text().split())
+
+    def test_a_step_that_comes_late_finds_nothing_to_do(self, tmp_path):
+        srun = tmp_path / "srun"
+        srun.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\ntrap '' TERM\nsleep 1\n{STEP}")
+        srun.chmod(0o755)
+        job = Job(tmp_path, [{}], isolation="step", srun=str(srun), command=("touch", f"{tmp_path}/ran"))
+        process = job.start(before=f"{QUICK}\nworker.Worker.grace = 5", SLURMD_NODENAME="n1")
+        wait_for((tmp_path / "began").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert job.tasks() == []
+        assert not (tmp_path / "ran").exists()
+
+
+class TestWhatTasksInherit:
+    """Tasks see what the script left, and nothing that the worker made for itself."""
+
+    # What a shell starts with, apart from what each process has of its own. glibc's posix_spawn() ignores two signals
+    # over 31 that it keeps for its threads.
+    LOOK = (
+        "/bin/sh",
+        "-c",
+        "umask; pwd; ulimit -a; nice; ls /proc/self/fd; "
+        "sed -nE 's/^(Sig(Blk|Ign|Cgt)|NoNewPrivs|Cpus_allowed):.*(.{7})$/\\1 \\3/p' /proc/self/status; "
+        "tr '\\0' '\\n' < /proc/$$/environ | grep -Ev '^(SLURM_|_=|PWD=|SHLVL=|OLDPWD=|[A-Z_]*_THREADS=)' | sort",
+    )
+    SCRIPTS = (
+        "",
+        "umask 027; cd /usr; export SOME=thing",
+        "umask 0; ulimit -S -n 64; ulimit -S -f 1000; nice=1; exec 7</dev/null",
+        "trap '' INT TERM HUP USR2; unset LANG LC_ALL LC_CTYPE",
+        "export LC_CTYPE=C; unset LC_ALL LANG",
+    )
+
+    @pytest.mark.parametrize("script", SCRIPTS)
+    @pytest.mark.parametrize("isolation", ["none", "step"])
+    def test_is_what_the_script_left(self, tmp_path, script, isolation):
+        srun = tmp_path / "srun"
+        # As srun does it: the umask of this variable, the root folder as asked for.
+        srun.write_text(f'#!/bin/sh\numask "$SLURM_UMASK"; cd /\n{STEP}')
+        srun.chmod(0o755)
+        job = Job(tmp_path, [{}], isolation=isolation, srun=str(srun), command=self.LOOK)
+        env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "SLURM_JOB_ID": JOB}
+        expected = subprocess.run(
+            ["/bin/sh", "-c", f'{script}\nexec "$@"', "sh", *self.LOOK],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert job.run(script=script)[0] == 0
+        [task] = job.tasks()
+        assert task["state"] == "succeeded"
+        offset, length = task["log"]
+        found = (tmp_path / TOKEN / "log-0-0").read_text()[offset : offset + length]
+        assert found == expected
+
+    @pytest.mark.parametrize("isolation", ["none", "step"])
+    def test_the_workers_own_files_are_private_all_the_same(self, tmp_path, isolation):
+        srun = tmp_path / "srun"
+        srun.write_text(f"#!/bin/sh\numask 0\n{STEP}")
+        srun.chmod(0o755)
+        job = Job(tmp_path, [{"sleep": 0.3}], isolation=isolation, srun=str(srun), task_logs="separate")
+        job.start(script="umask 0", slots="1(x2)").wait(20)
+        modes = {
+            str(path.relative_to(tmp_path)): oct(path.lstat().st_mode & 0o777)
+            for path in (tmp_path / TOKEN).rglob("*")
+            if not path.is_symlink()
+        }
+        assert set(modes.values()) <= {"0o600", "0o700"}, modes
+
+
+class TestRunFolder:
+    """The worker touches nothing before it has proved that the run's folder is the user's own."""
+
+    def refused(self, job):
+        code, said = job.run()
+        assert code == worker.UNSAFE_EXIT
+        assert "Traceback" not in said
+        assert not list(job.folder.glob(f"{TOKEN}*"))
+        assert "this job ends before its first task" in said
+        return said
+
+    @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o1777])
+    def test_refuses_one_that_is_open_to_others(self, tmp_path, mode):
+        job = Job(tmp_path, [{}])
+        tmp_path.chmod(mode)
+        assert (
+            f"{tmp_path} is not the user's own and private: others have rights in it (mode {mode:04o})"
+            in self.refused(job)
+        )
+
+    def test_takes_one_that_hands_on_its_group(self, tmp_path):
+        tmp_path.chmod(0o2700)
+        assert Job(tmp_path, [{}]).run()[0] == 0
+
+    def test_refuses_anothers(self, tmp_path):
+        job = Job(tmp_path, [{}])
+        code, said = job.run(before="import os\nos.geteuid = lambda uid=os.geteuid(): uid + 4321")
+        assert code == worker.UNSAFE_EXIT
+        assert "it belongs to uid" in said
+
+    @pytest.mark.parametrize("where", ["to a folder", "to nowhere"])
+    def test_refuses_a_link(self, tmp_path, where):
+        job = Job(tmp_path, [{}])
+        job.script.rename(tmp_path.parent / "script")
+        job.script = tmp_path.parent / "script"
+        tmp_path.rename(f"{tmp_path}.away")
+        tmp_path.symlink_to(f"{tmp_path}.away" if where == "to a folder" else "nowhere")
+        assert "is a link, or no folder" in self.refused(job)
+
+    def test_refuses_one_below_a_folder_where_everybody_may_rename(self, public):
+        folder = public / "open" / "run"
+        folder.mkdir(parents=True)
+        folder.chmod(0o700)
+        job = Job(folder, [{}])
+        folder.parent.chmod(0o777)
+        assert f"{folder.parent} (mode 0777) lets everybody rename what is in it" in self.refused(job)
+        folder.parent.chmod(0o1777)
+        assert job.run()[0] == 0
+
+    def test_takes_one_that_others_can_not_come_near(self, tmp_path):
+        folder = tmp_path / "open" / "run"
+        folder.mkdir(parents=True)
+        folder.chmod(0o700)
+        tmp_path.chmod(0o700)
+        folder.parent.chmod(0o777)
+        assert Job(folder, [{}]).run()[0] == 0
+
+    def test_does_not_follow_a_swap(self, tmp_path):
+        """What it opened once it goes on with, also for the stop mark and the next start of a task."""
+        folder = tmp_path / "run"
+        folder.mkdir(mode=0o700)
+        job = Job(folder, [{}] * 4, command=("/bin/sh", "-c", "sleep 0.3"))
+        process = job.start(TMPDIR=TMP)
+        wait_for(job.records)
+        folder.rename(tmp_path / "away")
+        folder.symlink_to("/nowhere")
+        assert process.wait(10) == 0
+        folder.unlink()
+        (tmp_path / "away").rename(folder)
+        assert [state for _task, state in job.states()] == ["succeeded"] * 4
+
+    def test_names_the_folder_and_not_the_descriptor(self, tmp_path):
+        job = Job(tmp_path, [{}])
+        (tmp_path / TOKEN).touch()
+        code, said = job.run()
+        assert code == worker.NO_FILES_EXIT
+        assert f"worker: {tmp_path}/{TOKEN} can't be made: File exists" in said
+
+
+class TestScratch:
+    def files(self, job):
+        return [record["tail"].split() for record in job.tasks()]
+
+    def where(self, tmp_path, **kwargs):
+        job = Job(tmp_path, [{}], command=("/bin/sh", "-c", 'echo "$2"; stat -c %a "${2%/*}"', "sh"))
+        assert job.run(**kwargs)[0] == 0
+        [(path, mode)] = self.files(job)
+        assert mode == "700"
+        return path
+
+    def test_is_in_the_nodes_folder_for_such(self, tmp_path):
+        assert re.fullmatch(rf"{tmp_path}/fractal-{TOKEN}-0-0-[0-9a-f]{{16}}/0-0-args.json", self.where(tmp_path))
+        assert not list(tmp_path.glob("fractal-*"))
+
+    @pytest.mark.parametrize("mode", [0o777, 0o770])
+    def test_is_not_where_others_may_rename_it(self, tmp_path, public, mode):
+        public.chmod(mode)
+        path = self.where(tmp_path, TMPDIR=str(public))
+        assert path.startswith(f"{TMP}/fractal-{TOKEN}-0-0-")
+
+    def test_is_in_the_jobs_folder_where_the_node_has_none(self, tmp_path):
+        no_tmp = "import os\nmkdir = os.mkdir\ndef full(path, *mode, **more):\n"
+        no_tmp += '    if path.startswith("/tmp/fractal-"):\n        raise OSError(28, "full", path)\n'
+        no_tmp += "    return mkdir(path, *mode, **more)\nos.mkdir = full"
+        path = self.where(tmp_path, TMPDIR="/nowhere", before=no_tmp)
+        assert path.startswith(f"{tmp_path}/{TOKEN}/files-0-0-")
+
+
+class TestOldPythons:
+    def test_it_is_python_3_8(self):
+        source = Path(worker.__file__).read_text()
+        tree = ast.parse(source, feature_version=(3, 8))
+        # What came with 3.9 and later, of all that such a file may use.
+        newer = set(
+            """
+            removeprefix removesuffix waitstatus_to_exitcode pidfd_open pidfd_send_signal is_relative_to bit_count lcm
+            nextafter ulp cache
+            pairwise batched randbytes hardlink_to aiter anext process_cpu_count eventfd splice setns
+            unshare SIGSTKFLT StrEnum ExceptionGroup BaseExceptionGroup add_note UTC tomllib zoneinfo graphlib
+        """.split()  # noqa: SIM905 - a list of words is read more easily so
+        )
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not used & newer
+        keywords = {word.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for word in node.keywords}
+        assert not keywords & {"strict", "root_dir", "slots", "kw_only", "delete_on_close"}
+        # `dict | dict` is 3.9's; of flags and sets it is as old as Python.
+        merges = [
+            node for node in ast.walk(tree)
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)
+            and any(isinstance(side, (ast.Dict, ast.DictComp)) for side in (node.left, node.right))
+        ]  # fmt: skip
+        assert not merges
 
 
 class TestOutJson:

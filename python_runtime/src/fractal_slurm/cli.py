@@ -298,14 +298,14 @@ def script(
     as_json: bool,
 ) -> None:
     """Print the sbatch script of one of the jobs."""
-    from .impersonate import check_path
+    from .impersonate import clean_path
     from .plan import make_plan
     from .prepare import check_cache_dir, job_settings
     from .script import render
     from .settings import load_settings
 
     spec, resolution = _resolved(spec_path, config_path, account)
-    check_path(work_dir, "--work-dir")
+    work_dir = clean_path(work_dir, "--work-dir")
     check_cache_dir(cache_dir)
     jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
     outcome = make_plan(resolution, jobs, len(spec.parameters))
@@ -559,15 +559,16 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
 
 @cli.command()
 @click.option("--user", "users", multiple=True, metavar="USER", help="Check that this user can be impersonated.")
+@click.option("--work-dir", "work_dirs", multiple=True, metavar="DIR", help="Check that runs of USER may work in it.")
 @_config_option
 @_json_option
 @_guarded
-def doctor(users: tuple[str, ...], config_path: str | None, as_json: bool) -> None:
+def doctor(users: tuple[str, ...], work_dirs: tuple[str, ...], config_path: str | None, as_json: bool) -> None:
     """Check that this host is ready; say what to do where it is not."""
     from .doctor import examine
     from .report import table
 
-    findings = examine(users, config_path)
+    findings = examine(users, config_path, work_dirs)
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:

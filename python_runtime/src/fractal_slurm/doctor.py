@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
 from .errors import FractalSlurmError
-from .impersonate import COMMANDS, SLURM_COMMANDS, core_folder, current_user
+from .folders import check_work_dir
+from .impersonate import COMMANDS, SLURM_COMMANDS, clean_path, core_folder, current_user
 from .prepare import PREFLIGHT_TIMEOUT_S, connect
 from .settings import Settings, load_settings
 from .slurm import Silence, Slurm
@@ -24,12 +25,13 @@ class Finding(NamedTuple):
     words: str
 
 
-def examine(users: Sequence[str], config_path: str | None = None) -> list[Finding]:
+def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Sequence[str] = ()) -> list[Finding]:
     """Make all checks.
 
     Args:
         users: Users that this account should be able to impersonate.
         config_path: The config file; None for the one that the environment names.
+        work_dirs: Folders in which runs of these users are to work.
     """
     findings = []
     try:
@@ -43,6 +45,7 @@ def examine(users: Sequence[str], config_path: str | None = None) -> list[Findin
     findings += _cluster(slurm)
     for user in users:
         findings += _user(slurm, user)
+        findings += [_work_folder(folder, user) for folder in work_dirs]
     return findings
 
 
@@ -72,6 +75,16 @@ def _files(settings: Settings, config_path: str | None) -> Iterator[Finding]:
             else f"{path}: other users can't reach it, because of {hidden}: install the runtime where everybody can "
             "read it (role fractal.slurm.runtime)",
         )
+
+
+def _work_folder(folder: str, user: str) -> Finding:
+    """Whether others could put their own in the place of a run's folder."""
+    check = f"work folder of {user}"
+    try:
+        words = check_work_dir(clean_path(folder, "--work-dir"), user)
+    except FractalSlurmError as error:
+        return Finding(check, False, str(error))
+    return Finding(check, True, words or f"{folder}: nothing is known against it; each job looks again, on its node")
 
 
 def _not_for_others(path: Path) -> Path | None:

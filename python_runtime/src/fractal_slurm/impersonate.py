@@ -34,8 +34,6 @@ _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
 # What cat and ls say of a file that is not there, or not any more, whoever made something else of it.
 _ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
-# The path in a message of mkdir, in the quotes of either locale.
-_QUOTED_PATH = re.compile(r"['\u2018](/[^'\u2019]*)['\u2019]")
 # What cat says of a file that is there: the path, maybe in quotes, then the system's words.
 _ABOUT_PATH = re.compile(r"(?:cat|ls): (?:[a-z ]+)?['\u2018]?((?:/[A-Za-z0-9_.-]+)+)['\u2019]?: (.+)$")
 # What a user can make of a file of theirs. Other words are a file system's trouble, which passes.
@@ -105,6 +103,15 @@ def check_path(path: str | Path, what: str) -> str:
     return str(path)
 
 
+def clean_path(path: str, what: str) -> str:
+    """A path of plain names as :func:`check_path` takes it, without slashes that mean nothing.
+
+    Raises:
+        FractalSlurmError: As there.
+    """
+    return check_path(re.sub("/+", "/", path).rstrip("/") or path, what)
+
+
 def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
     """The argument patterns to which the hardened sudoers rules narrow each command.
 
@@ -125,7 +132,8 @@ def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
         "scancel": ["^[0-9]{1,10}( [0-9]{1,10})*$"],
         "cat": [f"^--{paths}$"],
         "ls": [f"^--{paths}$"],
-        "mkdir": [f"^(-p -m 700 )?--{paths}$"],
+        # What is missing above a run's folder, the work folder itself included; the folder; names in it.
+        "mkdir": [f"^-p -m 700 --( ({bases})(/{_SAFE_NAME})*)+$", f"^(-m 700 )?--{paths}$"],
     }
 
 
@@ -294,27 +302,49 @@ class Impersonator:
             else:
                 child.end()
         if ended and child.process.returncode != 0:
-            self._check_only_absent(user, command, bytes(child.stderr), closed)
+            self._check_only_absent(user, command, paths, bytes(child.stderr), timeout, closed)
 
-    def _check_only_absent(self, user: str, command: str, stderr: bytes, closed: dict[str, str] | None) -> None:
-        """Accept a failure of cat or ls that says nothing but that files are not there, or are not to be read.
+    def _check_only_absent(
+        self,
+        user: str,
+        command: str,
+        paths: Sequence[str],
+        stderr: bytes,
+        timeout: float,
+        closed: dict[str, str] | None,
+    ) -> None:
+        """Accept a failure of cat or ls that means nothing but that files are not there, or are not to be read.
 
         Raises:
-            ClusterError: It says something else.
+            ClusterError: It means something else.
             ImpersonationError: It is sudo's.
         """
-        lines = stderr.decode(errors="replace").splitlines()
-        own = [line.strip() for line in lines if f"{command}:" in line]
-        if not own:
-            raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines))
-        for line in own:
+        for line in self._words_of(user, command, ["--", *paths], stderr):
             match = _ABOUT_PATH.search(line)
             path, words = (match[1], match[2]) if match else ("", line)
             if words.startswith(_ABSENT) or line.endswith(_ABSENT):
                 continue
-            if closed is None or not path or not words.startswith(_CLOSED):
+            if closed is not None and path and words.startswith(_CLOSED):
+                closed.setdefault(path, words)
+                continue
+            # Another implementation, or another language, may say so in other words: a second look tells.
+            parts = re.split(r"[\s:'\"`\u2018\u2019]+", line)
+            path = next((path for path in paths if path in parts), "")
+            if not path or not self._is_absent(user, path, timeout):
                 raise ClusterError(f"{user}'s files can't be read: {one_line(line)}")
-            closed.setdefault(path, words)
+
+    def _is_absent(self, user: str, path: str, timeout: float, levels: int = 3) -> bool:
+        """Whether a path is surely not there: what is above it can be listed, and does not have it."""
+        above, _slash, name = path.rpartition("/")
+        if not above or not levels:
+            return False
+        try:
+            result = self.run(user, "ls", ["--", above], timeout=timeout)
+        except TooMuch:
+            return False
+        if result.returncode == 0:
+            return name not in result.stdout.decode(errors="replace").split("\n")
+        return self._is_absent(user, above, timeout, levels - 1)
 
     def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
         """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
@@ -358,19 +388,34 @@ class Impersonator:
         )
         return f"sudo does not let {current_user()} run {command} as {user}: {advice}{said}"
 
-    def mkdir(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> None:
-        """Make folders of ``user``'s, private to them (mode 0700), with what is missing above them.
+    def make_folder(self, user: str, path: str, *, timeout: float = 60) -> str:
+        """Make a folder of ``user``'s, private to them (mode 0700), with what is missing above it.
+
+        mkdir(2) makes the folder itself, or fails: what somebody else made of that name is never taken for it.
+
+        Returns:
+            "" if it was made, else why not, in mkdir's words: it is there, say.
 
         Raises:
-            ClusterError: mkdir failed; with its words.
+            ClusterError: What is above it can't be made; with mkdir's words.
             ImpersonationError: sudo refused.
         """
-        result = self.run(user, "mkdir", ["-p", "-m", "700", "--", *paths], timeout=timeout)
-        if result.returncode != 0:
-            words = result.stderr.decode(errors="replace").strip()
-            if "mkdir:" not in words:
-                raise ImpersonationError(self.refusal(user, core_folder("mkdir") + "/mkdir", words.splitlines()))
-            raise ClusterError(f"{user} can't make the folder {paths[0]}: {words}")
+        exclusive = ["-m", "700", "--", path]
+        result = self.run(user, "mkdir", exclusive, timeout=timeout)
+        if result.returncode == 0:
+            return ""
+        words = self._words_of(user, "mkdir", exclusive, result.stderr)
+        if not self.look(user, [path], timeout=timeout):
+            above = ["-p", "-m", "700", "--", path.rpartition("/")[0] or "/"]
+            result = self.run(user, "mkdir", above, timeout=timeout)
+            if result.returncode != 0:
+                words = self._words_of(user, "mkdir", above, result.stderr)
+                raise ClusterError(f"{user} can't make the folder {path}: {one_line('; '.join(words))}")
+            result = self.run(user, "mkdir", exclusive, timeout=timeout)
+            if result.returncode == 0:
+                return ""
+            words = self._words_of(user, "mkdir", exclusive, result.stderr)
+        return one_line("; ".join(words))
 
     def take_names(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> list[bool]:
         """Take names, each at once and for good, by making a folder of that name as ``user``.
@@ -378,42 +423,59 @@ class Impersonator:
         Of two who take a name, mkdir(2) lets exactly one succeed, on network file systems too.
 
         Returns:
-            For each path, whether it was free, and is ours now.
+            For each path, whether it is ours: made now, or earlier. Else it is a job's symlink.
 
         Raises:
             ClusterError: A name could neither be taken nor is it taken; with mkdir's words.
         """
-        free = dict.fromkeys(paths, True)
+        ours: list[bool] = []
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             some = list(paths[first : first + MAX_PATHS_PER_CALL])
             result = self.run(user, "mkdir", ["--", *some], timeout=timeout)
             if result.returncode == 0:
+                ours += [True] * len(some)
                 continue
-            # sudo and PAM may have something to say beside; what counts is mkdir's own.
-            lines = [line.strip() for line in result.stderr.decode(errors="replace").splitlines()]
-            own = [line for line in lines if "mkdir:" in line]
-            if not own:
-                raise ImpersonationError(self.refusal(user, core_folder("mkdir") + "/mkdir", lines))
-            for line in own:
-                match = _QUOTED_PATH.search(line)
-                if match is None or match[1] not in free or not line.endswith("File exists"):
-                    raise ClusterError(f"{user} can't make {some[0]}: {line}")
-                free[match[1]] = False
-        return [free[path] for path in paths]
+            # What is there tells more than mkdir's words, of which each implementation has its own.
+            found = self.look(user, some, timeout=timeout)
+            if len(found) < len(some):
+                words = self._words_of(user, "mkdir", ["--", *some], result.stderr)
+                missing = next(path for path in some if path not in found)
+                raise ClusterError(f"{user} can't make {missing}: {one_line('; '.join(words))}")
+            ours += [found[path] for path in some]
+        return ours
 
-    def is_folder(self, user: str, path: str, *, timeout: float = 60) -> bool:
-        """Whether a path is a folder, and not a symlink that leads nowhere: ls prints nothing for an empty one.
+    def look(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, bool]:
+        """What is there of some paths (of :data:`MAX_PATHS_PER_CALL` at the most), as ``user`` sees it.
+
+        Returns:
+            For each path that is there and can be looked at, whether it is a folder.
+        """
+        # With two words or more ls(1) prints a heading for each folder. Before these stand the names of all else.
+        try:
+            result = self.run(user, "ls", ["--", *paths, *paths[-1:]], timeout=timeout)
+        except TooMuch:
+            # What prints so much is a folder, and its user filled it.
+            if len(paths) == 1:
+                return {paths[0]: True}
+            halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
+            return {path: kind for half in halves for path, kind in self.look(user, half, timeout=timeout).items()}
+        lines = result.stdout.decode(errors="replace").split("\n")
+        found = dict.fromkeys(set(paths).intersection(lines), False)
+        # No name in a folder has a slash, so nobody can forge a heading.
+        found.update(dict.fromkeys((path for path in paths if f"{path}:" in lines), True))
+        return found
+
+    def _words_of(self, user: str, command: str, arguments: Sequence[str], stderr: bytes) -> list[str]:
+        """What a command that failed had to say, a sentence a line.
 
         Raises:
-            ClusterError: ls could not be run, or the path is not there.
+            ImpersonationError: It was sudo that refused.
         """
-        try:
-            result = self.run(user, "ls", ["--", path], timeout=timeout)
-        except TooMuch:
-            return False
-        if result.returncode != 0:
-            raise ClusterError(f"{user} can't look at {path}: {result.stderr.decode(errors='replace').strip()}")
-        return not result.stdout.strip()
+        lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+        own = [line for line in lines if f"{command}:" in line]
+        if own or (lines and not any(line.startswith("sudo:") for line in lines)):
+            return own or lines
+        raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines))
 
     def list_folders(
         self,

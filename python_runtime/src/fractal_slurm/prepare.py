@@ -8,12 +8,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from .cluster import Cluster
 from .config_file import SlurmConfigFile
 from .errors import ClusterError, RunError
 from .fit import walltime_limit
-from .impersonate import Impersonator, check_path, check_user_name
+from .folders import check_work_dir
+from .impersonate import Impersonator, check_user_name, clean_path
 from .journal import Journal
 from .plan import make_plan
 from .resolve import Resolution, resolve
@@ -56,7 +58,7 @@ def job_settings(
         cluster: The cluster, where it is known.
         max_walltime_s: The longest time limit that a job may have, in seconds; None for any.
     """
-    known = (
+    known: dict[str, Any] = (
         {}
         if cluster is None
         else {
@@ -142,7 +144,10 @@ def create_run(
         FractalSlurmError: The input is not valid, sudo or SLURM refuse, or the journal can't be written.
     """
     check_user_name(user)
-    check_path(work_dir, "--work-dir")
+    work_dir = clean_path(work_dir, "--work-dir")
+    warning = check_work_dir(work_dir, user)
+    if warning:
+        say(f"warning: {warning}")
     check_cache_dir(cache_dir)
     resolution = resolve_spec(config_file, spec, account)
     for warning in resolution.warnings:

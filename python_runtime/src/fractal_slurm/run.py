@@ -6,8 +6,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
+from .errors import ClusterError
+from .folders import slurm_may_write
 from .impersonate import Interrupted
 from .journal import Job, Journal
 from .plan import without_nodes
@@ -19,6 +21,8 @@ from .slurm import Slurm
 NO_ANSWER = "SLURM does not answer"
 # While SLURM is silent, pauses grow from the first to the second.
 _OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
+# How many names are tried for the folder of a new run.
+_NAMES = 3
 
 
 @dataclass
@@ -77,7 +81,8 @@ class Run:
         self.folder: str = journal.get("run_folder")
         self.config = SlurmConfig(**journal.get("config"))
         stored = journal.get("job_settings")
-        self.job_settings = JobSettings(**{**stored, "command": tuple(stored["command"])})
+        stored |= {"command": tuple(stored["command"]), "slurm_output": slurm_may_write(self.folder, self.user)}
+        self.job_settings = JobSettings(**stored)
         self.hidden: bool = journal.get("hides_jobs")
         self.cancelled: bool = journal.get("cancelled", False)
         self.refusal: str | None = journal.get("refusal")
@@ -209,11 +214,41 @@ class Run:
     # -- as the user, with the usual time limit
 
     def make_folder(self) -> None:
-        """Make the run's folder, if it is not there."""
-        self.sudo.mkdir(self.user, [self.folder], timeout=self.settings.command_timeout_s)
+        """Make the run's folder. For a new run it is one that was not there; later on it may be.
+
+        Raises:
+            ClusterError: It can't be made.
+            ImpersonationError: sudo refused.
+        """
+        made = self.journal.get("folder_made", None)
+        if made is None:  # the journal of an older version, or a new run
+            made = any(job.state != "planned" for job in self.journal.jobs())
+        stem = self.folder
+        for _name in range(_NAMES):
+            words = self.sudo.make_folder(self.user, self.folder, timeout=self.settings.command_timeout_s)
+            if not words:
+                made = True
+            elif made and self.sudo.look(self.user, [self.folder], timeout=self.settings.command_timeout_s):
+                break  # the worker proves whose it is
+            elif made:
+                raise ClusterError(f"{self.user} can't make the folder {self.folder}: {words}")
+            if made:
+                break
+            # Somebody was faster, or the answer to an earlier call got lost. No job knows the folder yet.
+            self.folder = f"{stem}-{secrets.token_hex(3)}"
+        if not made:
+            raise ClusterError(f"{self.user} can't make a folder of their own for this run, {stem} say: {words}")
+        self.job_settings = replace(
+            self.job_settings, run_folder=self.folder, slurm_output=slurm_may_write(self.folder, self.user)
+        )
+        with self.journal.transaction():
+            self.journal.put("folder_made", True)
+            if self.folder != stem:
+                self.journal.put("run_folder", self.folder)
+                self.journal.put("job_settings", asdict(self.job_settings))
 
     def take_names(self, paths: Sequence[str]) -> list[bool]:
-        """Take names in the run's folder; returns for each whether it is ours now."""
+        """Take names in the run's folder; returns for each whether it is ours, now or since earlier."""
         return self.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
 
     def list_folders(self, folders: Sequence[str], *, wanted: Callable[[str], bool], most: int) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ from .config_file import (
 from .errors import FractalSlurmError, SpecError
 from .resolve import SlurmConfig
 from .walltime import format_walltime
-from .worker import MAGIC
+from .worker import MAGIC, NO_FILES_EXIT, UNSAFE_EXIT
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -46,17 +46,28 @@ _TEMPLATE = _ENVIRONMENT.from_string(
 {% for line in directives %}{{ line }}
 {% endfor %}
 unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER
+{% if not slurm_output %}
+# Others may rename what is above the run's folder: no file is opened in it, and nothing looked for in it, before it
+# is known to be the user's own and private.
+cd {{ run_folder }} || exit {{ no_files }}
+[ -O . ] || exit {{ unsafe }}
+case $(/bin/ls -ldn .) in d???--[-S]--[-T]*) ;; *) exit {{ unsafe }} ;; esac
+(: >> {{ output }}) || exit {{ no_files }}
+exec >> {{ output }} 2>&1
+{% endif %}
 {% for line in extra_lines %}{{ line }}
 {% endfor %}
 {% for name, path in exports %}export {{ name }}={{ path }}
 {% endfor %}
 set -- {{ start }}
 if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
-  # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the argument; the other
-  # is the job's age, of which the step knows nothing.
+  # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the arguments: the others
+  # are the job's age, and where its tasks are to begin. SLURM hands on the umask that sbatch had.
+  SLURM_UMASK=$(umask)
+  export SLURM_UMASK
   exec {{ srun }} --quiet --export=ALL --input=all --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \\
-    --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --kill-on-bad-exit=0 --wait=0 \\
-    {{ worker }} - "$SLURM_TASKS_PER_NODE" "$(ps -o etimes= -p $$ 2>/dev/null)" < "$0"
+    --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --kill-on-bad-exit=0 --wait=0 --chdir=/ \\
+    {{ worker }} - "$SLURM_TASKS_PER_NODE" "$(ps -o etimes= -p $$ 2>/dev/null)" "$(pwd)" < "$0"
 fi
 exec {{ worker }} "$0" "$SLURM_TASKS_PER_NODE"
 exit 127
@@ -108,6 +119,7 @@ class JobSettings:
         time_scope: ``task`` or ``job``: what the option ``time`` limits.
         start_slack_s: Seconds added to a job's limit for its start.
         max_walltime_s: The partition's limit in seconds, if it has one.
+        slurm_output: Whether SLURM may open the job's output file by its path. Else the script does.
     """
 
     command: tuple[str, ...]
@@ -125,6 +137,7 @@ class JobSettings:
     time_scope: str = "task"
     start_slack_s: int = 60
     max_walltime_s: int | None = None
+    slurm_output: bool = True
 
 
 def safe_job_name(name: str) -> str:
@@ -187,8 +200,8 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
     if limit is not None:
         options.append(("time", format_walltime(limit)))
     options += [
-        ("chdir", settings.run_folder),
-        ("output", output_path(settings.run_folder, token)),
+        ("chdir", settings.run_folder if settings.slurm_output else "/"),
+        ("output", output_path(settings.run_folder, token) if settings.slurm_output else "/dev/null"),
         ("open-mode", "append"),
         # Not NONE: that runs the user's login profile on the node, which may wait, fail or exit. What sudo hands
         # on is clean already (env_reset); its own variables are taken out below.
@@ -242,6 +255,11 @@ def render(
             (check_export_name(name), quote(export_path(settings.cache_dir, path), name))
             for name, path in config.user_local_exports.items()
         ],
+        slurm_output=settings.slurm_output,
+        run_folder=quote(settings.run_folder, "the run's folder"),
+        output=PurePosixPath(output_path(settings.run_folder, token)).name,
+        no_files=NO_FILES_EXIT,
+        unsafe=UNSAFE_EXIT,
         srun=quote(settings.srun, "srun"),
         start=shlex.quote(_START_WORKER),
         worker=worker,

@@ -7,13 +7,13 @@ import re
 import time
 from collections.abc import Sequence
 
-from .errors import FractalSlurmError, one_line
+from .errors import ClusterError, FractalSlurmError, one_line
 from .journal import Job
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
 from .slurm import LAUNCH_FAILED
-from .worker import EXITS
+from .worker import EXITS, UNSAFE_EXIT
 
 _NEVER_BEGAN_S = 3.0
 # A job that has run for so long has come to its first task, whether its results can be read already or not.
@@ -64,6 +64,8 @@ class Settler:
         began_not = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
         if not began_not and not had_time:
             return False
+        if self.exit_code(job) == UNSAFE_EXIT:
+            return True  # it touched nothing, and nothing is to be touched
         # A script that failed before its worker leaves its claim free; else it is the file system that lags.
         if self.shut_out(job, watch) or self.exit_words(job):
             return True
@@ -72,6 +74,16 @@ class Settler:
 
     def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
         """What becomes of the tasks that a job left."""
+        if self.exit_code(job) == UNSAFE_EXIT and not self.run.cancelled:
+            # The same words for all jobs: by them a resumed run finds the tasks.
+            words = (
+                f"{EXITS[UNSAFE_EXIT]}: look at the owner and mode of {self.run.folder}, and at who else may write in "
+                "the folders above it"
+            )
+            self.run.journal.finish_tasks(unfinished, "not_run", words)
+            if self.run.refusal != words:
+                self.run.refuse(words)
+            return
         slots = job.slots or min(self.run.config.parallel_tasks_per_job, job.tasks)
         cut = set(self.run.journal.tasks_of(job.token, "cut"))
         # The queue is in order, so what was running is among the first that have no end.
@@ -170,11 +182,15 @@ class Settler:
         if job.slurm_state != "FAILED":
             return None
         reason = job.reason or ""
-        code = reason.rpartition("exit ")[2]
-        if code == LAUNCH_FAILED:
+        if reason.rpartition("exit ")[2] == LAUNCH_FAILED:
             return f"SLURM could not start it in {self.run.folder} ({reason}): full, absent or closed on its node"
-        number, _colon, number_of_signal = code.partition(":")
-        return EXITS.get(int(number)) if re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0" else None
+        return EXITS.get(self.exit_code(job) or 0)
+
+    def exit_code(self, job: Job) -> int | None:
+        """The exit code of a job that failed, and that no signal ended."""
+        number, _colon, number_of_signal = (job.reason or "").rpartition("exit ")[2].partition(":")
+        failed = job.slurm_state == "FAILED" and re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0"
+        return int(number) if failed else None
 
     def shut_out(self, job: Job, watch: Watch) -> bool:
         """Should a job start late, or its worker live on, it starts nothing more. Returns whether it never began.
@@ -182,9 +198,12 @@ class Settler:
         Raises:
             ClusterError: The marks can't be made; then nothing is decided, and nothing goes elsewhere.
         """
-        self.run.make_folder()
         paths = [claim_path(self.run.folder, job.token), stop_path(self.run.folder, job.token)]
-        was_free, _stop = self.run.take_names(paths)
+        try:
+            was_free, _stop = self.run.take_names(paths)
+        except ClusterError:
+            self.run.make_folder()  # it may be gone
+            was_free, _stop = self.run.take_names(paths)
         watch.shut_out = True
         return was_free
 

@@ -226,9 +226,9 @@ class Submitter:
         paths = [claim_path(self.run.folder, job.token) for job in jobs]
         taken = self.run.take_names(paths)
         claimed = []
-        for job, ours, path in zip(jobs, taken, paths, strict=True):
-            # A folder is a fence of ours, from before a crash; what a job leaves is a symlink.
-            if ours or self.run.sudo.is_folder(self.run.user, path, timeout=self.run.settings.command_timeout_s):
+        for job, ours in zip(jobs, taken, strict=True):
+            # A fence of ours, perhaps from before a crash; what a job leaves is a symlink.
+            if ours:
                 with self.run.journal.transaction():
                     self.run.journal.update_job(
                         job.token, "fenced", state="abandoned", reason="its submission got no answer"

@@ -18,6 +18,10 @@ What is on disk, in the job's folder (made by the worker, private to the user):
 
 Beside it, ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
 
+Colleagues may write in a folder above the run's, and rename what is in it. So the worker opens the run's folder once,
+proves by that descriptor that it is the user's own and private, and reaches all of the above through descriptors. Its
+files are private by explicit modes: the umask is the tasks'.
+
 With ``isolation = "step"`` each slot is a step of its own (one srun a slot, not a task), so that SLURM holds each
 slot to its memory. A slot worker in the step (:func:`slot_main`) is handed one task after the other through files of
 the scratch folder: ``slot-N.todo`` (what to run), ``slot-N.pid`` (what runs), ``slot-N.done`` (how it ended).
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
+# A claim is a symlink to this and the job's id.
+CLAIM_PREFIX = ".job-"
 # The threads of the usual numerical libraries; each is set to cpus_per_task unless the job's environment has it.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -68,12 +74,13 @@ MAX_STEP_FAILURES = 3
 # How long a step may take to begin: slurmctld may be away for a while, but an srun that nodes do not reach never ends.
 STEP_START_S = 300.0
 NO_STEPS = "its steps can't be started"
-# EX_CANTCREAT, EX_IOERR and EX_TEMPFAIL of sysexits.h: how the worker ends where not its tasks are to blame.
-NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT = 73, 74, 75
+# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM of sysexits.h: how the worker ends where not its tasks are to blame.
+NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT, UNSAFE_EXIT = 73, 74, 75, 77
 EXITS = {
     NO_FILES_EXIT: "its files could not be made",
     NO_RESULTS_EXIT: "its results could not be written",
     NO_STEPS_EXIT: NO_STEPS,
+    UNSAFE_EXIT: "its run folder is not, or not any more, a folder of the user's own and private",
 }
 # How long a job waits for room for its first files, of its time limit half at the most.
 ROOM_WAIT_S = 300.0
@@ -84,10 +91,19 @@ PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC,
 # Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
 MAX_OUT_DEPTH = 500
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+# What Python ignores by itself, and no task should.
+IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+# Who else may put something else in the place of a file or folder: see look_above().
+CLOSED, NOBODY, UNKNOWN, GROUP, EVERYBODY = range(5)
+MAX_LINKS = 40
 
 
 class Fenced(Exception):
     """The work of this job was given to another job."""
+
+
+class Unsafe(Exception):
+    """A folder is not to be used: others have, or may get, their hands in it."""
 
 
 def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
@@ -205,6 +221,7 @@ class Slot:
         self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
         self.step = 0  # the srun of its step
         self.starved = False  # whether its step ran out of memory under the task
+        self.taken_back = False  # whether its step was told to end before it took the task
         self.line = b""  # the task, as the script has it
         self.index = self.attempt = 0
         self.files = ("", "")
@@ -230,7 +247,11 @@ class Worker:
         self.restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
         self.node = int(os.environ.get("SLURM_NODEID") or 0)
         self.host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-        self.folder = header["folder"]
+        # The run's folder, as the script names it; begin() opens it, and goes by the descriptor.
+        self.run_path, _slash, self.name = header["folder"].rpartition("/")
+        self.run_folder = self.folder = ""
+        self.shown: dict[str, str] = {}  # what such a path by descriptor is called in words
+        self.above = UNKNOWN  # who else may put another in its place
         self.command = command
         self.cpus_per_task = int(header["cpus_per_task"])
         self.task_time_s = float(header["task_time_s"])
@@ -273,8 +294,14 @@ class Worker:
 
         Raises:
             Fenced: The work of this job was given to another job.
+            Unsafe: The run's folder is not the user's own and private.
             OSError: The files can't be made.
         """
+        self.run_folder = self.enter(self.run_path, self.run_path)
+        self.folder = f"{self.run_folder}/{self.name}"
+        self.above, words = look_above(self.run_path, os.geteuid())
+        if self.above == EVERYBODY:
+            raise Unsafe(words)
         give_up = self.began + ROOM_WAIT_S
         if self.deadline is not None:
             give_up = min(give_up, (self.began + self.deadline) / 2)
@@ -291,16 +318,38 @@ class Worker:
                 if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
                     raise
 
+    def enter(self, path: str, name: str) -> str:
+        """Open a folder. Returns the path that leads to it by descriptor, whatever is renamed meanwhile.
+
+        The steps' processes go by it, too, and tasks where there is no other folder for their files.
+
+        Args:
+            path: The folder.
+            name: What it is called in words.
+
+        Raises:
+            Unsafe: It is a link, another's, or open to others.
+            OSError: It can't be opened.
+        """
+        fd = open_own_folder(path, name)
+        by_descriptor = f"/proc/{os.getpid()}/fd/{fd}"
+        self.shown[by_descriptor] = name
+        return by_descriptor
+
     def claim(self) -> None:
         """Take this submission's token for this job, or learn that it was given away (rule 7 of the design)."""
-        path = self.header["claim"]
+        path = f"{self.run_folder}/{self.name}.claim"
         try:
-            os.symlink(self.job, path)
+            # It leads nowhere, whatever tasks make in their working directory: the server may not take it for a folder.
+            os.symlink(CLAIM_PREFIX + self.job, path)
         except FileExistsError:
             try:
                 owner = os.readlink(path)
             except OSError:
                 raise Fenced("the server gave this work to another job") from None
+            owner = (
+                owner[len(CLAIM_PREFIX) :] if owner.startswith(CLAIM_PREFIX) else owner
+            )  # older ones had the id alone
             if owner != self.job:
                 raise Fenced(f"job {owner} does this work already") from None
         # A job that was requeued after the server gave its work away finds its own claim.
@@ -309,8 +358,11 @@ class Worker:
 
     def prepare(self) -> None:
         """Make the job's files, as far as they are not made."""
-        os.umask(0o077)
-        os.makedirs(self.folder, exist_ok=True)
+        try:
+            os.mkdir(self.folder, 0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(self.folder).st_mode):
+                raise
         name = f"{self.restart}-{self.node}"
         if self.restart:
             self.skip_finished()
@@ -319,7 +371,7 @@ class Worker:
             self.log_fd = self.open_file(f"{self.folder}/log-{name}")
             self.log_offset = os.fstat(self.log_fd).st_size
         if self.bounds:
-            os.makedirs(f"{self.folder}/chunks-{self.restart}", exist_ok=True)
+            os.makedirs(f"{self.folder}/chunks-{self.restart}", mode=0o700, exist_ok=True)
         self.scratch = self.scratch or self.make_scratch()
         self.null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         cpu_sets = None if self.in_steps else split_cpus(self.slot_count, self.cpus_per_task)
@@ -333,7 +385,7 @@ class Worker:
                 f"{self.folder}/slot-{name}-{number}",
             )
             if not self.separate_logs:
-                slot.log_fd = self.open_file(slot.log_path, os.O_TRUNC)
+                slot.log_fd = self.open_file(slot.log_path, os.O_TRUNC | os.O_NOFOLLOW)
             self.free.append(slot)
         # By hand: json is imported only once tasks are running. None of the values needs an escape.
         self.pending = (
@@ -349,18 +401,23 @@ class Worker:
         return self.fds[path]
 
     def make_scratch(self) -> str:
-        """A private folder for the args and out files of running tasks: on the node, else in the job's folder."""
-        name = f"fractal-{self.header['token']}-{self.restart}-{self.node}"
+        """A private folder for the args and out files of running tasks: on the node, else in the job's folder.
+
+        It is made, never found: what has a name that can be foretold may be somebody else's.
+        """
+        name = f"fractal-{self.name}-{self.restart}-{self.node}-{os.urandom(8).hex()}"
         for parent in (os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108 - made anew and private, or not used
             if parent and os.path.isabs(parent):
                 try:
-                    os.mkdir(f"{parent}/{name}", 0o700)
-                    return f"{parent}/{name}"
+                    if look_above(f"{parent}/{name}", os.geteuid())[0] <= NOBODY:
+                        os.mkdir(f"{parent}/{name}", 0o700)
+                        return f"{parent}/{name}"
                 except OSError:
                     pass
-        path = f"{self.folder}/files-{self.restart}-{self.node}"
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        return path
+        name = f"files-{self.restart}-{self.node}-{os.urandom(8).hex()}"
+        os.mkdir(f"{self.folder}/{name}", 0o700)
+        path = f"{self.run_path}/{self.name}/{name}"
+        return path if self.above <= NOBODY else self.enter(f"{self.folder}/{name}", path)
 
     def skip_finished(self) -> None:
         """A requeued job does not run again what an earlier start of it finished."""
@@ -441,7 +498,7 @@ class Worker:
         slot.files = (f"{stem}-args.json", f"{stem}-out.json")
         slot.verdict = slot.kill_at = None
         self.obstacle = "the files of its tasks could not be written"
-        fd = os.open(slot.files[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = private(slot.files[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
         try:
             while args:
                 args = args[os.write(fd, args) :]
@@ -449,7 +506,7 @@ class Worker:
             os.close(fd)
         if self.separate_logs:
             slot.log_path = f"{self.folder}/task-{slot.index}-{slot.attempt}.log"
-            slot.log_fd = os.open(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            slot.log_fd = private(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
         words = [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
         slot.began_clock = time.time()
         slot.began = time.monotonic()
@@ -499,12 +556,15 @@ class Worker:
             srun = [
                 self.srun, "--quiet", "--exact", "--nodes=1", "--ntasks=1", f"--nodelist={self.host}",
                 f"--cpus-per-task={self.cpus_per_task}", f"--mem={memory}M", "--export=ALL", "--input=none",
-                sys.executable, "-I", "-S", "-c",
+                "--chdir=/", sys.executable, "-I", "-S", "-c",
                 "import sys; sys.path.append(sys.argv[1]); import worker; worker.slot_main(*sys.argv[2:])",
                 os.path.dirname(os.path.abspath(__file__)), f"{self.scratch}/slot-{slot.number}", str(os.getpid()),
             ]  # fmt: skip
+            umask = os.umask(0o077)
+            os.umask(umask)
             try:
-                slot.step = spawn(srun, slot.env, self.null_fd, 2)
+                # srun hands on the umask that sbatch had, or else its own.
+                slot.step = spawn(srun, {**slot.env, "SLURM_UMASK": f"{umask:04o}"}, self.null_fd, 2)
             except OSError as error:
                 remove(f"{self.scratch}/slot-{slot.number}.todo")
                 if error.errno in PASSING:
@@ -530,7 +590,7 @@ class Worker:
         import json
 
         stem = f"{self.scratch}/slot-{slot.number}"
-        with open(f"{stem}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"{stem}.new", "w", encoding="utf-8", errors="surrogateescape", opener=private) as file:
             json.dump(todo, file)
         os.rename(f"{stem}.new", f"{stem}.todo")
 
@@ -563,8 +623,11 @@ class Worker:
         """The step of a slot ended: before it took its task, or under it, for what it did. The next gets a new one."""
         slot.step = 0
         untaken = self.is_untaken(slot)
-        for name in ("todo", "done", "pid"):
+        for name in ("todo", "taken", "done", "pid"):
             remove(f"{self.scratch}/slot-{slot.number}.{name}")
+        if slot.taken_back:
+            self.put_back(slot)
+            return
         if untaken and slot.verdict is None and not self.ending:
             self.step_failed(slot, f"srun ended with status {status}; what it said is above")
             return
@@ -581,10 +644,20 @@ class Worker:
         """Whether a slot's step has not taken its task yet (srun waits until SLURM grants the step)."""
         return self.in_steps and os.path.exists(f"{self.scratch}/slot-{slot.number}.todo")
 
+    def take_back(self, slot: Slot) -> bool:
+        """Take a task back from its step, if the step did not take it yet: it never began. Returns whether so."""
+        try:
+            # Of this and the slot worker's own, one succeeds.
+            os.unlink(f"{self.scratch}/slot-{slot.number}.todo")
+        except OSError:
+            return False
+        slot.taken_back = True
+        return True
+
     def signal_task(self, slot: Slot, number: int) -> None:
-        """Signal the process group of the task in a slot."""
+        """Signal the process group of the task in a slot; of its srun, where there is no task."""
         pid = slot.pid
-        if self.in_steps:
+        if self.in_steps and not slot.taken_back:
             try:
                 with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
                     pid = int(file.read() or 0)
@@ -769,6 +842,8 @@ class Worker:
     def complain(self, text: str) -> None:
         if text != self.said:
             self.said = text
+            for path, name in self.shown.items():
+                text = text.replace(path, name)
             try:
                 os.write(2, f"fractal-slurm worker: {text}\n".encode())
             except OSError:
@@ -973,13 +1048,13 @@ class Worker:
             return
         self.stopping, self.ending = why, True
         for slot in self.running.values():
-            if slot.verdict is None:
+            if slot.verdict is None and not (self.in_steps and self.take_back(slot)):
                 slot.verdict = ("cut", why)
             self.tell_to_end(slot, self.grace_s)
 
     def look_for_stop(self) -> None:
         """The server's mark, made where it wants a job to end without SLURM's help."""
-        if not self.ending and os.path.isdir(f"{self.header['claim']}.stop"):
+        if not self.ending and os.path.isdir(f"{self.run_folder}/{self.name}.claim.stop"):
             self.end_all("the run was cancelled")
 
     def watch_memory(self) -> None:
@@ -1052,6 +1127,27 @@ class Worker:
             pass
 
 
+# The signals that were blocked when this process began: tasks begin with these.
+inherited_mask: set[int] = set()
+
+
+def prepare_process() -> None:
+    """Block the signals that are waited for, and undo what Python changed in the environment, for the tasks' sake."""
+    global inherited_mask
+    inherited_mask = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the ends of tasks
+    if "LC_CTYPE" in os.environ:  # Python sets it where the locale is C; see PEP 538
+        try:
+            with open("/proc/self/environ", "rb") as file:
+                before = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
+        except OSError:
+            return
+        if before:
+            os.environb[b"LC_CTYPE"] = before[0][9:]
+        else:
+            del os.environ["LC_CTYPE"]
+
+
 def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int:
     """Start a process in a process group of its own. Returns its pid.
 
@@ -1068,8 +1164,8 @@ def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int
             (os.POSIX_SPAWN_DUP2, output, 2),
         ),
         setpgroup=0,
-        setsigmask=(),
-        setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGPIPE),
+        setsigmask=inherited_mask,
+        setsigdef=IGNORED,
     )
 
 
@@ -1082,22 +1178,24 @@ def slot_main(stem: str, worker_pid: str) -> None:
     """
     import json
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    prepare_process()
+    os.chdir(f"/proc/{worker_pid}/cwd")
     null_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     while os.path.isdir(f"/proc/{worker_pid}"):
         try:
-            with open(f"{stem}.todo", encoding="utf-8", errors="surrogateescape") as file:
-                todo = json.load(file)
+            os.rename(f"{stem}.todo", f"{stem}.taken")
         except FileNotFoundError:
             time.sleep(0.01)
             continue
-        os.unlink(f"{stem}.todo")
+        with open(f"{stem}.taken", encoding="utf-8", errors="surrogateescape") as file:
+            todo = json.load(file)
+        os.unlink(f"{stem}.taken")
         if not todo:
             return
         report = run_in_step(stem, todo, null_fd)
         while True:
             try:
-                with open(f"{stem}.new", "w", encoding="ascii") as file:
+                with open(f"{stem}.new", "w", encoding="ascii", opener=private) as file:
                     json.dump(report, file)
                 break
             except OSError:
@@ -1111,8 +1209,8 @@ def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]
     log_fd = -1
     kills = oom_kills()
     try:
-        log_fd = os.open(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with open(f"{stem}.pid", "w", encoding="ascii") as file:
+        log_fd = private(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        with open(f"{stem}.pid", "w", encoding="ascii", opener=private) as file:
             # Room for the pid, before there is one: on a full disk no task is started that could not be ended.
             file.write("0".rjust(10))
             file.flush()
@@ -1133,6 +1231,108 @@ def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]
         "cpu_s": usage.ru_utime + usage.ru_stime,
         "starved": oom_kills() > kills,
     }
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file that nobody else can read, whatever the umask is; no link is followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def open_own_folder(path: str, name: str) -> int:
+    """Open a folder, and prove by the descriptor that it is this user's own, private, and no link.
+
+    Raises:
+        Unsafe: It is not; ``name`` is what it is called in words.
+        OSError: It can't be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise Unsafe(f"{name} is a link, or no folder") from None
+        error.filename = name
+        raise
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
+        fault = f"it belongs to uid {status.st_uid}, and this job runs as uid {os.geteuid()}"
+    elif status.st_mode & 0o077:
+        fault = f"others have rights in it (mode {stat.S_IMODE(status.st_mode):04o}): chmod 700 it"
+    else:
+        return fd
+    os.close(fd)
+    raise Unsafe(f"{name} is not the user's own and private: {fault}")
+
+
+def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The folders that the kernel goes through to find a path, from / on, links among them resolved.
+
+    Args:
+        path: An absolute path; its last part is not looked at.
+
+    Raises:
+        OSError: One of them is not there, or can't be looked at.
+    """
+    current = "/"
+    yield current, os.lstat(current)
+    rest = path.split("/")[-2::-1]
+    links = 0
+    while rest:
+        part = rest.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            current = os.path.dirname(current)
+            continue
+        target = f"{current.rstrip('/')}/{part}"
+        status = os.lstat(target)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            link = os.readlink(target)
+            rest += link.split("/")[::-1]
+            if link.startswith("/"):
+                current = "/"
+            continue
+        current = target
+        yield current, status
+
+
+def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, str]:
+    """Who else than a user (and root) may put something else in the place of a file or folder.
+
+    As sshd's StrictModes does, it looks at the folders above. Where they have the sticky bit, others can't rename what
+    is not theirs.
+
+    Args:
+        path: Absolute; what is above it is looked at.
+        uid: The user.
+        own_gid: A group that has no other member.
+
+    Returns:
+        CLOSED (it is below a folder that only the user can enter), NOBODY, UNKNOWN (a folder can't be looked at),
+        GROUP (members of a group, users of an access list, or another user) or EVERYBODY; and why, in words.
+    """
+    worst, words = NOBODY, ""
+    try:
+        for folder, status in folders_above(path):
+            mode, mine = stat.S_IMODE(status.st_mode), status.st_uid in (0, uid)
+            who, whose = NOBODY, ""
+            if mode & 0o002 and not mode & stat.S_ISVTX:
+                who, whose = EVERYBODY, "everybody"
+            elif not mine:
+                who, whose = GROUP, f"its owner (uid {status.st_uid})"
+            elif mode & 0o020 and not mode & stat.S_ISVTX and status.st_gid != own_gid:
+                # Of an access list the group's part of the mode is the most that it grants anybody.
+                who, whose = GROUP, f"its group (gid {status.st_gid}) or its access list"
+            if who > worst:
+                worst, words = who, f"{folder} (mode {mode:04o}) lets {whose} rename what is in it"
+            if mine and not mode & 0o011:
+                return (CLOSED if worst == NOBODY else worst), words
+    except OSError as error:
+        if worst == NOBODY:
+            return UNKNOWN, f"{error.filename} can't be looked at: {error.strerror}"
+    return worst, words
 
 
 def remove(path: str) -> None:
@@ -1257,10 +1457,9 @@ def oom_kills() -> int:
     """How many processes of this job the kernel ended for lack of memory; 0 if it has no control group of its own."""
     job = os.environ.get("SLURM_JOB_ID", "")
     try:
-        with (
-            open("/proc/self/cgroup", encoding="utf-8") as own,
-            open("/proc/self/mountinfo", encoding="utf-8") as mounts,
-        ):
+        with open("/proc/self/cgroup", encoding="utf-8") as groups:
+            own = groups.readlines()
+        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
             counters = oom_counters(own, mounts, job)
     except OSError:
         return 0
@@ -1303,7 +1502,9 @@ def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list
             continue
         root, mounted_at = place.split()[3:5]
         if path:
-            files.append(f"{mounted_at}{path.removeprefix(root.rstrip('/'))}/{name}")
+            root = root.rstrip("/")
+            below = path[len(root) :] if path.startswith(root) else path
+            files.append(f"{mounted_at}{below}/{name}")
     return files
 
 
@@ -1319,11 +1520,12 @@ def proportional_mb(name: str, resident: float) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a step ``worker - TASKS_PER_NODE SECONDS``.
+    """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a step ``worker - TASKS_PER_NODE SECONDS [FOLDER]``.
 
-    Then the script comes on standard input, and ``SECONDS`` (may be empty) is how long the job ran before the step.
+    Then the script comes on standard input, ``SECONDS`` (may be empty) is how long the job ran before the step, and
+    ``FOLDER`` is the script's working directory, as the tasks are to have it.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
+    prepare_process()
     path, tasks_per_node, *more = argv
     before = more[0].strip() if more else ""
     fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -1334,9 +1536,14 @@ def main(argv: list[str]) -> int:
     worker = Worker(header, command, lines, tasks_per_node, before_s)
     try:
         worker.begin()
+        if len(more) > 1:
+            os.chdir(worker.run_folder if more[1] == worker.run_path else more[1])
     except Fenced as reason:
         worker.complain(f"{reason}: this job ends")
         return 0
+    except Unsafe as reason:
+        worker.complain(f"{reason}; this job ends before its first task")
+        return UNSAFE_EXIT
     except OSError as error:
         worker.complain(f"{error.filename} can't be made: {error.strerror}; this job ends before its first task")
         worker.remove_scratch()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Work folders, seen from the driver's host: who but the user may put something else in the place of a run's folder.
+
+The driver's account looks by itself; what it can't look at is unknown. The worker looks again, on the node.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+
+from .errors import RunError
+from .worker import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
+
+_ACCESS_LIST = "system.posix_acl_access"
+
+
+def check_work_dir(work_dir: str, user: str) -> str | None:
+    """Accept a work folder, or the place where one is to be made.
+
+    Args:
+        work_dir: The folder, absolute.
+        user: Whose runs are to work in it.
+
+    Returns:
+        What to know about it, in words; None if nothing.
+
+    Raises:
+        RunError: Everybody could put their own in the place of a run's folder.
+    """
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return None  # sudo has the words for it
+    who, words = look_above(f"{work_dir}/RUN", account.pw_uid, _own_group(account, work_dir))
+    if who == EVERYBODY:
+        raise RunError(
+            f"--work-dir {work_dir}: not safe for jobs of {user}: {words}, so anybody on the host could take over a "
+            "run's folder. Take that right away (chmod o-w), or give that folder the sticky bit (chmod +t)"
+        )
+    if who == GROUP:
+        return (
+            f"--work-dir {work_dir}: {words}. A job whose run folder was renamed ends without running anything; to "
+            "prevent that, give the folder the sticky bit (chmod +t)"
+        )
+    return None
+
+
+def slurm_may_write(run_folder: str, user: str) -> bool:
+    """Whether SLURM may open the file for a job's output in the run's folder by its path.
+
+    It opens what it finds there as the user, links and all.
+    """
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return False
+    who, _words = look_above(run_folder, account.pw_uid, _own_group(account, run_folder))
+    if who == CLOSED:
+        return True
+    try:
+        status = os.lstat(run_folder)
+    except OSError:
+        return False
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == account.pw_uid and not status.st_mode & 0o077
+    return own and who == NOBODY
+
+
+def _own_group(account: pwd.struct_passwd, path: str) -> int | None:
+    """The group of a user's that has no other member, if there is one, and no access list says otherwise."""
+    try:
+        group = grp.getgrgid(account.pw_gid)
+    except KeyError:
+        return None
+    if group.gr_name != account.pw_name or set(group.gr_mem) - {account.pw_name}:
+        return None
+    while path not in ("", "/"):
+        try:
+            if _ACCESS_LIST in os.listxattr(path):
+                return None
+        except OSError:
+            pass  # not there, closed, or on a file system without any
+        path = os.path.dirname(path)
+    return account.pw_gid
