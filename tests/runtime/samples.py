@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fractal_slurm.cli import cli
 from fractal_slurm.config_file import SlurmConfigFile, parse_config
 from fractal_slurm.errors import FractalSlurmError
 from fractal_slurm.resolve import SlurmConfig, resolve
@@ -85,6 +88,22 @@ def job_settings(**changes: Any) -> JobSettings:
             **changes,
         }
     )
+
+
+def run(*arguments: object) -> tuple[Any, str, str]:
+    """Run a command in this process: exit code, standard output, standard error. A traceback is an exception here."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _number in range(2))
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli([str(argument) for argument in arguments], prog_name="fractal-slurm")
+        except SystemExit as end:
+            code = end.code or 0
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode("utf-8"))
+    return code, *texts
 
 
 # Text as a person could write it into a file: no control characters, no lone surrogates.

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The command line, as far as it needs no SLURM."""
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -11,33 +9,16 @@ import time
 import jsonschema
 import pytest
 from fractal_slurm import __version__
-from fractal_slurm.cli import cli
 from fractal_slurm.config_file import json_schema
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import any_texts, config_data, json_values
+from samples import any_texts, config_data, json_values, run
 
 SPEC = {
     "task": {"name": "Measure wells", "command": "measure --verbose", "meta": {"mem": "1G"}},
     "meta": {"cpus_per_task": 2, "time": "10"},
     "parameters": [{"well": f"A{number:02d}"} for number in range(1, 13)],
 }
-
-
-def run(*arguments):
-    """Run a command in this process: exit code, standard output, standard error. A traceback is an exception here."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _number in range(2))
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            cli([str(argument) for argument in arguments], prog_name="fractal-slurm")
-        except SystemExit as end:
-            code = end.code or 0
-    texts = []
-    for stream in (out, err):
-        stream.flush()
-        texts.append(stream.buffer.getvalue().decode("utf-8"))
-    return code, *texts
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ Nothing heavy is imported at the top: ``--help`` and ``validate`` answer at once
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -47,20 +49,17 @@ _account_option = click.option("--account", metavar="NAME", help="Account from t
 
 def say(sentence: str) -> None:
     """A sentence for a person, on standard error."""
-    from .report import plain
+    from .report import indented
 
-    click.echo(plain(sentence), err=True)
+    with contextlib.suppress(OSError):  # the terminal is gone
+        click.echo(indented(sentence), err=True)
 
 
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    # What a terminal obeys, and lone surrogates, which a task's out-JSON may hold, are written as JSON spells them.
-    click.echo(re.sub("[^\n -~]", _spelled, text).encode())
+    from .report import json_text
 
-
-def _spelled(found: re.Match[str]) -> str:
-    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
+    click.echo(json_text(document, indent=2).encode())
 
 
 def _guarded(command: _Command) -> _Command:
@@ -93,6 +92,10 @@ def _guarded(command: _Command) -> _Command:
 @click.version_option(__version__, prog_name="fractal-slurm")
 def cli() -> None:
     """Run tasks on a SLURM cluster as other users, in as few jobs as possible."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 gets what it can't show spelled out.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 # -- nothing is submitted ---------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def _load_config(path: str | None) -> SlurmConfigFile:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, metavar="FILE…")
+@click.argument("files", nargs=-1, metavar="FILE...")
 @click.option("--cluster", is_flag=True, help="Compare with the live cluster, too.")
 @click.option("--user", "users", multiple=True, metavar="USER", help="With --cluster: look at this user's limits.")
 @_json_option
@@ -396,6 +399,7 @@ def _drive(
     if cancel:
         runner.interrupt()
     _heed_signals(runner)
+    journal.heeds_signals()
     line.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
     with journal:
         if resumed and (tasks := runner.run.take_up_again()):
@@ -425,7 +429,10 @@ def _drive(
 
 
 def _heed_signals(runner: Runner) -> None:
-    """Ctrl-C once cancels cleanly; twice leaves the jobs running. SIGTERM is as good as once, and does not wait."""
+    """Ctrl-C once cancels cleanly; twice leaves the jobs running. SIGTERM is as good as once, and does not wait.
+
+    SIGHUP says that the terminal is gone, which is no reason to leave a run alone.
+    """
 
     # Handlers set flags only: whatever they printed could come in the midst of another print.
     def interrupt(_number: int, _frame: object) -> None:
@@ -437,6 +444,9 @@ def _heed_signals(runner: Runner) -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # Not SIG_IGN, which our commands would inherit.
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 @cli.command()
@@ -445,24 +455,28 @@ def _heed_signals(runner: Runner) -> None:
 @_guarded
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
-    from .journal import Journal, check_run_id, is_driven
+    from .journal import ENDED, Journal, check_run_id, is_driven
     from .prepare import connect
     from .settings import load_settings
 
     settings = load_settings()
     driver = is_driven(settings.state_path(), check_run_id(run_id))
     if driver is not None:
-        host, pid = driver
-        if host != os.uname().nodename:
-            raise RunError(f"run {run_id} is driven on host {host} (pid {pid}): cancel it there")
-        os.kill(pid, signal.SIGTERM)
+        if driver.host and driver.host != os.uname().nodename:
+            raise RunError(f"run {run_id} is driven on host {driver.host} (pid {driver.pid}): cancel it there")
+        if not driver.pid or not driver.heeds:
+            raise RunError(
+                f"run {run_id} is driven by another process ({driver}), which does not say that it cancels when it is "
+                "told to: cancel it there, or end it, and try again"
+            )
+        os.kill(driver.pid, signal.SIGTERM)
         if as_json:
-            print_json({"run_id": run_id, "signalled": pid})
+            print_json({"run_id": run_id, "signalled": driver.pid})
         else:
-            click.echo(f"the driver of run {run_id} (pid {pid}) was told to cancel it")
+            click.echo(f"the driver of run {run_id} (pid {driver.pid}) was told to cancel it")
         return
     journal = Journal.open(settings.state_path(), run_id, drive=True)
-    if journal.get("state") in ("done", "cancelled", "refused"):
+    if journal.get("state") in ENDED:
         raise RunError(f"run {run_id} has ended already ({journal.get('state')})")
     _drive(journal, settings, connect(settings), as_json, cancel=True)
 
@@ -481,36 +495,41 @@ def status(as_json: bool) -> None:
     state_dir = load_settings().state_path()
     rows = []
     for run_id in run_ids(state_dir):
+        row: dict[str, Any] = {"run_id": run_id, "state": "damaged"}
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
                 driver = is_driven(state_dir, run_id)
                 counts = journal.counts()
-                rows.append(
-                    {
-                        "run_id": run_id,
-                        "state": state_now(journal.get("state", "unknown"), driver),
-                        "user": journal.get("user"),
-                        "task_name": journal.get("task_name"),
-                        "created": journal.get("created"),
-                        "tasks": sum(counts.values()),
-                        "succeeded": counts.get("succeeded", 0),
-                        "failed": counts.get("failed", 0),
-                        "not_run": counts.get("not_run", 0),
-                        "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
-                        "driver": None if driver is None else {"host": driver[0], "pid": driver[1]},
-                    }
-                )
+                row |= {
+                    "state": state_now(journal.get("state", "unknown"), driver),
+                    "user": journal.get("user"),
+                    "task_name": journal.get("task_name"),
+                    "created": journal.get("created"),
+                    "tasks": sum(counts.values()),
+                    "succeeded": counts.get("succeeded", 0),
+                    "failed": counts.get("failed", 0),
+                    "not_run": counts.get("not_run", 0),
+                    "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
+                    "driver": None if driver is None else {"host": driver.host, "pid": driver.pid},
+                }
+                if journal.damage:
+                    row["state"] = "damaged"
+                    raise RunError(journal.damage)
         except RunError as error:
-            say(f"warning: {error}")
+            for message in error.messages:
+                say(f"warning: {message}")
+        rows.append(row)
     if as_json:
         print_json(rows)
         return
     columns = ("run_id", "state", "user", "task_name", "tasks", "succeeded", "failed", "not_run", "jobs")
-    began = [time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"] or 0)) for row in rows]
+    began = [
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])) if row.get("created") else "" for row in rows
+    ]
     table(
         f"runs in {state_dir}",
         ("began", *columns),
-        [(when, *(row[column] for column in columns)) for when, row in zip(began, rows, strict=True)],
+        [(when, *(row.get(column) for column in columns)) for when, row in zip(began, rows, strict=True)],
     )
     if any(row["state"] == "interrupted" for row in rows):
         click.echo("interrupted runs go on with: fractal-slurm resume RUN")
@@ -528,8 +547,12 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
 
     from .journal import Journal, is_driven, state_now
     from .prepare import connect
-    from .report import plain, print_report, run_report, task_log
+    from .report import indented, plain, print_report, report_json, run_head, task_log, task_rows
     from .settings import load_settings
+
+    def warn(journal: Journal) -> None:
+        for message in journal.damage:
+            say(f"warning: {message}")
 
     settings = load_settings()
     with Journal.open(settings.state_path(), run_id, drive=False) as journal:
@@ -544,17 +567,50 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
             rows = journal.events()
             if as_json:
                 print_json([dict(zip(("at", "what", "subject", "detail"), row, strict=True)) for row in rows])
+                warn(journal)
                 return
             for at, what, subject, detail in rows:
                 when = time.strftime("%H:%M:%S", time.localtime(at))
-                click.echo(plain(f"{when}  {what}  {subject}  {detail}"))
+                click.echo(indented(f"{when}  {what}  {subject}  {detail}", by=10))
+            warn(journal)
             return
-        document = run_report(journal)
-        document["state"] = state_now(document["state"], is_driven(settings.state_path(), run_id))
+        head = run_head(journal)
+        head["state"] = state_now(head["state"] or "unknown", is_driven(settings.state_path(), run_id))
+        if as_json:
+            for piece in report_json(head, task_rows(journal), journal.damage):
+                click.echo(piece.encode(), nl=False)
+        else:
+            unfinished = task_rows(journal, "waiting", "cut", "failed", "not_run")
+            print_report(head, unfinished, journal.counts())
+        warn(journal)
+
+
+@cli.command()
+@click.option(
+    "--older-than", required=True, metavar="AGE", help="Of runs that ended so long ago: 30d (days), or 12h (hours)."
+)
+@click.option("--dry-run", is_flag=True, help="Only show which ones.")
+@_json_option
+@_guarded
+def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
+    """Remove the journals of runs that have ended: args, results and the ends of logs are in them."""
+    import time
+
+    from .journal import prune as prune_journals
+    from .settings import load_settings
+
+    match = re.fullmatch(r"([0-9]{1,5})([dh])", older_than)
+    if match is None:
+        raise RunError(f"--older-than {older_than!r} is not allowed: give days or hours such as 30d or 12h")
+    age_s = int(match[1]) * {"d": 86_400, "h": 3_600}[match[2]]
+    removed, kept = prune_journals(load_settings().state_path(), time.time() - age_s, dry_run=dry_run)
+    for sentence in kept:
+        say(f"warning: {sentence}")
     if as_json:
-        print_json(document)
-    else:
-        print_report(document)
+        print_json({"removed": removed, "kept": kept, "dry_run": dry_run})
+        return
+    for run_id in removed:
+        click.echo(f"{run_id}: {'would be removed' if dry_run else 'removed'}")
 
 
 @cli.command()

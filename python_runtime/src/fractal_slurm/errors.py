@@ -33,6 +33,16 @@ def one_line(text: str, most: int = 500) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def quoted(text: str) -> str:
+    """What others printed, each line marked as theirs, to follow a sentence."""
+    return "".join(f"\n| {line}" for line in text.splitlines())
+
+
+def count_of(number: int, what: str) -> str:
+    """A number of things in words: ``1 task``, ``2 tasks``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 class FractalSlurmError(ValueError):
     """Base of every error that this package raises on purpose.
 

@@ -10,7 +10,6 @@ Example::
 
 from __future__ import annotations
 
-import json
 import shlex
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from .config_file import SlurmConfigFile, load_config_file
 from .errors import FractalSlurmError, RunError
+from .journal import record_of
 from .prepare import connect, create_run
 from .runner import Runner
 from .settings import Settings, load_settings
@@ -273,7 +273,7 @@ def _settle(future: Future[TaskResult], run_id: str, state: str, reason: str | N
     """Tell a future how its task ended."""
     if future.done():
         return
-    record = json.loads(text) if text else {}
+    record = record_of(text)
     tail = record.get("tail") or ""
     if state == "succeeded":
         seconds, host = record.get("seconds"), record.get("host") or ""

@@ -7,6 +7,7 @@ two drivers can't. After a crash the journal says all that a new driver needs.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,9 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
-from .errors import RunError
+from .errors import RunError, one_line, shown
+from .results import is_task_record
 
 _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -57,6 +60,17 @@ _SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 # A draft that is older than this, in seconds, and not locked, was left behind.
 _DRAFT_S = 3600
+# How long a lock is tried for that somebody holds who does not drive the run, in seconds.
+_LOCK_WAIT_S = 2.0
+# What a driver writes into its lock: its pid, its host, and whether it cancels on SIGTERM.
+_LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds)?")
+_MOST_DAMAGE = 20
+# What reading a damaged journal may end in: SQLite's own messages, too, may hold what is damaged.
+_BROKEN = (sqlite3.Error, UnicodeError)
+JOB_STATES = ("planned", "submitting", "submitted", "ended", "collected", "abandoned", "refused")
+_TASK_STATES = frozenset(("waiting", "cut", "succeeded", "failed", "not_run"))
+# States of a run that are its end.
+ENDED = ("done", "cancelled", "refused")
 # States of a task that are its end.
 FINAL = ("succeeded", "failed", "not_run")
 
@@ -98,6 +112,7 @@ class Journal:
         self._db = connection
         self._lock_fd = lock_fd
         self._depth = 0
+        self.damage: list[str] = []  # what could not be read of it, a sentence each
         # Told of each task that came to its end, once that is on disk: index, state, reason, record.
         self.listener: Callable[[int, str, str | None, str | None], None] | None = None
         self._ended: list[tuple[int, str, str | None, str | None]] = []
@@ -132,7 +147,7 @@ class Journal:
         draft = folder.with_name(f".{run_id}.draft")
         try:
             _remove_old_drafts(folder.parent)
-            draft.mkdir(mode=0o700, parents=True)
+            _make_private(draft)
             lock_fd = _lock(draft)
             connection = _connect(draft / "journal.sqlite")
             with closing(connection):
@@ -168,18 +183,85 @@ class Journal:
         file = folder / "journal.sqlite"
         if not file.is_file():
             raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
+        lock_fd = None
         try:
             lock_fd = _lock(folder) if drive else None
-            connection = _connect(file)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(f"the journal of run {run_id} can't be read: {error}") from None
-        if version != _SCHEMA_VERSION:
-            raise RunError(
-                f"the journal of run {run_id} has format {version}; this version of fractal-slurm reads format "
-                f"{_SCHEMA_VERSION}: use the version that began the run"
-            )
-        return cls(folder, connection, lock_fd)
+            journal = cls(folder, _connect(file, read_only=True), None)
+            version = journal._db.execute("PRAGMA user_version").fetchone()[0]
+            if journal.lacks_tables():
+                raise RunError(f"the journal of run {run_id} is damaged: it has not the tables of one")
+            if version != _SCHEMA_VERSION:
+                raise RunError(
+                    f"the journal of run {run_id} has format {version}; this version of fractal-slurm reads format "
+                    f"{_SCHEMA_VERSION}: use the version that began the run"
+                )
+            if not drive:
+                return journal
+            # Nothing is written to a journal that is damaged: what follows from it would be wrong, too.
+            with journal:
+                journal.examine()
+            return cls(folder, _connect(file), lock_fd)
+        except BaseException as error:
+            if lock_fd is not None:
+                os.close(lock_fd)
+            if isinstance(error, (OSError, *_BROKEN)):
+                raise RunError(f"the journal of run {run_id} can't be read: {error}") from None
+            raise
+
+    def lacks_tables(self) -> bool:
+        """Whether it has not the tables of a journal."""
+        rows = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return not {"run", "job", "task", "event"} <= {row[0] for row in rows}
+
+    def examine(self) -> None:
+        """Read all that a driver goes by.
+
+        Raises:
+            RunError: Some of it is damaged.
+        """
+        try:
+            words = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except _BROKEN as error:
+            words = str(error)
+        if words != "ok":
+            self._damaged(words)
+        for key in _VALUES:
+            self.get(key)
+        self.jobs()
+        for _row in self.tasks():
+            pass
+        if self.damage:
+            raise RunError([*self.damage, "it is not driven, and nothing is written to it"])
+
+    def _damaged(self, words: str) -> None:
+        """Note what can't be read of this journal: the rest can be shown, and nobody drives it.
+
+        Raises:
+            RunError: It is being driven.
+        """
+        sentence = f"the journal of run {self.folder.name} is damaged: {one_line(words)}"
+        if self._lock_fd is not None:
+            raise RunError(sentence)
+        if sentence not in self.damage and len(self.damage) < _MOST_DAMAGE:
+            self.damage.append(sentence)
+
+    def _select(
+        self, sql: str, values: Sequence[Any] = (), sound: Callable[[tuple[Any, ...]], bool] = lambda _row: True
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows, as far as they can be read; those that are not ``sound`` are noted as damage and left out."""
+        try:
+            for row in self._db.execute(sql, values):
+                if sound(row):
+                    yield row
+                else:
+                    self._damaged(f"a row has other values than it can have ({_place(row)})")
+        except _BROKEN as error:
+            self._damaged(str(error))
+
+    def heeds_signals(self) -> None:
+        """Let others know that this process cancels the run on SIGTERM: a process that does not would just end."""
+        if self._lock_fd is not None:
+            os.pwrite(self._lock_fd, f"{os.getpid()} {os.uname().nodename} heeds\n".encode(), 0)
 
     def close(self) -> None:
         """Close it, and let go of the lock."""
@@ -224,8 +306,15 @@ class Journal:
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the run."""
-        row = self._db.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        for (text,) in self._select("SELECT value FROM run WHERE key = ?", (key,)):
+            try:
+                value = json.loads(text)
+                if _VALUES.get(key, _is_anything)(value):
+                    return value
+            except (ValueError, TypeError, RecursionError):
+                pass
+            self._damaged(f"its {key} can't be read")
+        return default
 
     def event(self, what: str, subject: str = "", detail: str = "") -> None:
         """Note that something happened."""
@@ -233,7 +322,8 @@ class Journal:
 
     def events(self) -> list[tuple[float, str, str, str]]:
         """All that happened: time, what, to whom, details."""
-        return list(self._db.execute("SELECT at, what, subject, detail FROM event ORDER BY rowid"))
+        sql = "SELECT at, what, subject, detail FROM event ORDER BY rowid"
+        return list(self._select(sql, (), _is_event))
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -263,11 +353,12 @@ class Journal:
     def jobs(self, *states: str) -> list[Job]:
         """The jobs in any of these states, or all, by number."""
         where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-        rows = self._db.execute(
+        rows = self._select(
             "SELECT token, number, state, slurm_job_id, slurm_state, reason, tasks, slots, nodes, "
             "submitted_at, began_at, "
             f"ended_at FROM job {where} ORDER BY number",
             states,
+            _is_job,
         )
         return [Job(*row) for row in rows]
 
@@ -296,10 +387,8 @@ class Journal:
 
     def task_row(self, index: int) -> tuple[int, str | None, str, int, int, str | None] | None:
         """Attempt, token, state, retries, node_retries and record of one task."""
-        row: tuple[int, str | None, str, int, int, str | None] | None = self._db.execute(
-            "SELECT attempt, token, state, retries, node_retries, record FROM task WHERE idx = ?", (index,)
-        ).fetchone()
-        return row
+        sql = "SELECT attempt, token, state, retries, node_retries, record FROM task WHERE idx = ?"
+        return next(self._select(sql, (index,), _is_task_row), None)
 
     def finish_task(self, index: int, state: str, reason: str | None, record: str | None) -> None:
         """Note how a task ended; without a record the one that it has is kept."""
@@ -359,18 +448,95 @@ class Journal:
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by state."""
-        return dict(self._db.execute("SELECT state, count(*) FROM task GROUP BY state"))
+        sql = "SELECT state, count(*) FROM task GROUP BY state"
+        return dict(self._select(sql, (), lambda row: row[0] in _TASK_STATES))
 
     def tasks(self, *states: str) -> Iterator[tuple[int, int, str | None, str, str | None, str | None, str]]:
         """Index, attempt, token, state, reason, record and args of tasks in any of these states, or all."""
         where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-        yield from self._db.execute(
-            f"SELECT idx, attempt, token, state, reason, record, args FROM task {where} ORDER BY idx",
-            states,
-        )
+        sql = f"SELECT idx, attempt, token, state, reason, record, args FROM task {where} ORDER BY idx"
+        yield from self._select(sql, states, _is_task)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
+def _is_anything(_value: object) -> bool:
+    return True
+
+
+def _is(*types: type) -> Callable[[object], bool]:
+    # A bool is an int to Python.
+    return lambda value: isinstance(value, types) and (not isinstance(value, bool) or bool in types)
+
+
+_is_text, _is_maybe_text, _is_count = _is(str), _is(str, NoneType), _is(int)
+
+
+def _is_time(value: object) -> bool:
+    # What the clock's functions take, too.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10**11
+
+
+def _is_maybe_time(value: object) -> bool:
+    return value is None or _is_time(value)
+
+
+# The values of a run whose types are relied on.
+_VALUES: dict[str, Callable[[object], bool]] = {
+    "run_id": _is_text,
+    "created": _is_time,
+    "ended": _is_time,
+    "user": _is_text,
+    "task_name": _is_text,
+    "tasks": _is_count,
+    "run_folder": _is_text,
+    "config": _is(dict),
+    "job_settings": _is(dict),
+    "hides_jobs": _is(bool),
+    "state": _is_text,
+    "cancelled": _is(bool),
+    "refusal": _is_maybe_text,
+    "alone": _is(list),
+    "srun_steps": _is_count,
+}
+
+
+def _fits(*checks: Callable[[object], bool]) -> Callable[[tuple[Any, ...]], bool]:
+    def fits(row: tuple[Any, ...]) -> bool:
+        for check, value in zip(checks, row, strict=True):  # noqa: SIM110 - for every row, and all() is slower
+            if not check(value):
+                return False
+        return True
+
+    return fits
+
+
+_is_event = _fits(_is_time, _is_text, _is_text, _is_text)
+_is_job = _fits(
+    _is_text, _is_count, frozenset(JOB_STATES).__contains__, _is_maybe_text, _is_maybe_text, _is_maybe_text, _is_count,
+    _is(int, NoneType), _is_count, _is_maybe_time, _is_maybe_time, _is_maybe_time,
+)  # fmt: skip
+_is_task = _fits(
+    _is_count, _is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_maybe_text, _is_maybe_text, _is_text
+)
+_is_task_row = _fits(_is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_count, _is_count, _is_maybe_text)
+
+
+def _place(row: tuple[Any, ...]) -> str:
+    return shown(row[0], 30)
+
+
+def record_of(text: str | None) -> dict[str, Any]:
+    """The record of a task, as the journal has it; empty where there is none, or it is damaged."""
+    try:
+        record = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) and (not record or is_task_record(record)) else {}
+
+
+def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    if read_only:
+        name = f"{file.absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(name, timeout=30, isolation_level=None, uri=True)
     # Made private before SQLite can make it otherwise: the args of other people's tasks are in it.
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(file, timeout=30, isolation_level=None)
@@ -381,18 +547,38 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 
 def _lock(folder: Path) -> int:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        host, pid = _owner(fd)
-        os.close(fd)
-        raise RunError(
-            f"run {folder.name} is driven by another process (pid {pid} on {host}): let it go on, or end it first"
-        ) from None
+    """Lock a run. Whoever only asks whether it is driven holds the lock for an instant: that is waited for.
+
+    Raises:
+        RunError: Another process drives it.
+    """
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            driver = _driver(fd)
+            if driver.pid or time.monotonic() >= deadline:
+                os.close(fd)
+                raise RunError(
+                    f"run {folder.name} is driven by another process ({driver}): let it go on, or end it first"
+                ) from None
+            time.sleep(0.01)
+        except OSError:
+            os.close(fd)
+            raise
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
     return fd
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder, and what is missing above it, for this account alone (mkdir(1) makes only the last part so)."""
+    for missing in reversed([part for part in folder.parents if not part.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700)
 
 
 def _remove_old_drafts(folder: Path) -> None:
@@ -408,10 +594,52 @@ def _remove_old_drafts(folder: Path) -> None:
         os.close(fd)
 
 
-def _owner(fd: int) -> tuple[str, int]:
-    """Host and pid of the process that holds a lock."""
-    pid, _blank, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
-    return host, int(pid) if pid.isdigit() else 0
+class Driver(NamedTuple):
+    """The process that drives a run.
+
+    Attributes:
+        host: Its host; empty where that is not known.
+        pid: Its number there, above 1; on this host it was seen to hold the lock, on another it is what the lock's
+            file says. 0 where it is not known.
+        heeds: Whether it cancels the run on SIGTERM.
+    """
+
+    host: str
+    pid: int
+    heeds: bool = False
+
+    def __str__(self) -> str:
+        return f"pid {self.pid or 'unknown'} on {self.host or 'an unknown host'}"
+
+
+def _driver(fd: int) -> Driver:
+    """Who holds a lock that is held, by what its file says. Of this host's processes only one that has it is named."""
+    try:
+        text = os.pread(fd, 300, 0).decode("ascii", "replace")
+    except OSError:
+        text = ""
+    match = _LOCK_TEXT.fullmatch(text.strip())
+    if match is None:
+        return Driver("", 0)
+    pid, host = int(match[1]), match[2]
+    if pid < 2 or (host == os.uname().nodename and not _has_lock(pid, os.fstat(fd))):
+        pid = 0
+    return Driver(host, pid, heeds=match[3] is not None)
+
+
+def _has_lock(pid: int, lock: os.stat_result) -> bool:
+    """Whether a process has a file open, with a lock on it that lets nobody else in."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        for entry in (folder / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(entry.stat(), lock):
+                    info = (folder / "fdinfo" / entry.name).read_text(encoding="ascii", errors="replace")
+                    if re.search(r"^lock:.* WRITE ", info, re.MULTILINE):
+                        return True
+    except OSError:  # it is gone, or somebody else's
+        pass
+    return False
 
 
 def run_ids(state_dir: Path) -> list[str]:
@@ -422,21 +650,70 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
-def state_now(state: str, driver: tuple[str, int] | None) -> str:
+def state_now(state: str, driver: Driver | None) -> str:
     """What the journal's word for a run's state means, given who drives it."""
     return "interrupted" if state in ("planned", "driven") and driver is None else state
 
 
-def is_driven(state_dir: Path, run_id: str) -> tuple[str, int] | None:
-    """Host and pid of the process that drives a run, if there is one."""
+def is_driven(state_dir: Path, run_id: str) -> Driver | None:
+    """The process that drives a run, if there is one."""
     try:
-        fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _owner(fd)
+        return _driver(fd)
+    except OSError:
+        return None
     finally:
         os.close(fd)
     return None
+
+
+def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
+    """Remove the journals of runs that ended before a time; those that have not ended, or can't be read, are kept.
+
+    Args:
+        state_dir: Folder of all journals.
+        before: The time, in seconds since the epoch.
+        dry_run: Whether to remove nothing.
+
+    Returns:
+        The ids of the runs that were removed, or would be, and why others are kept that may be older: a sentence each.
+
+    Raises:
+        RunError: A journal can't be removed.
+    """
+    removed, kept = [], []
+    for run_id in run_ids(state_dir):
+        folder = state_dir / "runs" / run_id
+        try:
+            with Journal.open(state_dir, run_id, drive=False) as journal:
+                state, ended = journal.get("state"), journal.get("ended", journal.get("created"))
+                journal.jobs()
+                journal.counts()
+                if journal.damage:
+                    raise RunError(journal.damage)
+            if not isinstance(ended, (int, float)) or ended >= before:
+                continue
+            if state not in ENDED:
+                kept.append(f"run {run_id} has not ended: fractal-slurm resume or cancel it")
+                continue
+            fd = _lock(folder)
+        except RunError as error:
+            kept += [f"{message}: kept" for message in error.messages]
+            continue
+        try:
+            if not dry_run:
+                # Under another name first: should it be removed in part only, it is no run any more.
+                gone = folder.with_name(f".{run_id}.draft")
+                folder.rename(gone)
+                shutil.rmtree(gone)
+            removed.append(run_id)
+        except OSError as error:
+            raise RunError(f"the journal of run {run_id} can't be removed: {error}") from None
+        finally:
+            os.close(fd)
+    return removed, kept

@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .errors import RunError
+from .errors import RunError, count_of
 from .impersonate import Impersonator
-from .journal import Job, Journal
+from .journal import Job, Journal, record_of
 from .script import job_folder
 
 if TYPE_CHECKING:
     from .runner import Progress
 
 _BAR = 24
+# Tasks in a table; with --json there are all.
+_MOST_SHOWN = 50
 
 
 class ProgressLine:
@@ -70,7 +74,7 @@ class ProgressLine:
     def say(self, sentence: str) -> None:
         """A sentence on a line of its own."""
         self.close()
-        self._write(f"{plain(sentence)}\n")
+        self._write(f"{indented(sentence)}\n")
 
     def _write(self, text: str) -> None:
         # A terminal that is gone is no reason to leave a run alone.
@@ -90,13 +94,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    # As Text, which is shown to the letter: in a str rich finds markup and the names of little pictures.
+    grid = Table(title=Text(plain(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        grid.add_column(name, overflow="fold")
+        grid.add_column(Text(name), overflow="fold")
     for row in rows:
-        grid.add_row(*("" if cell is None else plain(cell) for cell in row))
-    console = Console(highlight=False, markup=False)
+        grid.add_row(*(Text("" if cell is None else plain(cell)) for cell in row))
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(grid)
@@ -107,43 +113,85 @@ def plain(cell: object) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
 
 
-def run_report(journal: Journal) -> dict[str, Any]:
-    """All that the journal knows of a run: its jobs, and each task with its result."""
-    jobs = journal.jobs()
-    by_token = {job.token: job for job in jobs}
-    tasks = []
-    for index, attempt, token, state, reason, record_text, args in journal.tasks():
-        record = json.loads(record_text) if record_text else {}
-        job = by_token.get(token or "")
-        tasks.append(
-            {
-                "index": index,
-                "state": state,
-                "reason": reason,
-                "attempt": attempt,
-                "args": json.loads(args),
-                "job": record.get("job") or (job.slurm_job_id if job else None),
-                "exit_code": record.get("exit"),
-                "signal": record.get("signal"),
-                "host": record.get("host"),
-                "start": record.get("start"),
-                "duration_s": record.get("seconds"),
-                "peak_mb": record.get("peak_mb"),
-                "cpu_s": record.get("cpu_s"),
-                "result": record.get("out"),
-                "log_tail": record.get("tail"),
-            }
-        )
-    return {
-        "run_id": journal.get("run_id"),
-        "state": journal.get("state"),
-        "user": journal.get("user"),
-        "task_name": journal.get("task_name"),
-        "created": journal.get("created"),
-        "run_folder": journal.get("run_folder"),
-        "jobs": [job_row(job) for job in jobs],
-        "tasks": tasks,
+def indented(text: object, by: int = 4) -> str:
+    """Text whose first line is ours: whatever others put into it stands further in, so that no line of theirs passes
+    for one of ours."""
+    return plain(text).replace("\n", "\n" + " " * by)
+
+
+def run_head(journal: Journal) -> dict[str, Any]:
+    """What the journal knows of a run, without its tasks."""
+    head: dict[str, Any] = {
+        key: journal.get(key) for key in ("run_id", "state", "user", "task_name", "created", "run_folder")
     }
+    head["jobs"] = [job_row(job) for job in journal.jobs()]
+    return head
+
+
+def task_rows(journal: Journal, *states: str) -> Iterator[dict[str, Any]]:
+    """Each task in any of these states, or all, with its result: one at a time, since a result may be large."""
+    by_token = {job.token: job for job in journal.jobs()}
+    for index, attempt, token, state, reason, text, args in journal.tasks(*states):
+        record = record_of(text)
+        job = by_token.get(token or "")
+        yield {
+            "index": index,
+            "state": state,
+            "reason": reason,
+            "attempt": attempt,
+            "args": _json_of(args),
+            "job": record.get("job") or (job.slurm_job_id if job else None),
+            "exit_code": record.get("exit"),
+            "signal": record.get("signal"),
+            "host": record.get("host"),
+            "start": record.get("start"),
+            "duration_s": record.get("seconds"),
+            "peak_mb": record.get("peak_mb"),
+            "cpu_s": record.get("cpu_s"),
+            "result": record.get("out"),
+            "log_tail": record.get("tail"),
+        }
+
+
+def _json_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """JSON in which nothing is left that a terminal obeys.
+
+    NaN and infinity, which Python writes and reads though they are no JSON, become null.
+    """
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        value = json.loads(json.dumps(value), parse_constant=lambda _name: None)
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # Lone surrogates, which a task's out-JSON may hold, are written as JSON spells them, too.
+    return re.sub("[^\n -~]", _spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
+
+
+def report_json(head: dict[str, Any], tasks: Iterable[dict[str, Any]], damage: Sequence[str]) -> Iterator[str]:
+    """One JSON document of a whole run, in pieces: a line a task, since results may be many, large and deep.
+
+    Args:
+        head: See :func:`run_head`.
+        tasks: See :func:`task_rows`.
+        damage: Sentences on what can't be read; looked at when the tasks have been.
+    """
+    yield json_text(head, indent=2).removesuffix("\n}") + ',\n  "tasks": ['
+    comma = ""
+    for task in tasks:
+        yield f"{comma}\n    {json_text(task)}"
+        comma = ","
+    yield f'\n  ],\n  "damage": {json_text(list(damage))}\n}}\n'
 
 
 def job_row(job: Job) -> dict[str, Any]:
@@ -161,10 +209,16 @@ def job_row(job: Job) -> dict[str, Any]:
     }
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """The tables of one run."""
+def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: dict[str, int]) -> None:
+    """The tables of one run.
+
+    Args:
+        head: See :func:`run_head`.
+        tasks: Those that have not succeeded.
+        counts: Number of tasks by state.
+    """
     table(
-        f"run {report['run_id']} of {report['user']}: {report['task_name']} ({report['state']})",
+        f"run {head['run_id']} of {head['user']}: {head['task_name']} ({head['state']})",
         ("job", "SLURM id", "state", "tasks", "nodes", "seconds", "reason"),
         [
             (
@@ -176,17 +230,17 @@ def print_report(report: dict[str, Any]) -> None:
                 f"{job['ended'] - job['began']:.1f}" if job["ended"] and job["began"] else "",
                 job["reason"] if job["reason"] not in (None, "None") else "",
             )
-            for job in report["jobs"]
+            for job in head["jobs"]
         ],
     )
-    bad = [task for task in report["tasks"] if task["state"] != "succeeded"]
+    bad = sum(number for state, number in counts.items() if state != "succeeded")
     if bad:
         table(
-            f"{len(bad)} of {len(report['tasks'])} tasks have not succeeded",
+            f"{bad} of {count_of(sum(counts.values()), 'task')} {'has' if bad == 1 else 'have'} not succeeded",
             ("task", "state", "host", "reason", "end of its log"),
             [
                 (task["index"], task["state"], task["host"], task["reason"], (task["log_tail"] or "").strip()[-300:])
-                for task in bad[:50]
+                for task in islice(tasks, _MOST_SHOWN)
             ],
         )
 
@@ -213,11 +267,11 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     failures = summary["failures"]
     for failure in failures[:10]:
-        print(plain(f"task {failure['index']}: {failure['reason']}"))
+        print(indented(f"task {failure['index']}: {failure['reason']}"))
         for line in (failure.get("log_tail") or "").strip().splitlines()[-5:]:
             print(plain(f"    {line}"))
     if len(failures) > 10:
-        print(f"… and {len(failures) - 10} more: fractal-slurm report {summary['run_id']}")
+        print(f"... and {len(failures) - 10} more: fractal-slurm report {summary['run_id']}")
 
 
 def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes]:
@@ -226,19 +280,26 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
     Raises:
         RunError: There is no such task, or no log of it.
     """
+    run_id, user, folder = (journal.get(key) for key in ("run_id", "user", "run_folder"))
     row = journal.task_row(index)
     if row is None:
-        raise RunError(f"run {journal.get('run_id')} has no task {index}")
-    record = json.loads(row[5]) if row[5] else {}
-    if not record.get("log"):
-        return
-    folder = job_folder(journal.get("run_folder"), record["token"])
+        raise RunError([f"run {run_id} has no task {index}", *journal.damage])
+    record = record_of(row[5])
+    token = record.get("token")
+    if not record.get("log") or token not in journal.tokens():
+        words = {"waiting": "it has not run yet, or its log has not come", "not_run": "it did not run"}.get(row[2], "")
+        raise RunError(f"there is no log of task {index} of run {run_id}{words and f': {words}'}")
     name = f"log-{record['restart']}-{record['node']}"
-    if journal.get("job_settings")["task_logs"] == "separate":
+    if (journal.get("job_settings") or {}).get("task_logs") == "separate":
         name = f"task-{index}-{record['attempt']}.log"
+    path = f"{job_folder(folder, token)}/{name}"
     offset, size = record["log"]
-    for chunk in sudo.read_files(journal.get("user"), [f"{folder}/{name}"], timeout=600, max_bytes=offset + size):
+    came = not size
+    for chunk in sudo.read_files(user, [path], timeout=600, max_bytes=offset + size):
         part = chunk[offset : offset + size]
         offset = max(0, offset - len(chunk))
         size -= len(part)
+        came = came or bool(part)
         yield part
+    if not came:
+        raise RunError(f"the log of task {index} of run {run_id} is not there any more: {path} of {user}")

@@ -59,6 +59,11 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
     return Kind.TORN, record
 
 
+def is_task_record(record: dict[str, Any]) -> bool:
+    """Whether a record is that of a task's end, with a value for each name that can be relied on."""
+    return _is_whole(Kind.TASK, record)
+
+
 def _is_number(value: object) -> bool:
     # What SQLite and file offsets hold.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

@@ -7,16 +7,15 @@ so whatever state the journal shows, the loop goes on from there.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .collecting import Collector
-from .errors import ClusterError
+from .errors import ClusterError, count_of
 from .impersonate import Interrupted
-from .journal import Job, Journal
+from .journal import Job, Journal, record_of
 from .run import NO_ANSWER, Run
 from .script import claim_path, stop_path
 from .settings import Settings
@@ -202,7 +201,7 @@ class Runner:
             self.run.journal.event("cancel")
         live = self.run.journal.jobs("submitting", "submitted")
         if live:
-            self.run.say(f"cancelling {len(live)} jobs; what has finished is brought home")
+            self.run.say(f"cancelling {count_of(len(live), 'job')}; what has finished is brought home")
         now = time.monotonic()
         self.cancel_deadline = now + self.run.settings.cancel_grace_s
         self.run.last_submission = self.next_poll = now
@@ -277,8 +276,6 @@ class Runner:
 
 def _of_record(text: str | None) -> dict[str, Any]:
     """What helps with a failure, out of a worker's record."""
-    if text is None:
-        return {}
-    record = json.loads(text)
+    record = record_of(text)
     found = {key: record[key] for key in ("exit", "signal", "host", "job", "tail") if record.get(key) is not None}
     return {{"exit": "exit_code", "tail": "log_tail"}.get(key, key): value for key, value in found.items()}

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from .errors import ClusterError, FractalSlurmError, one_line
+from .errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
 from .journal import Job
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 from .run import Run, Watch
@@ -142,7 +142,7 @@ class Settler:
                     again += 1
             if alone:
                 self.run.journal.put("alone", [*self.run.journal.get("alone", []), *alone])
-            self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
+            self.run.journal.event("left unfinished", job.token, f"{count_of(len(unfinished), 'task')}: {words}")
         if again:
             elsewhere = f", elsewhere than on {node}" if node else ""
             self.run.say(f"{words}: {again} of its tasks go into a new job{elsewhere}")
@@ -216,4 +216,4 @@ class Settler:
             text = b"".join(chunks).decode("utf-8", "replace").strip()
         except FractalSlurmError:
             return ""
-        return f"; it printed: {text[-500:]}" if text else "; it printed nothing"
+        return f"; it printed:{quoted(text[-500:])}" if text else "; it printed nothing"
