@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
 
+from ..plugin_utils.arguments import convert
 from ..plugin_utils.cluster import look
 from ..plugin_utils.config_action import ConfigActionBase
 from ..plugin_utils.runtime import runtime_module
 
 _HERE_ONLY = ("src", "template", "against_cluster", "users", "bin_dirs")
+_SPEC: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "default": "present"},
+    "against_cluster": {"type": "raw", "default": False},
+    "users": {"type": "list", "elements": "str", "default": []},
+    "bin_dirs": {"type": "list", "elements": "str", "default": []},
+    "known_faults": {"type": "list", "elements": "raw", "default": []},
+}
 
 
 class ActionModule(ConfigActionBase):
@@ -25,22 +33,23 @@ class ActionModule(ConfigActionBase):
         """Validate, then run the module on the host; see its documentation."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         task_vars = task_vars or {}
-        arguments = {key: value for key, value in self._task.args.items() if key not in _HERE_ONLY}
+        given = self._task.args
+        values, faults = convert({name: given[name] for name in _SPEC if name in given}, _SPEC)
+        arguments = {key: value for key, value in given.items() if key not in _HERE_ONLY}
         warnings: list[str] = []
-        if arguments.get("state", "present") == "present":
+        if values.get("state") == "present":
             try:
                 checked = self.load_config(task_vars)
+                arguments["content"] = checked.text
+                warnings += checked.warnings
+                if not faults:
+                    faults += self._against_cluster(values, checked.model, task_vars, warnings, result)
             except ValueError as error:
-                return {**result, **self.refusal(error)}
-            arguments["content"] = checked.text
-            warnings += checked.warnings
-            if boolean(self._task.args.get("against_cluster", False)):
-                misfit = self._against_cluster(checked.model, task_vars, warnings, result)
-                if misfit is not None:
-                    return {**result, **misfit}
-        outcome = self._execute_module(
-            module_name="fractal.slurm.slurm_config", module_args=arguments, task_vars=task_vars, wrap_async=False
-        )
+                faults += self.refusal(error)["faults"]
+        known = [*values.get("known_faults", []), *faults]
+        if known:  # the module adds what it finds on the host, and fails
+            arguments = {**arguments, "content": None, "known_faults": known}
+        outcome = self.execute("fractal.slurm.slurm_config", arguments, task_vars)
         result.update(outcome)
         result["differs"] = bool(result.get("changed"))
         if warnings:
@@ -48,29 +57,48 @@ class ActionModule(ConfigActionBase):
         return result
 
     def _against_cluster(
-        self, config: Any, task_vars: dict[str, Any], warnings: list[str], result: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """Compare the configuration with the host's cluster.
+        self,
+        values: dict[str, Any],
+        config: Any,
+        task_vars: dict[str, Any],
+        warnings: list[str],
+        result: dict[str, Any],
+    ) -> list[str]:
+        """Compare the configuration with the host's cluster, if that is asked for.
 
         Args:
+            values: The task's arguments.
             config: The runtime's model of the configuration.
             task_vars: The task's variables.
             warnings: Gets the comparison's warnings.
             result: Gets its advice.
 
         Returns:
-            The task's result where it does not fit; else None.
+            The faults: what does not fit.
         """
+        wanted = values["against_cluster"]
+        wanted = wanted.strip().lower() if isinstance(wanted, str) else wanted
+        if wanted != "auto" and wanted not in BOOLEANS:
+            return [f"against_cluster: found {wanted!r}; auto, true and false are allowed"]
+        if wanted != "auto" and not boolean(wanted):
+            return []
         outcome, cluster = look(
             self._execute_module,
-            users=list(self._task.args.get("users") or []),
-            bin_dirs=list(self._task.args.get("bin_dirs") or []),
+            users=values["users"],
+            bin_dirs=values["bin_dirs"],
             accounting=True,
             timeout=30,
             task_vars=task_vars,
         )
         if cluster is None:
-            return outcome
+            why = list(outcome.get("faults") or [outcome.get("msg") or "it can't be asked"])
+            if wanted != "auto":
+                return why
+            warnings.append(
+                "the configuration is not compared with the cluster (fractal_slurm_config_against_cluster), which does "
+                f"not answer: {'; '.join(map(str, why))}"
+            )
+            return []
         fit = runtime_module("fit")
         findings = fit.check(config, cluster, users=outcome["users"])
         by_severity = {
@@ -79,7 +107,4 @@ class ActionModule(ConfigActionBase):
         }
         warnings += [*outcome.get("warnings", []), *by_severity[fit.Severity.WARNING]]
         result["advice"] = by_severity[fit.Severity.ADVICE]
-        faults = by_severity[fit.Severity.ERROR]
-        if not faults:
-            return None
-        return {"failed": True, "changed": False, "msg": "\n".join(faults), "faults": faults, "warnings": warnings}
+        return by_severity[fit.Severity.ERROR]

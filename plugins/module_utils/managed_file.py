@@ -90,7 +90,10 @@ class ManagedFile:
         with os.fdopen(handle, "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return None
-            return stream.read(_MAX_BYTES).decode("utf-8", "replace")
+            content = stream.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise OSError(errno.EFBIG, "it has more than %d MB" % (_MAX_BYTES // 10**6), self.path)
+            return content.decode("utf-8", "surrogateescape")
 
     def write(self, text):
         """Bring the file to this text, and to the owner and mode that the module's arguments ask for.
@@ -125,14 +128,18 @@ class ManagedFile:
         """Give the file its text, owner and mode in one step: nobody sees, or opens, it with other rights."""
         handle, temporary = tempfile.mkstemp(prefix=".fractal-slurm-", dir=self._directory)  # 0600
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(text.encode("utf-8", "surrogateescape"))
                 stream.flush()
                 os.fsync(stream.fileno())
+            now = time.time()  # by this host's clock, and not a file server's: a service's start is compared with it
+            os.utime(temporary, (now, now))
             if os.path.isfile(self.path):
-                now = os.stat(self.path)
-                os.chown(temporary, now.st_uid, now.st_gid)
-                os.chmod(temporary, stat.S_IMODE(now.st_mode))
+                old = os.stat(self.path)
+                os.chown(temporary, old.st_uid, old.st_gid)
+                os.chmod(temporary, stat.S_IMODE(old.st_mode))
+            elif attributes.get("mode") is None:
+                os.chmod(temporary, 0o644)
             # chattr's would keep it from being moved: they follow once it is in its place
             at_once = dict(attributes, path=temporary, attributes=None)
             self._module.set_fs_attributes_if_different(at_once, False)
@@ -214,7 +221,11 @@ def _account():
 def _diff(path, before, after):
     return {
         "before_header": path if before is not None else "(absent)",
-        "before": before or "",
+        "before": _printable(before),
         "after_header": path if after is not None else "(absent)",
-        "after": after or "",
+        "after": _printable(after),
     }
+
+
+def _printable(text):
+    return (text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -150,6 +150,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.commands import run
 from ..module_utils.sudoers import HostAccounts
+from ..module_utils.trusted_path import fault_of_path
 
 # Nothing else is run, whatever is asked for.
 _ALLOWED = ("scontrol", "sacctmgr")
@@ -174,15 +175,20 @@ def answer(argv, timeout):
 
 
 def find(module, name):
-    """Absolute path of one of SLURM's commands."""
-    for folder in module.params["bin_dirs"]:
-        path = os.path.join(folder, name)
-        if os.access(path, os.X_OK):
-            return path
-    path = module.get_bin_path(name)
+    """Absolute path of one of SLURM's commands, which none but us and root can exchange.
+
+    Raises:
+        UnansweredError: It is not there, or not safe to run.
+    """
+    candidates = [os.path.join(folder, name) for folder in module.params["bin_dirs"]]
+    path = next((path for path in candidates if os.access(path, os.X_OK)), None) or module.get_bin_path(name)
+    fault = fault_of_path(path) if path is not None and os.geteuid() == 0 else None
+    if fault:
+        raise UnansweredError("%s is not safe to run as root: %s" % (path, fault))
     if path is None:
         raise UnansweredError(
-            "%s is not on this host: install SLURM's client commands, or name their folder in bin_dirs" % name
+            "%s is not on this host: looked in %s: install SLURM's client commands, or name their folder in bin_dirs "
+            "(fractal_slurm_bin_dirs)" % (name, ", ".join(module.params["bin_dirs"] + os.environ["PATH"].split(":")))
         )
     return path
 

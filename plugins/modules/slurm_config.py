@@ -41,7 +41,7 @@ options:
     type: path
     default: /etc/fractal/slurm_config.json
   mode:
-    description: The file's mode. Users' jobs and the service need to read it.
+    description: The file's mode. Users' jobs and the service need to read it. Text is quoted, as V("0644").
     type: raw
     default: "0644"
   backup:
@@ -54,19 +54,25 @@ options:
     default: false
   against_cluster:
     description:
-      - Compare the configuration with the cluster that the host belongs to. What can never work is a failure, what may
-        have to wait a warning, and what the batching comes to is returned as advice.
-    type: bool
-    default: false
+      - Whether to compare the configuration with the cluster that the host belongs to. What can never work is a
+        failure, what may have to wait a warning, and what the batching comes to is returned as advice.
+      - With V(auto) it is compared where the cluster answers, and a warning says where it does not.
+    type: str
+    default: "false"
   users:
     description:
-      - With O(against_cluster=true), the users and groups (with a leading C(%)) whose accounts and limits are looked
-        at.
+      - Where it is compared (O(against_cluster)), the users and groups (with a leading C(%)) whose accounts and limits
+        are looked at.
     type: list
     elements: str
     default: []
   bin_dirs:
-    description: With O(against_cluster=true), folders in which SLURM's commands are looked for first.
+    description: Where it is compared (O(against_cluster)), folders in which SLURM's commands are looked for first.
+    type: list
+    elements: str
+    default: []
+  known_faults:
+    description: What was found before. The module adds its own faults and changes nothing.
     type: list
     elements: str
     default: []
@@ -119,7 +125,7 @@ backup_file:
   sample: /etc/fractal/slurm_config.json.4242.2026-05-01@10:00:00~
 advice:
   description: What the batching comes to for 1, 96, 1,536 and 10,000 tasks, and more that is worth knowing.
-  returned: with O(against_cluster=true)
+  returned: where O(against_cluster) is asked for
   type: list
   elements: str
   sample: ["$.batching_config: 96 tasks: 6 jobs of up to 16 tasks, 16 at a time, by target resources"]
@@ -133,7 +139,7 @@ faults:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.managed_file import ManagedFile
+from ..module_utils.managed_file import ManagedFile, mode_fault
 
 
 def main():
@@ -148,18 +154,32 @@ def main():
             "mode": {"type": "raw", "default": "0644"},
             "backup": {"type": "bool", "default": False},
             "manage_directory": {"type": "bool", "default": False},
-            "against_cluster": {"type": "bool", "default": False},
+            "against_cluster": {"type": "str", "default": "false"},
             "users": {"type": "list", "elements": "str", "default": []},
             "bin_dirs": {"type": "list", "elements": "str", "default": []},
+            "known_faults": {"type": "list", "elements": "str", "default": []},
         },
         mutually_exclusive=[("content", "src", "template")],
         add_file_common_args=True,
         supports_check_mode=True,
     )
     params = module.params
-    file = ManagedFile(module, params["path"], backup=params["backup"], manage_directory=params["manage_directory"])
+    file = ManagedFile(
+        module,
+        params["path"],
+        backup=params["backup"],
+        manage_directory=params["manage_directory"],
+        variable="fractal_slurm_config_path",
+    )
     if params["state"] == "absent":
         module.exit_json(**file.remove())
+    faults = list(params["known_faults"])
+    fault = mode_fault(params["mode"]) if isinstance(params["mode"], str) else None
+    if fault:
+        faults.append("fractal_slurm_config_mode: %s" % fault)
+    if faults:
+        faults += file.faults()
+        module.fail_json(msg="\n".join(faults), faults=faults, path=params["path"])
     if not isinstance(params["content"], str):
         module.fail_json(
             msg="content is not validated: run this module by its action plugin, as fractal.slurm.slurm_config"

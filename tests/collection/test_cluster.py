@@ -312,6 +312,7 @@ def examples_of_modules() -> list[dict[str, Any]]:
         r"\badmin1\b": EVE,
         "/opt/slurm/bin": str(SLURM / "bin"),
         "- /data": f"- {SLURM}/work",
+        "/etc/fractal/server.env": str(BASE / "server.env"),
     }
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((ROOT / "plugins" / "modules").glob("*.py")):

@@ -125,6 +125,24 @@ class TestPreflight:
         assert outcome.status == 2, outcome.output
         assert "Not all hosts have the same runtime: {'one': 'none'}. Run the playbook site" in outcome.output
 
+    @pytest.mark.parametrize("playbook", [SITE, VALIDATE, UPGRADE, REMOVE, "fractal.slurm.verify"])
+    def test_an_inventory_without_hosts_of_ours_is_no_success(self, site, playbook):
+        for options in ((), ("--tags", "runtime"), ("--check",)):
+            outcome = site.play(playbook, "-e", "fractal_slurm_hosts=fractal_slrum", *options)
+            assert outcome.status != 0, outcome.output
+            assert "matches fractal_slrum" in " ".join(outcome.output.split())
+
+    @pytest.mark.parametrize("strategy", ["free", "host_pinned"])
+    def test_holds_whatever_the_controllers_strategy(self, site, strategy):
+        configuration = site.folder / "ansible.cfg"
+        configuration.write_text(f"[defaults]\nstrategy = {strategy}\n")
+        site.hosts["two"]["fractal_slurm_config_content"] = {}
+        before = site.files()
+        outcome = site.play(SITE, hosts=("one", "two"))
+        assert outcome.status != 0
+        assert outcome.changed == {"one": 0, "two": 0}, outcome.output
+        assert site.files() == before
+
     def test_a_role_alone_stops_all_hosts_too(self, site, tmp_path):
         playbook = tmp_path / "play.yml"
         playbook.write_text(

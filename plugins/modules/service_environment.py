@@ -1,0 +1,289 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell the service where the SLURM configuration is, and restart it where it has to read it anew."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service_environment
+short_description: Tell fractal-server's service where the SLURM configuration is, and restart it
+version_added: "0.2.0"
+author:
+  - The fractal.slurm authors (@fractal-analytics-platform)
+description:
+  - Keeps C(FRACTAL_SLURM_CONFIG_FILE) in an environment file, in a drop-in of a systemd unit, or in both.
+  - Restarts a unit where one of these, or the configuration itself, is newer than its last start. So a restart that a
+    failure kept from happening is made up for by the next run.
+extends_documentation_fragment:
+  - fractal.slurm.attributes
+  - fractal.slurm.attributes.runtime
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: Of an environment file the line of ours alone is shown, since others may be secrets.
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - Whether the service is told.
+      - With V(absent) the line and the drop-in are removed, and nothing is restarted, since the service would not come
+        up without a configuration.
+    type: str
+    choices: [present, absent]
+    default: present
+  config_path:
+    description: The configuration file on the host.
+    type: path
+    required: true
+  environment_file:
+    description:
+      - An environment file of the service. Its other lines, owner and mode stay as they are. One that is made here has
+        the mode 0644.
+    type: path
+  systemd_unit:
+    description: The service's systemd unit, which gets the drop-in C(fractal-slurm.conf).
+    type: str
+  restart_unit:
+    description: The systemd unit to restart. One that is stopped is started only if something changed in this run.
+    type: str
+  config_changed:
+    description: Whether the configuration was changed in this run.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Tell the service, and restart it where that is due
+  fractal.slurm.service_environment:
+    config_path: /etc/fractal/slurm_config.json
+    environment_file: /etc/fractal/server.env
+
+- name: Take it away
+  fractal.slurm.service_environment:
+    state: absent
+    config_path: /etc/fractal/slurm_config.json
+    environment_file: /etc/fractal/server.env
+"""
+
+RETURN = r"""
+restarted:
+  description: Whether the unit was restarted, or would be in check mode.
+  returned: success
+  type: bool
+  sample: true
+faults:
+  description: All that is wrong, one sentence each.
+  returned: on failure
+  type: list
+  elements: str
+  sample: ["fractal_slurm_config_restart_unit: systemd knows no unit fractal.service on this host"]
+"""
+
+import os
+import re
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.commands import run
+from ..module_utils.managed_file import ManagedFile
+
+UNIT_FOLDER = "/etc/systemd/system"
+_VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
+_LINE = re.compile(r"^\s*(export\s+)?%s=" % _VARIABLE)
+_UNIT = re.compile(r"[A-Za-z0-9:_\\][A-Za-z0-9:_.\\-]*(@[A-Za-z0-9:_.\\-]*)?")
+_RESTART_S = 300
+
+
+def unit_name(name):
+    """The unit's whole name, as systemctl completes it."""
+    return name if re.search(r"\.[a-z]+$", name) else name + ".service"
+
+
+def with_line(text, config_path):
+    """The text of an environment file with our line alone of its kind, where the last one was.
+
+    Args:
+        text: What it holds now, or None.
+        config_path: The line's value; None for no such line.
+    """
+    lines = (text or "").splitlines()
+    ours = [number for number, line in enumerate(lines) if _LINE.match(line)]
+    kept = [line for number, line in enumerate(lines) if number not in ours]
+    if config_path is not None:
+        place = ours[-1] - len(ours) + 1 if ours else len(kept)
+        kept.insert(place, "%s=%s" % (_VARIABLE, config_path))
+    return "".join(line + "\n" for line in kept)
+
+
+def drop_in(config_path):
+    """The text of the drop-in. systemd reads % as a specifier."""
+    value = re.sub(r'(["\\])', r"\\\1", "%s=%s" % (_VARIABLE, config_path)).replace("%", "%%")
+    return '# Managed by Ansible (role fractal.slurm.slurm_config).\n[Service]\nEnvironment="%s"\n' % value
+
+
+def unit_state(unit):
+    """What systemd says of a unit: a dictionary, or a sentence that says why it says nothing."""
+    names = "LoadState,ActiveState,ActiveEnterTimestampMonotonic"
+    answer = run(["systemctl", "show", "--property", names, unit], timeout=30)
+    found = dict(line.split("=", 1) for line in answer.out.splitlines() if "=" in line)
+    if answer.status != 0 or "LoadState" not in found:
+        return answer.err or "systemctl show gave no answer"
+    return found
+
+
+def unit_faults(variable, name, must_exist):
+    """Why a unit can't be used, one sentence each."""
+    if not _UNIT.fullmatch(name):
+        return ["%s: found %r; the name of a systemd unit is allowed" % (variable, name)]
+    unit = unit_name(name)
+    state = unit_state(unit)
+    if not isinstance(state, dict):
+        return ["%s: systemd on this host can't be asked for %s: %s" % (variable, unit, state)]
+    if not must_exist:
+        return []
+    if state["LoadState"] == "not-found":
+        return [
+            "%s: systemd knows no unit %s on this host: install the service first, or leave the variable out"
+            % (variable, unit)
+        ]
+    if state["LoadState"] == "masked":
+        return ["%s: the unit %s is masked on this host: run systemctl unmask %s" % (variable, unit, unit)]
+    return []
+
+
+def started_before(state, moment):
+    """Whether a unit runs, and has run since before a moment (seconds since 1970)."""
+    if state.get("ActiveState") != "active":
+        return False
+    since_boot = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    return time.time() - time.monotonic() + since_boot < moment
+
+
+class Service:
+    """The service on this host.
+
+    Args:
+        module: The running module.
+    """
+
+    def __init__(self, module):
+        self._module = module
+        params = module.params
+        self._present = params["state"] == "present"
+        self._config_path = params["config_path"]
+        self._restart_unit = params["restart_unit"] or None
+        self._unit = params["systemd_unit"] or None
+        self._environment = self._drop_in = None
+        if params["environment_file"]:
+            self._environment = ManagedFile(
+                module, params["environment_file"], variable="fractal_slurm_config_environment_file"
+            )
+        if self._unit:
+            self._drop_in = ManagedFile(
+                module,
+                os.path.join(UNIT_FOLDER, unit_name(self._unit) + ".d", "fractal-slurm.conf"),
+                manage_directory=True,
+                variable="fractal_slurm_config_systemd_unit",
+            )
+
+    def faults(self):
+        """All that would keep it from being told or restarted."""
+        found = []
+        if re.search(r"[\n\r]", self._config_path):
+            found.append("fractal_slurm_config_path: found %r; a path in one line is allowed" % self._config_path)
+        if not self._present:
+            return found
+        if self._environment is not None:
+            found += self._environment.faults()
+        if self._drop_in is not None:
+            found += self._drop_in.faults()
+            found += unit_faults("fractal_slurm_config_systemd_unit", self._unit, must_exist=False)
+        if self._restart_unit is not None:
+            found += unit_faults("fractal_slurm_config_restart_unit", self._restart_unit, must_exist=True)
+            if os.geteuid() != 0:
+                found.append("fractal_slurm_config_restart_unit: root restarts services: run with become")
+        return found
+
+    def apply(self):
+        """Bring it to what is wanted; returns the module's result."""
+        outcomes = []
+        if self._environment is not None:
+            outcomes.append(self._keep_line())
+        if self._drop_in is not None:
+            outcome = self._drop_in.write(drop_in(self._config_path)) if self._present else self._drop_in.remove()
+            outcomes.append(outcome)
+            if outcome["changed"] and not self._module.check_mode:
+                self._systemctl("daemon-reload")
+        changed = any(outcome["changed"] for outcome in outcomes)
+        restarts = self._present and self._restart_unit is not None and self._is_due(changed)
+        if restarts and not self._module.check_mode:
+            self._systemctl("restart", unit_name(self._restart_unit))
+        return {
+            "changed": changed or restarts,
+            "differs": changed or restarts,
+            "restarted": restarts,
+            "diff": [outcome["diff"] for outcome in outcomes],
+        }
+
+    def _keep_line(self):
+        before = self._environment.read()
+        if before is None and not self._present:
+            return {"changed": False, "diff": {}}
+        after = with_line(before, self._config_path if self._present else None)
+        if before is not None and before.splitlines() == after.splitlines():
+            after = before  # what differs is how it ends
+        outcome = self._environment.write(after)
+        shown = [
+            "".join(line + "\n" for line in text.splitlines() if _LINE.match(line)) for text in (before or "", after)
+        ]
+        outcome["diff"].update({"before": shown[0], "after": shown[1]})
+        return outcome
+
+    def _is_due(self, changed):
+        if changed or self._module.params["config_changed"]:
+            return True
+        files = [self._config_path] + [file.path for file in (self._drop_in,) if file is not None]
+        moments = [os.stat(path).st_mtime for path in files if os.path.exists(path)]
+        state = unit_state(unit_name(self._restart_unit))
+        return bool(moments) and isinstance(state, dict) and started_before(state, max(moments))
+
+    def _systemctl(self, *words):
+        answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
+        if answer.status != 0:
+            fault = "systemctl %s failed: %s" % (" ".join(words), " ".join(answer.err.split()) or answer.status)
+            self._module.fail_json(msg=fault, faults=[fault])
+
+
+def main():
+    """Look, then act."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "config_path": {"type": "path", "required": True},
+            "environment_file": {"type": "path"},
+            "systemd_unit": {"type": "str"},
+            "restart_unit": {"type": "str"},
+            "config_changed": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    service = Service(module)
+    faults = service.faults()
+    if faults:
+        module.fail_json(msg="\n".join(faults), faults=faults)
+    try:
+        result = service.apply()
+    except OSError as error:
+        fault = "%s: %s" % (error.filename or module.params["config_path"], error.strerror or error)
+        module.fail_json(msg=fault, faults=[fault])
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
