@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from . import sudo_listing, sudoers
+from . import sudo_listing, sudoers, sudoers_rights
 from .commands import run
 
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
@@ -143,6 +143,56 @@ class Rights:
         self._commands, faults = sudoers.find_commands(COMMANDS, params["bin_dirs"])
         if len(self._commands) < len(COMMANDS):
             self.faults += faults
+
+    def check_rights(self, files, asked_entries, accepted, host):
+        """Compare what sudo's rules give the service user with what was asked for; nothing is run as anybody.
+
+        Args:
+            files: Path to text of the sudoers files, as sudo reads them; empty where they can't be read.
+            asked_entries: Names of users, and of groups with a leading ``%``.
+            accepted: Commands that are meant, too, as they stand in the rules.
+            host: This host's name.
+
+        Returns:
+            A list of (where, what, whether it is no more than was asked for), one for each rule that is not our own
+            or that gives more.
+        """
+        service = self._params["service_user"]
+        names = list(dict.fromkeys(self.users + expand(asked_entries, self._accounts, [])))
+        users = [user for user in map(self._accounts.user, names) if user is not None]
+
+        def members(name):
+            group = self._accounts.group(name)
+            return group.members if group else None
+
+        asked = sudoers_rights.Asked(
+            list(asked_entries) + self._params["users"],
+            [(user.name, user.uid) for user in users],
+            members,
+            self._commands.values(),
+            service,
+            accepted,
+        )
+        subject = self._accounts.subject(service, host)
+        own = {path for path, text in files.items() if sudoers.fault_of_foreign_file(path, text, service) is None}
+        found, known = [], set()
+        for path, line, rights in sudoers_rights.foreign_rights(sudoers_rights.Rules(files), subject, None):
+            covered = all(asked.covers_right(right) for right in rights)
+            known |= {right.command.text for right in rights if not asked.covers_right(right)}
+            if path not in own or not covered:
+                words = "; ".join(dict.fromkeys(sudoers_rights.words_of(right) for right in rights))
+                found.append(("%s:%d" % (path, line), words[:500], covered))
+        # Sudo itself knows rules of directory services, too.
+        answer = run([self._sudo, "-n", "-ll", "-U", service])
+        for rule in sudo_listing.parse_listing(answer.out):
+            positive = sudo_listing.users_of(rule["run_as"] or "root")
+            groups = bool(rule["groups"])
+            for command in rule["commands"]:
+                if command.startswith("!") or command in known or asked.covers(positive, groups, command):
+                    continue
+                where = rule["source"] or "a rule that is in no file of this host (LDAP or SSSD, perhaps)"
+                found.append((where, "(%s) %s" % (rule["run_as"] or "root", command[:200]), False))
+        return found
 
     def ask(self):
         """Ask sudo about each user and command line; nothing is run."""

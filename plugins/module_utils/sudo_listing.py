@@ -24,7 +24,7 @@ def parse_listing(text):
 
     Returns:
         A list of rules in sudo's order, each with ``source`` (the file, where this sudo names it, else None),
-        ``run_as`` (whom, as it is written), ``options`` and ``commands`` (a list).
+        ``run_as`` and ``groups`` (whom, as it is written), ``options`` and ``commands`` (a list).
     """
     rules = []
     field = None
@@ -35,6 +35,7 @@ def parse_listing(text):
                 {
                     "source": (entry.group(1) or entry.group(2) or "").strip() or None,
                     "run_as": "",
+                    "groups": "",
                     "options": "",
                     "commands": [],
                 }
@@ -48,6 +49,8 @@ def parse_listing(text):
             field = match.group(1)
             if field == "RunAsUsers":
                 rules[-1]["run_as"] = match.group(2).strip()
+            elif field == "RunAsGroups":
+                rules[-1]["groups"] = match.group(2).strip()
             elif field == "Options":
                 rules[-1]["options"] = match.group(2).strip()
         elif field == "Commands" and line.startswith("\t"):
@@ -83,6 +86,11 @@ def deciding_rule(rules, user, groups, line):
                 source = " in %s" % rule["source"] if rule["source"] else ""
                 return "(%s) %s%s" % (rule["run_as"] or "root", granted, source)
     return None
+
+
+def users_of(run_as):
+    """The entries of a list of users, as sudo prints it, that are not negated."""
+    return [entry for entry in re.split(r",\s*", run_as.strip()) if entry and not entry.startswith(("!", "%!"))]
 
 
 def _names_user(run_as, user, groups):

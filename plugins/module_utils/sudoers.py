@@ -17,7 +17,7 @@ import re
 import stat
 from collections import namedtuple
 
-from . import sudoers_reader
+from . import sudoers_reader, sudoers_rights
 
 # Each of our files begins with it; what has it not is never overwritten or removed.
 HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
@@ -36,6 +36,8 @@ HARDENED_SUDO_VERSION = (1, 9, 10)
 _ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 # What sudoers takes for the name of an alias. ALL is one of them.
 _ALIAS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# The users of what belongs to nobody, by any name.
+_NOBODY = (65534, 65535)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
@@ -74,12 +76,13 @@ class HostAccounts:
     Args:
         passwd: The local file of users.
         nsswitch: The name service's configuration.
-        login_defs: Where UID_MIN, the first uid of ordinary users, is set.
+        login_defs: Where UID_MIN and UID_MAX, the first and last uid of ordinary local users, are set.
     """
 
     def __init__(self, passwd="/etc/passwd", nsswitch="/etc/nsswitch.conf", login_defs="/etc/login.defs"):
         self._passwd = passwd
-        self.uid_min = parse_uid_min(_read(login_defs))
+        text = _read(login_defs)
+        self.uid_min, self.uid_max = parse_uid_min(text), parse_uid_max(text)
         self.listable = sources_are_local(_read(nsswitch))
 
     def user(self, name):
@@ -89,6 +92,38 @@ class HostAccounts:
         except KeyError:
             return None
         return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+    def is_local(self, user):
+        """Whether a user stands in the local passwd file."""
+        return user.name in local_uids(_read(self._passwd))
+
+    def local_system_uids(self):
+        """The uids of local accounts that are no ordinary users', but for root's."""
+        return {
+            uid
+            for uid in local_uids(_read(self._passwd)).values()
+            if uid and self.why_system(uid, local=True) is not None
+        }
+
+    def why_system(self, uid, local):
+        """What makes an account one of the system's, or None.
+
+        Args:
+            uid: Its uid.
+            local: Whether it stands in the local passwd file: above UID_MAX, directories have ordinary users, too.
+        """
+        if uid < self.uid_min:
+            return "the uid %d, below this host's UID_MIN of %d" % (uid, self.uid_min)
+        if uid in _NOBODY or (local and self.uid_max < uid <= 65535):
+            return "the uid %d, above this host's UID_MAX of %d" % (uid, self.uid_max)
+        return None
+
+    def subject(self, name, host):
+        """What sudo's rules can know an account by: a :class:`sudoers_rights.Subject`."""
+        user = self.user(name)
+        if user is None:
+            return sudoers_rights.Subject(name, None, (), (), host)
+        return sudoers_rights.Subject(name, user.uid, self.group_names(user), self.group_ids(user), host)
 
     def group(self, name):
         """The group of that name with the members that can be seen, or None."""
@@ -126,6 +161,35 @@ def parse_uid_min(login_defs):
     """UID_MIN from the text of login.defs (1000 where it is not set)."""
     match = re.search(r"^\s*UID_MIN\s+([0-9]+)", login_defs, re.MULTILINE)
     return int(match.group(1)) if match else 1000
+
+
+def parse_uid_max(login_defs):
+    """UID_MAX from the text of login.defs (60000 where it is not set)."""
+    match = re.search(r"^\s*UID_MAX\s+([0-9]{1,10})\s*$", login_defs, re.MULTILINE)
+    return int(match.group(1)) if match else 60000
+
+
+def local_uids(passwd):
+    """Name to uid of the users in the text of a passwd file."""
+    fields = (line.split(":") for line in passwd.splitlines())
+    return {entry[0]: int(entry[2]) for entry in fields if len(entry) >= 4 and re.fullmatch("[0-9]{1,10}", entry[2])}
+
+
+def parse_slurm_users(config):
+    """The accounts that SLURM's daemons run as, from ``scontrol show config`` or slurm.conf.
+
+    Args:
+        config: The text.
+
+    Returns:
+        A list of (name, uid or None, the setting that names it: SlurmUser or SlurmdUser).
+    """
+    found = []
+    pattern = r"^[ \t]*(Slurmd?User)[ \t]*=[ \t]*([^\s#()]+)(?:\(([0-9]{1,10})\))?"
+    for setting, name, uid in re.findall(pattern, config, re.MULTILINE | re.IGNORECASE):
+        number = uid or (name if re.fullmatch("[0-9]{1,10}", name) else "")
+        found.append((name, int(number) if number else None, setting))
+    return found
 
 
 def sources_are_local(nsswitch):
@@ -191,7 +255,13 @@ def _is_privileged(name):
 
 
 def account_faults(
-    entries, accounts, service_user, privileged_groups=(), accept_system_users=(), accept_unlistable_groups=False
+    entries,
+    accounts,
+    service_user,
+    privileged_groups=(),
+    accept_system_users=(),
+    accept_unlistable_groups=False,
+    slurm_users=None,
 ):
     """Why a list of users and %groups can't be impersonated.
 
@@ -200,8 +270,9 @@ def account_faults(
         accounts: What knows the host's accounts (see :class:`HostAccounts`).
         service_user: Who impersonates; may be in the list, whatever its uid.
         privileged_groups: Names of groups whose members are as good as root.
-        accept_system_users: Names of users below UID_MIN that are meant all the same.
+        accept_system_users: Names of users below UID_MIN or above UID_MAX that are meant all the same.
         accept_unlistable_groups: Take groups whose members can't all be listed.
+        slurm_users: Uids that SLURM's daemons run as, to the setting that names them.
 
     Returns:
         One sentence for each fault; empty where all is well.
@@ -224,10 +295,14 @@ def account_faults(
         """What makes a user privileged, or None."""
         if user.uid == 0:
             return "uid 0"
+        if slurm_users and user.uid in slurm_users:
+            return "SLURM's %s, who can start jobs as anybody" % slurm_users[user.uid]
         if user.name == service_user:
             return None
-        if user.uid < accounts.uid_min and user.name not in accept_system_users:
-            return "the uid %d, below this host's UID_MIN of %d" % (user.uid, accounts.uid_min)
+        if user.name not in accept_system_users:
+            system = accounts.why_system(user.uid, accounts.is_local(user))
+            if system:
+                return system
         groups = sorted({privileged_ids[gid] for gid in accounts.group_ids(user) if gid in privileged_ids})
         return "membership in the privileged group %s" % ", ".join(groups) if groups else None
 
@@ -250,11 +325,33 @@ def account_faults(
             elif reason:
                 hint = (
                     " (a system account that is meant can be named in fractal_slurm_sudoers_accept_system_users)"
-                    if "UID_MIN" in reason
+                    if "this host's UID_" in reason
                     else ""
                 )
                 faults.append("user %s: can't be impersonated because of %s%s" % (name, reason, hint))
     return list(dict.fromkeys(faults))
+
+
+def closing_entries(entries, accounts, service_user, privileged_groups=(), accept_system_users=(), slurm_users=None):
+    """What closes the list of users by number, beside the names of privileged groups.
+
+    A group of another name may have a privileged one's number, and a system account may join an allowed group later.
+
+    Args:
+        entries: Names of users, and of groups with a leading ``%``.
+        accounts: What knows the host's accounts.
+        service_user: Who impersonates; may be in the list, whatever its uid.
+        privileged_groups: Names of groups whose members are as good as root.
+        accept_system_users: Names of system accounts that may be impersonated.
+        slurm_users: Uids that SLURM's daemons run as.
+    """
+    groups = (accounts.group(name) for name in privileged_groups)
+    gids = sorted({group.gid for group in groups if group is not None})
+    uids = {uid for uid in slurm_users or () if uid}
+    if any(entry.startswith("%") for entry in entries):
+        meant = (accounts.user(name) for name in [service_user, *accept_system_users])
+        uids |= accounts.local_system_uids() - {user.uid for user in meant if user is not None}
+    return ["!%%#%d" % gid for gid in gids] + ["!#%d" % uid for uid in sorted(uids)]
 
 
 def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable):
@@ -363,7 +460,7 @@ def _is_executable(path):
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def render(service_user, entries, commands, arguments=None, privileged_groups=()):
+def render(service_user, entries, commands, arguments=None, privileged_groups=(), closing=()):
     """The text of our sudoers file.
 
     Args:
@@ -372,8 +469,9 @@ def render(service_user, entries, commands, arguments=None, privileged_groups=()
         commands: Command to absolute path.
         arguments: Command to the argument patterns that it is narrowed to (hardened mode), or None.
         privileged_groups: Names of groups whose members are never impersonated, whoever joins them later.
+        closing: More entries that close the list, as :func:`closing_entries` makes them.
     """
-    closing = ["!root", "!#0"] + ["!%" + name for name in privileged_groups]
+    closing = ["!root", "!#0"] + ["!%" + name for name in privileged_groups] + list(closing)
     grants = []
     for name, path in commands.items():
         if arguments is None:
@@ -478,25 +576,9 @@ def read_otherwise(said, copy, originals):
     return None
 
 
-def set_warnings(files):
-    """Settings in the set that matter to us, as sentences: I/O logging, and a terminal that is asked for."""
-    warnings = []
-    for path, text in files.items():
-        for statement in sudoers_reader.read(text):
-            if statement.kind != "defaults":
-                continue
-            on = {name for name, operator, _value in statement.value.options if operator == ""}
-            if on & {"log_input", "log_stdin"}:
-                warnings.append(
-                    "%s:%d: sudo records standard input here: every submitted script, with its tasks' parameters, "
-                    "lands in sudo's I/O log" % (path, statement.line)
-                )
-            if "requiretty" in on:
-                warnings.append(
-                    "%s:%d: requiretty: sudo refuses a service that has no terminal; except the service user with "
-                    "Defaults:USER !requiretty" % (path, statement.line)
-                )
-    return warnings
+def set_warnings(files, subject=None):
+    """Settings in the set that matter to us, as sentences; see :func:`sudoers_rights.set_warnings`."""
+    return sudoers_rights.set_warnings(files, subject)
 
 
 def parse_sudo_version(text):

@@ -44,7 +44,8 @@ options:
   impersonate_users:
     description:
       - Whom the service user may act as. Names of users, and of groups with a leading C(%).
-      - Root, accounts below UID_MIN, privileged groups and their members are refused.
+      - Root, accounts below UID_MIN, local accounts above UID_MAX, the accounts that SLURM's daemons run as, privileged
+        groups and their members are refused.
     type: list
     elements: str
     default: []
@@ -73,9 +74,25 @@ options:
     description: Groups whose members are as good as root. They are never impersonated, whoever joins them later.
     type: list
     elements: str
-    default: [root, sudo, wheel, admin, docker, lxd, incus, disk, shadow]
+    default:
+      - root
+      - sudo
+      - wheel
+      - admin
+      - adm
+      - staff
+      - docker
+      - lxd
+      - incus
+      - incus-admin
+      - libvirt
+      - disk
+      - kmem
+      - shadow
+      - slurm
+      - munge
   accept_system_users:
-    description: Accounts below UID_MIN that may be impersonated all the same.
+    description: Accounts below UID_MIN or above UID_MAX that may be impersonated all the same.
     type: list
     elements: str
     default: []
@@ -178,8 +195,14 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import sudoers, sudoers_reader
+from ..module_utils import sudoers, sudoers_reader, sudoers_rights
+from ..module_utils.commands import run
 
+PRIVILEGED_GROUPS = [
+    *("root", "sudo", "wheel", "admin", "adm", "staff", "docker", "lxd", "incus", "incus-admin", "libvirt"),
+    *("disk", "kmem", "shadow", "slurm", "munge"),
+]
+_SLURM_CONF = ["/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf"]
 _SBIN = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
 
 
@@ -272,6 +295,31 @@ def has_final_mode(path):
     return (info.st_mode, info.st_uid, info.st_gid) == (0o100440, 0, 0)
 
 
+def slurm_uids(params):
+    """The uids that SLURM's daemons run as, to the setting that names them; empty where SLURM does not say.
+
+    Asked as the service user: nothing of SLURM's is run as root here.
+
+    Args:
+        params: The module's parameters.
+    """
+    accounts = sudoers.HostAccounts()
+    texts = []
+    folders = params["bin_dirs"] or [*sudoers.SYSTEM_DIRS, "/usr/local/bin"]
+    paths = [path for path in (os.path.join(folder, "scontrol") for folder in folders) if os.path.exists(path)]
+    if paths and os.geteuid() == 0 and accounts.user(params["service_user"]) is not None:
+        answer = run([paths[0], "show", "config"], timeout=30, user=params["service_user"])
+        texts.append(answer.out if answer.status == 0 else "")
+    if not any(texts):  # slurmctld is away, or there is none yet
+        files = [os.path.join(folder, "../etc/slurm.conf") for folder in params["bin_dirs"]] + _SLURM_CONF
+        texts = [sudoers.read_file(path) or "" for path in files]
+    found = {}
+    for name, uid, setting in sudoers.parse_slurm_users("\n".join(texts)):
+        user = accounts.user(name)
+        found.update({known: setting for known in (uid, user.uid if user else None) if known is not None})
+    return found
+
+
 def read_set(params, faults):
     """The set of sudoers files without ours, and the path of ours.
 
@@ -298,24 +346,30 @@ def read_set(params, faults):
     return sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None}), own
 
 
-def wanted_text(params, host, base):
+def wanted_text(params, host, base, slurm_users=None):
     """The file's text, and everything that is wrong.
 
     Args:
         params: The module's parameters.
         host: The host.
         base: The set of sudoers files without ours, or None where it could not be read.
+        slurm_users: Uids that SLURM's daemons run as, to the setting that names them.
 
     Returns:
         Three values: the text (None where it can't be made), the commands' paths, the faults.
     """
+    accounts = sudoers.HostAccounts()
+    known = {
+        "privileged_groups": params["privileged_groups"],
+        "accept_system_users": params["accept_system_users"],
+        "slurm_users": slurm_users,
+    }
     faults = sudoers.account_faults(
         params["impersonate_users"],
-        sudoers.HostAccounts(),
+        accounts,
         params["service_user"],
-        privileged_groups=params["privileged_groups"],
-        accept_system_users=params["accept_system_users"],
         accept_unlistable_groups=params["accept_unlistable_groups"],
+        **known,
     )
     for name in params["privileged_groups"]:
         fault = sudoers.fault_of_account_name(name, "privileged group")
@@ -346,6 +400,7 @@ def wanted_text(params, host, base):
         commands,
         arguments=params["arguments"] if params["mode"] == "hardened" else None,
         privileged_groups=params["privileged_groups"],
+        closing=sudoers.closing_entries(params["impersonate_users"], accounts, params["service_user"], **known),
     )
     return text, commands, faults
 
@@ -368,7 +423,7 @@ def main():
             "privileged_groups": {
                 "type": "list",
                 "elements": "str",
-                "default": ["root", "sudo", "wheel", "admin", "docker", "lxd", "incus", "disk", "shadow"],
+                "default": PRIVILEGED_GROUPS,
             },
             "accept_system_users": {"type": "list", "elements": "str", "default": []},
             "accept_unlistable_groups": {"type": "bool", "default": False},
@@ -412,7 +467,7 @@ def main():
     broken = host.check_set(base) if base is not None else None
     if broken:
         faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
-    text, result["commands"], more = wanted_text(params, host, base)
+    text, result["commands"], more = wanted_text(params, host, base, slurm_uids(params))
     faults.extend(more)
     if not faults:
         refused = host.check_set(sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: text}))
@@ -425,7 +480,10 @@ def main():
     result["changed"] = before != text or not has_final_mode(own)
     if result["changed"] and not module.check_mode:
         place(own, text)
-    for warning in sudoers.set_warnings(base.files):
+    accounts = sudoers.HostAccounts()
+    subject = accounts.subject(params["service_user"], socket.gethostname())
+    rules = sudoers_rights.Rules(base.files)
+    for warning in sudoers.set_warnings(base.files, subject) + sudoers_rights.foreign_warnings(rules, subject, own):
         module.warn(warning)
     diff = {"before_header": own, "before": before or "", "after_header": own, "after": text}
     module.exit_json(diff=diff, sudo_version=_text(host), **result)

@@ -17,6 +17,8 @@ description:
     user and one in every partition that the configuration names; on every node, too, where O(every_node) asks for it.
   - What must be refused is tried for real only where sudo has said that it refuses it, and only in forms that print
     something and do nothing else. What sudo allows is never tried.
+  - Names each rule of sudo that gives the account rights and is not the role's, with file and line. What is more than
+    was asked for is a fault. Settings of sudo that reach the jobs are warned of.
   - The probe jobs' task writes down who ran it, and that is compared. The probes have a state folder of their own, so
     they are not in the lists of runs.
   - Run it after the roles of this collection, with become.
@@ -41,6 +43,24 @@ options:
         hold nothing but other probes' folders. Else nothing is tried in it.
     type: str
     default: HOME/fractal-slurm-verify
+  asked_users:
+    description:
+      - Whom the service user was meant to act as, where O(users) are only some of them. Names of users, and of groups
+        with a leading C(%).
+    type: list
+    elements: str
+    default: []
+  accepted_commands:
+    description:
+      - Commands that the service user may run by other rules of sudo, as they stand in those rules, such as
+        C(/usr/bin/systemctl restart fractal-server). Each other right that is more than was asked for is a fault.
+    type: list
+    elements: str
+    default: []
+  main_file:
+    description: The main sudoers file, which sudo reads.
+    type: path
+    default: /etc/sudoers
   partitions:
     description: Partitions to probe besides those that the configuration names.
     type: list
@@ -131,11 +151,12 @@ import json
 import os
 import pwd
 import shutil
+import socket
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import impersonation, probe_folder
+from ..module_utils import impersonation, probe_folder, sudoers
 from ..module_utils.commands import call_as, run
 
 # States of a run after which no job of it is left.
@@ -154,6 +175,7 @@ class Verification:
 
     Attributes:
         checks: What was found.
+        files: Path to text of the sudoers files, once they were read.
     """
 
     def __init__(self, params, sudo, only_ask):
@@ -162,6 +184,7 @@ class Verification:
         self._only_ask = only_ask
         self.rights = impersonation.Rights(params, sudo)
         self.checks = []
+        self.files = {}
 
     def add(self, check, what, ok, words):
         """Keep the outcome of a check."""
@@ -180,11 +203,39 @@ class Verification:
             tried = None if self._only_ask else self.rights.attempt(entry)
             if tried:
                 self.add("refused", what, *tried)
+        self._rights()
         if self._doctor() and not self._only_ask:
             for user, partition in self._probes():
                 self._probe(user, partition)
             if self._params["every_node"] and self.rights.users:
                 self._probe_nodes(self.rights.users[0])
+
+    def _rights(self):
+        """Rules of sudo that give the service user more than was asked for, or the same a second time."""
+        host = socket.gethostname()
+        self.files = sudoers.SudoersSet(self._params["main_file"], host).files
+        if not self.files:
+            self.add(
+                "rights", self._params["main_file"], True, "can't be read: rules are known by sudo's answers alone"
+            )
+        asked = self._params["asked_users"]
+        for where, words, covered in self.rights.check_rights(
+            self.files, asked, self._params["accepted_commands"], host
+        ):
+            service = self._params["service_user"]
+            if covered:
+                words = "%s may, by a rule that is not the role's: %s; it stays when a user is taken off the list" % (
+                    service,
+                    words,
+                )
+            else:
+                words = "%s may do more than was asked for: %s" % (service, words)
+            self.add("rights", where, covered, words)
+
+    def warnings(self):
+        """Settings of sudo that reach the jobs, one sentence each."""
+        subject = sudoers.HostAccounts().subject(self._params["service_user"], socket.gethostname())
+        return sudoers.set_warnings(self.files, subject)
 
     def _as_service(self, argv, **options):
         return run(argv, user=self._params["service_user"], **options)
@@ -414,6 +465,9 @@ def main():
         argument_spec=dict(
             impersonation.ARGUMENT_SPEC,
             probe_dir={"type": "str", "default": "HOME/fractal-slurm-verify"},
+            asked_users={"type": "list", "elements": "str", "default": []},
+            accepted_commands={"type": "list", "elements": "str", "default": []},
+            main_file={"type": "path", "default": "/etc/sudoers"},
             partitions={"type": "list", "elements": "str", "default": []},
             every_node={"type": "bool", "default": False},
             command={"type": "path", "default": "/usr/local/bin/fractal-slurm"},
@@ -430,6 +484,8 @@ def main():
         module.fail_json(msg="the runtime is not installed: there is no %s" % module.params["command"])
     verification.run()
     checks = verification.checks
+    for warning in verification.warnings():
+        module.warn(warning)
     module.exit_json(
         changed=False,
         checks=checks,

@@ -33,6 +33,7 @@ _OTHERS = (
     "fractal_slurm_hosts",
     "fractal_slurm_verify_users",
     "fractal_slurm_verify_refused_users",
+    "fractal_slurm_verify_accepted_commands",
     "fractal_slurm_verify_partitions",
     "fractal_slurm_verify_every_node",
     "fractal_slurm_verify_dir",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import grp
 import json
 import os
 import re
@@ -198,6 +199,67 @@ def test_verification_runs_nothing_that_is_allowed(deployed: Site):
         f"/usr/bin/tee {precious} as root",
         f"/bin/sh -c id as {ANNA}",
     }
+
+
+def test_rights_that_the_role_did_not_give_are_named(deployed: Site):
+    other = Path(f"/etc/sudoers.d/fractal-slurm-collection-test-{LANE}-old")
+    old = f"{SERVICE} ALL=({ANNA},{EVE}) NOPASSWD: /usr/bin/cat\n"
+    restart = (
+        f"# \\\n%{SERVICE} ALL=NOPASSWD: /bin/systemctl restart x\nDefaults:{SERVICE} noexec, env_keep += LD_DEBUG\n"
+    )
+    params = verify_parameters(deployed, users=[ANNA, f"%{GROUP}"], accepted_commands=["/bin/systemctl restart x"])
+    check = {"fractal.slurm.verify_deployment": params, "check_mode": True, "register": "answer"}
+    try:
+        for text, faults in [(old + restart, 1), (old.replace(EVE, BEN) + restart, 0)]:
+            other.write_text(text)
+            other.chmod(0o440)
+            outcome, answers = run_tasks(deployed, check)
+            found = {item["what"]: item for item in answers["answer"]["checks"] if item["check"] == "rights"}
+            assert set(found) == {f"{other}:1", f"{other}:3"}
+            assert found[f"{other}:1"]["ok"] is not bool(faults)
+            assert [f for f in answers["answer"]["faults"] if f.startswith("rights: ")] == [
+                f"rights: {other}:1: {SERVICE} may do more than was asked for: ({ANNA}, {EVE}) NOPASSWD: /usr/bin/cat"
+            ][:faults]
+            assert any(f"{other}:4: noexec" in text for text in answers["answer"]["warnings"])
+            # the role says the same, and goes on
+            outcome = " ".join(deployed.play(SITE, "--tags", "sudoers").output.split())
+            assert f"{other}:1: gives {SERVICE} rights that this role did not" in outcome
+            assert f"{other}:4: env_keep lets LD_DEBUG through" in outcome
+        # who was taken off the list is a fault even before site runs again
+        params.update(users=[BEN])
+        _outcome, answers = run_tasks(deployed, check)
+        own = f"rights: {SUDOERS}:"
+        assert any(fault.startswith(own) and ANNA in fault for fault in answers["answer"]["faults"])
+    finally:
+        other.unlink()
+
+
+def test_the_list_stays_closed_to_whom_later_joins(deployed: Site):
+    chefs, system = f"{NAME}-chefs", f"{NAME}-system"
+    gid = str(grp.getgrnam("sudo").gr_gid)
+    cat = ["sudo", "-n", "-l", "-U", SERVICE, "-u"]
+
+    def allowed(user):
+        return subprocess.run([*cat, user, "--", "/usr/bin/cat"], capture_output=True, check=False).returncode == 0
+
+    subprocess.run(["useradd", "--system", "--no-create-home", system], check=True)
+    subprocess.run(["groupadd", "--non-unique", "--gid", gid, chefs], check=True)
+    try:
+        assert deployed.play(SITE, "--tags", "sudoers").changed == {"one": 1}
+        assert allowed(BEN)
+        subprocess.run(["usermod", "--append", "--groups", GROUP, system], check=True)
+        subprocess.run(["usermod", "--append", "--groups", f"{GROUP},{chefs}", EVE], check=True)
+        assert not allowed(system)
+        assert not allowed(EVE)
+        assert not allowed("slurm")  # SlurmUser of the testbed
+        deployed.hosts["one"].update(
+            fractal_slurm_sudoers_impersonate_users=["slurm"], fractal_slurm_sudoers_accept_system_users=["slurm"]
+        )
+        assert "SLURM's SlurmUser, who can start jobs as anybody" in deployed.play(SITE, "--tags", "sudoers").output
+    finally:
+        subprocess.run(["gpasswd", "--delete", EVE, GROUP], check=True)
+        for argv in (["userdel", system], ["groupdel", chefs]):
+            subprocess.run(argv, check=True)
 
 
 @pytest.mark.parametrize("folder", ["scratch", "home"])

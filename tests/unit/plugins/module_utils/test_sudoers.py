@@ -18,11 +18,17 @@ PRIVILEGED = ("sudo", "docker")
 class Accounts:
     """Accounts as a host's name service would answer for them."""
 
-    uid_min = 1000
+    uid_min, uid_max = 1000, 60000
+    why_system = sudoers.HostAccounts.why_system
 
     def __init__(self, listable=True):
         self.listable = listable
+        self.directory = {"dirk"}
         self.users = {
+            "nobody": (65534, 65534, {65534}),
+            "slurm": (64030, 64030, {64030}),
+            "dirk": (64031, 64031, {64031}),
+            "erna": (1005, 1005, {1005, 27}),
             "root": (0, 0, {0}),
             "toor": (0, 0, {0}),
             "daemon": (1, 1, {1}),
@@ -34,6 +40,7 @@ class Accounts:
         }
         self.groups = {
             "sudo": (27, ("carl",)),
+            "chefs": (27, ("erna",)),
             "docker": (999, ("dora",)),
             "lab": (2000, ("anna", "ben")),
             "mixed": (2001, ("anna", "carl", "gone")),
@@ -48,6 +55,12 @@ class Accounts:
 
     def group_ids(self, user):
         return self.users[user.name][2]
+
+    def is_local(self, user):
+        return user.name not in self.directory
+
+    def local_system_uids(self):
+        return {1, 990, 64030}
 
 
 def faults(entries, **options):
@@ -75,6 +88,32 @@ class TestAccountFaults:
 
     def test_accepts_system_accounts_that_are_named_as_meant(self):
         assert faults(["daemon"], accept_system_users=["daemon"]) == []
+
+    def test_refuses_local_accounts_above_the_last_uid_of_users(self):
+        assert "above this host's UID_MAX of 60000" in faults(["slurm"])[0]
+        assert faults(["slurm"], accept_system_users=["slurm"]) == []
+
+    def test_a_directory_has_users_there(self):
+        assert faults(["dirk"]) == []
+
+    def test_refuses_nobody_wherever_it_is_known(self):
+        accounts = Accounts()
+        accounts.directory.add("nobody")
+        assert "the uid 65534" in faults(["nobody"], accounts=accounts)[0]
+
+    @pytest.mark.parametrize("accepted", [[], ["slurm"]])
+    def test_refuses_whom_slurm_runs_as_even_as_an_exception(self, accepted):
+        found = faults(["slurm"], accept_system_users=accepted, slurm_users={64030: "SlurmUser"})
+        assert found == [
+            "user slurm: can't be impersonated because of SLURM's SlurmUser, who can start jobs as anybody"
+        ]
+
+    def test_refuses_it_as_the_service_user_in_its_own_list(self):
+        assert "SlurmUser" in faults(["fractal"], slurm_users={990: "SlurmUser"})[0]
+
+    def test_refuses_a_privileged_gid_under_another_name(self):
+        assert "group chefs: privileged" in faults(["%chefs"])[0]
+        assert "privileged group sudo" in faults(["erna"])[0]
 
     def test_never_accepts_uid_0_as_an_exception(self):
         assert faults(["toor"], accept_system_users=["toor"]) != []
@@ -146,7 +185,45 @@ class TestAccountFaults:
         assert "reads a name in capitals as an alias" in faults(["%" + name])[0]
 
 
+class TestClosingEntries:
+    def closed(self, entries, **options):
+        return sudoers.closing_entries(entries, Accounts(), "fractal", PRIVILEGED, **options)
+
+    def test_closes_privileged_groups_by_number(self):
+        assert self.closed(["anna"]) == ["!%#27", "!%#999"]
+
+    def test_closes_system_accounts_where_groups_are_allowed(self):
+        assert self.closed(["%lab"]) == ["!%#27", "!%#999", "!#1", "!#64030"]
+
+    def test_not_those_that_are_meant(self):
+        assert self.closed(["%lab"], accept_system_users=["daemon", "gone"]) == ["!%#27", "!%#999", "!#64030"]
+
+    def test_always_closes_whom_slurm_runs_as(self):
+        assert self.closed(["anna"], slurm_users={64030: "SlurmUser", 0: "SlurmdUser"}) == [
+            "!%#27",
+            "!%#999",
+            "!#64030",
+        ]
+
+
+class TestSlurmUsers:
+    def test_reads_what_scontrol_says(self):
+        text = "SlurmdUser              = root(0)\nSlurmUser               = slurm(64030)\nSlurmUserX = x(1)\n"
+        assert sudoers.parse_slurm_users(text) == [("root", 0, "SlurmdUser"), ("slurm", 64030, "SlurmUser")]
+
+    def test_reads_the_configuration(self):
+        text = "#SlurmUser=old\n slurmuser=fancy # ours\nSlurmdUser=77\n"
+        assert sudoers.parse_slurm_users(text) == [("fancy", None, "slurmuser"), ("77", 77, "SlurmdUser")]
+
+
 class TestNameService:
+    def test_reads_uid_max(self):
+        assert sudoers.parse_uid_max("# UID_MAX 5\nUID_MAX\t\t 70000\n") == 70000
+        assert sudoers.parse_uid_max("") == 60000
+
+    def test_reads_local_uids(self):
+        assert sudoers.local_uids("a:x:1:100:::\nbroken\n+::::::\nb:x:b:1::\n") == {"a": 1}
+
     def test_reads_uid_min(self):
         assert sudoers.parse_uid_min("# UID_MIN 5\nUID_MIN\t\t 500\n") == 500
         assert sudoers.parse_uid_min("") == 1000

@@ -1,0 +1,344 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host's sudoers files say of one account: settings that concern it, and rules that give it rights.
+
+Standard library only; takes texts and returns values.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import namedtuple
+
+from . import sudoers_reader
+
+# Who is looked at. name: str; uid: int, None where unknown; groups: names; gids: numbers; host: this host's name.
+Subject = namedtuple("Subject", "name uid groups gids host")
+# A grant of a rule: where it stands, and what it says with its aliases resolved.
+Right = namedtuple("Right", "path line run_as groups password setenv command")
+
+_MAX_DEPTH = 32  # of aliases in aliases
+# Variables that make SLURM's commands, or programs that jobs start, do what whoever sets them wants.
+_RISKY_VARIABLE = re.compile(
+    r"\*|(SLURM|SBATCH|SCANCEL|SRUN|LD|PYTHON|BASH|MUNGE)[_*].*|PATH|ENV|IFS|PERL5LIB|SHELLOPTS"
+)
+# Sudo's own libraries, which it puts into LD_PRELOAD of what it runs: sbatch hands that on to the jobs.
+_PRELOADING = ("noexec", "intercept", "log_subcmds")
+
+
+class Rules:
+    """The statements of a set of files, with the aliases of all of them.
+
+    Args:
+        files: Path to text, in sudo's order.
+    """
+
+    def __init__(self, files):
+        self._found = [(path, statement) for path, text in files.items() for statement in sudoers_reader.read(text)]
+        self._aliases = {}
+        for _path, statement in self._found:
+            if statement.kind == "alias":
+                self._aliases.setdefault((statement.value.type, statement.value.name), statement.value.members)
+
+    def of_kind(self, kind):
+        """The statements of a kind: a list of (path, line, value)."""
+        return [(path, found.line, found.value) for path, found in self._found if found.kind == kind]
+
+    def resolve(self, members, kind, depth=0):
+        """A list of members with its aliases replaced by what they stand for, where that is known.
+
+        Args:
+            members: Of a statement.
+            kind: Of the aliases: Host, Cmnd, User or Runas.
+            depth: Of the aliases so far.
+        """
+        found = []
+        for member in members:
+            inner = self._aliases.get((kind, member.text)) if member.kind == "alias" and depth < _MAX_DEPTH else None
+            if inner is None:
+                found.append(member)
+                continue
+            for part in self.resolve(inner, kind, depth + 1):
+                found.append(part._replace(negated=part.negated != member.negated))
+        return found
+
+    def names(self, members, kind, test):
+        """Whether a list names something: the last member that does decides.
+
+        Args:
+            members: Of a statement.
+            kind: Of the aliases in it.
+            test: Says of a member whether it does; None where that can't be known.
+
+        Returns:
+            True or False; None where it can't be known.
+        """
+        for member in reversed(self.resolve(members, kind)):
+            named = True if member.kind == "all" else test(member)
+            if named is None:
+                return None
+            if named:
+                return not member.negated
+        return False
+
+
+def is_user(member, subject):
+    """Whether a member of a list is this account: by name, uid or group; None where that can't be known."""
+    if member.kind == "group":
+        name = member.text[1:]
+        if name.startswith(":"):
+            return None  # of a plugin
+        if name.startswith("#"):
+            return name[1:] in {str(gid) for gid in subject.gids}
+        return name.lower() in {group.lower() for group in subject.groups}
+    if member.kind == "netgroup":
+        return None
+    return member.text.lower() == subject.name.lower() or member.text == "#%s" % subject.uid
+
+
+def is_host(member, subject):
+    """Whether a member of a list is this host; None where that can't be known (addresses, netgroups)."""
+    if member.kind == "netgroup" or re.fullmatch(r"[0-9A-Fa-f.:/]*[.:/][0-9A-Fa-f.:/]*", member.text):
+        return None
+    host, pattern = subject.host.lower(), member.text.lower()
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (host, host.partition(".")[0]))
+
+
+def _concerns(rules, value, subject):
+    """Whether settings concern an account's calls of our commands; what can't be known counts as if they did."""
+    if value.binding == ":":
+        return rules.names(value.members, "User", lambda member: is_user(member, subject)) is not False
+    if value.binding == "@":
+        return rules.names(value.members, "Host", lambda member: is_host(member, subject)) is not False
+    if value.binding == ">":
+        others = [member for member in rules.resolve(value.members, "Runas") if not member.negated]
+        return any(member.text not in ("root", "#0") for member in others)
+    if value.binding == "!":
+        named = [member for member in rules.resolve(value.members, "Cmnd") if not member.negated]
+        return any(
+            member.kind in ("all", "alias")
+            or re.search(r"/(sbatch|scancel|cat|ls|mkdir)?$|[*?\[]", member.text.partition(" ")[0])
+            for member in named
+        )
+    return True
+
+
+def final_settings(rules, subject=None):
+    """The last word on each setting, for an account's calls of our commands.
+
+    Args:
+        rules: The :class:`Rules`.
+        subject: The account; None takes each setting, whomever it is for.
+
+    Returns:
+        Name to (path, line, operator, value); of a list, the value is what is in it, name to (path, line).
+    """
+    found = {}
+    settings = rules.of_kind("defaults")
+    # As sudo applies them: those for whom and by what last.
+    for bindings in (("", ":", "@"), (">",), ("!",)):
+        for path, line, value in settings:
+            if value.binding not in bindings or (subject is not None and not _concerns(rules, value, subject)):
+                continue
+            for name, operator, text in value.options:
+                if name in ("env_keep", "env_check", "env_delete"):
+                    words = (text or "").split()
+                    listed = dict(found[name][3]) if name in found and operator in ("+=", "-=") else {}
+                    for word in words:
+                        if operator == "-=":
+                            listed.pop(word, None)
+                        else:
+                            listed[word] = (path, line)
+                    found[name] = (path, line, operator, listed)
+                else:
+                    found[name] = (path, line, operator, text)
+    return found
+
+
+def set_warnings(files, subject=None):
+    """Settings that matter to us, as sentences, each with file and line.
+
+    Args:
+        files: Path to text.
+        subject: The service user; None takes each setting, whomever it is for.
+    """
+    rules = Rules(files)
+    settings = final_settings(rules, subject)
+    user = subject.name if subject else "USER"
+    found = []
+
+    def say(name, words):
+        path, line = settings[name][:2]
+        found.append((path, line, "%s:%d: %s" % (path, line, words)))
+
+    def is_on(name):
+        return name in settings and settings[name][2] == ""
+
+    for name in ("log_input", "log_stdin"):
+        if is_on(name):
+            say(
+                name,
+                "sudo records standard input here: every submitted script, with its tasks' parameters, lands in sudo's "
+                "I/O log",
+            )
+            break
+    if is_on("requiretty"):
+        say(
+            "requiretty",
+            "requiretty: sudo refuses a service that has no terminal; except the service user with Defaults:%s "
+            "!requiretty" % user,
+        )
+    for name in _PRELOADING:
+        if is_on(name):
+            say(
+                name,
+                "%s: sudo puts a library into LD_PRELOAD of the commands, and sbatch hands it on to the jobs: programs "
+                "there may fail to start others; except the service user with Defaults:%s !%s" % (name, user, name),
+            )
+    if "env_reset" in settings and settings["env_reset"][2] == "!":
+        say(
+            "env_reset",
+            "!env_reset: whoever holds the service account sets the environment of the commands, and of the jobs; set "
+            "Defaults:%s env_reset" % user,
+        )
+    if is_on("setenv"):
+        say("setenv", _setenv_words("setenv", user))
+    for word, (path, line) in settings.get("env_keep", (None, None, None, {}))[3].items():
+        if _RISKY_VARIABLE.fullmatch(word.partition("=")[0]):
+            found.append(
+                (
+                    path,
+                    line,
+                    "%s:%d: env_keep lets %s through: whoever holds the service account sets it for the commands, and "
+                    "for the jobs; take it away for the service user with Defaults:%s env_keep -= %s"
+                    % (path, line, word, user, '"%s"' % word if "=" in word else word),
+                )
+            )
+    for name in sorted(settings):
+        if name == "umask" and settings[name][3] in ("022", "0022"):
+            continue  # what sudo does anyway
+        if (name in ("umask", "env_file", "restricted_env_file") or name.startswith("rlimit_")) and settings[name][
+            2
+        ] == "=":
+            say(
+                name,
+                "%s=%s: sudo sets this for the commands, and sbatch hands it on to the jobs"
+                % (name, settings[name][3]),
+            )
+    for right in rights(rules, subject) if subject else ():
+        if right.setenv:
+            found.append(
+                (right.path, right.line, "%s:%d: %s" % (right.path, right.line, _setenv_words("SETENV", user)))
+            )
+    return list(dict.fromkeys(words for _path, _line, words in sorted(found, key=lambda entry: entry[:2])))
+
+
+def _setenv_words(name, user):
+    return "%s: %s may set any variable for the commands, and so for the jobs; take it away" % (name, user)
+
+
+def rights(rules, subject):
+    """What an account may run as others by the rules of the files, in their order.
+
+    Rules whose users or hosts can't be known here, as of netgroups, are left out.
+
+    Args:
+        rules: The :class:`Rules`.
+        subject: The account.
+
+    Returns:
+        A list of :class:`Right`, one for each command, aliases resolved; ``run_as`` is None where none is given, which
+        is root.
+    """
+    found = []
+    for path, line, value in rules.of_kind("rule"):
+        if not rules.names(value.users, "User", lambda member: is_user(member, subject)):
+            continue
+        for grant in value.grants:
+            if rules.names(grant.hosts, "Host", lambda member: is_host(member, subject)) is False:
+                continue
+            run_as = grant.run_as if grant.run_as is None else rules.resolve(grant.run_as, "Runas")
+            groups = rules.resolve(grant.groups or [], "Runas")
+            for command in rules.resolve([grant.command], "Cmnd"):
+                setenv = "SETENV" in grant.tags or (command.kind == "all" and "NOSETENV" not in grant.tags)
+                password = "NOPASSWD" not in grant.tags
+                found.append(Right(path, line, run_as, groups, password, setenv, command))
+    return found
+
+
+def words_of(right):
+    """A right as sudoers writes it."""
+    run_as = "root" if right.run_as is None else ", ".join(map(_text, right.run_as))
+    groups = " : " + ", ".join(map(_text, right.groups)) if right.groups else ""
+    return "(%s%s) %s%s" % (run_as, groups, "" if right.password else "NOPASSWD: ", _text(right.command))
+
+
+def _text(member):
+    return ("!" if member.negated else "") + member.text
+
+
+def foreign_rights(rules, subject, own_file):
+    """Rules of other files that give an account rights: a list of (path, line, rights)."""
+    found = {}
+    for right in rights(rules, subject):
+        if right.path != own_file and not right.command.negated:
+            found.setdefault((right.path, right.line), []).append(right)
+    return [(path, line, found[path, line]) for path, line in found]
+
+
+def foreign_warnings(rules, subject, own_file):
+    """The same as sentences."""
+    return [
+        "%s:%d: gives %s rights that this role did not: %s; what is taken off the role's list stays allowed there"
+        % (path, line, subject.name, "; ".join(dict.fromkeys(words_of(right) for right in found))[:500])
+        for path, line, found in foreign_rights(rules, subject, own_file)
+    ]
+
+
+class Asked:
+    """What an account was meant to be able to do.
+
+    Args:
+        entries: Names of users, and of groups with a leading ``%``.
+        users: The accounts that these are, groups replaced by their members: a list of (name, uid).
+        members: Gives the names of a group's members that can be seen, None where there is no such group.
+        commands: Absolute paths of the commands.
+        service_user: The account itself, as which it may run what it wants.
+        accepted: Commands that are meant, too, as they stand in the rules.
+    """
+
+    def __init__(self, entries, users, members, commands, service_user, accepted=()):
+        self._entries = {entry.lower() for entry in entries} | {service_user.lower()}
+        self._names = {name.lower() for name, _uid in users} | {service_user.lower()}
+        self._uids = {"#%s" % uid for _name, uid in users}
+        self._members = members
+        self._commands = set(commands)
+        self._accepted = set(accepted)
+
+    def covers(self, run_as, groups, command):
+        """Whether a right is no more than what was asked for.
+
+        Args:
+            run_as: Whom it may run as: texts of sudoers, those that are negated left out; empty for the account itself.
+            groups: Whether it may choose a group.
+            command: The command as it stands in the rule.
+        """
+        if command in self._accepted or command == "list":
+            return True
+        if groups or command.partition(" ")[0] not in self._commands:
+            return False
+        return all(self._covers_user(name) for name in run_as)
+
+    def _covers_user(self, name):
+        if name in self._uids or name.lower() in self._entries or name.lower() in self._names:
+            return name != "ALL"
+        if not name.startswith("%"):
+            return False
+        members = self._members(name[1:])
+        return bool(members) and all(member.lower() in self._names for member in members)
+
+    def covers_right(self, right):
+        """Whether a :class:`Right` is no more than what was asked for."""
+        run_as = ["root"] if right.run_as is None else [member.text for member in right.run_as if not member.negated]
+        return right.command.negated or self.covers(run_as, right.groups, right.command.text)
