@@ -226,9 +226,11 @@ def main():
         try:
             outputs[name] = answer([find(module, argv[0])] + argv[1:], module.params["timeout"])
         except UnansweredError as problem:
-            if not accounting:
+            if name == "config":
                 module.fail_json(msg="SLURM can't be reached from this host: %s" % problem)
-            unanswered.append("accounts and their limits are not known: %s" % problem)
+            # PrivateData hides nodes and partitions from ordinary accounts: what is not shown is unknown.
+            what = "accounts and their limits" if accounting else name
+            unanswered.append("%s are not known: %s" % (what, problem))
     for problem in unanswered:
         module.warn(problem)
     module.exit_json(changed=False, outputs=outputs, users=expand(module.params["users"]))

@@ -71,9 +71,46 @@ class TestParse:
         outputs["config"] = re.sub(r"(?m)^KillWait .*$", line, outputs["config"])
         assert cluster.parse(outputs).kill_wait_s == expected
 
-    def test_names_the_commands_that_gave_nothing(self):
-        with pytest.raises(ClusterError, match=r"no output of scontrol --all --oneliner show node"):
-            cluster.parse({"config": "SLURM_VERSION = 22.05.8", "partitions": "PartitionName=a"})
+    def test_names_the_command_that_gave_nothing(self):
+        with pytest.raises(ClusterError, match=r"no output of scontrol show config"):
+            cluster.parse({"config": "", "partitions": "PartitionName=a"})
+
+    def test_reads_a_limit_of_zero_and_takes_an_unreadable_one_for_unknown(self):
+        outputs = recorded("cluster-22.05")
+        outputs["qos"] = (
+            "zero|||||00:00:00|\nodd||||soon|\nlong|||||1-00:00:00|DenyOnLimit,PartitionTimeLimit\n".replace(
+                "|||||", "||||"
+            )
+        )
+        found = cluster.parse(outputs).qos
+        assert (found["zero"].max_wall_s, found["odd"].max_wall_s, found["long"].max_wall_s) == (0, None, 86_400)
+        assert found["long"].flags == ("DenyOnLimit", "PartitionTimeLimit")
+
+    @pytest.mark.parametrize("text", ["abc", "²", "1:2:3:4", "9" * 5000, "-1", "", "UNLIMITED"])
+    def test_takes_a_time_that_is_none_for_no_limit(self, text):
+        assert cluster.parse_partition(f"PartitionName=a MaxTime={text} State=UP").max_time_s is None
+
+    def test_leaves_out_the_accounts_of_other_clusters(self):
+        outputs = recorded("cluster-22.05")
+        name = cluster.parse(outputs).name
+        rows = [f"lab|ann||normal||{limit}||||{where}" for limit, where in ((1, "other"), (2, name), (3, ""))]
+        outputs["associations"] = "\n".join(rows)
+        outputs["accounts"] = ""
+        assert [entry.max_submit for entry in cluster.parse(outputs).associations] == [2, 3]
+
+    @pytest.mark.parametrize(
+        ("private", "expected"), [("none", True), ("accounts,users", False), ("jobs", True), ("users", False)]
+    )
+    def test_knows_whether_slurmdbd_shows_accounts(self, private, expected):
+        outputs = recorded("cluster-22.05")
+        outputs["accounting_config"] = (
+            f"PrivateData = accounts,users\n\nSlurmDBD configuration:\nDbdPort = 1\nPrivateData    = {private}\n"
+        )
+        assert cluster.parse(outputs).shows_accounts is expected
+
+    def test_takes_what_is_hidden_for_unknown(self):
+        found = cluster.parse({"config": "SLURM_VERSION = 22.05.8", "partitions": "No partitions in the system\n"})
+        assert (found.shows_partitions, found.shows_nodes) == (False, False)
 
     def test_refuses_what_is_not_scontrol_s(self):
         outputs = {"config": "hello = world", "partitions": "PartitionName=a", "nodes": "NodeName=a"}
@@ -120,6 +157,16 @@ class TestNode:
         assert node.state == "DOWN"
         assert node.reason == "disk is full [root@2026-01-01T00:00:00]"
 
+    @pytest.mark.parametrize("number", ["9" * 5000, "²", "many", ""])
+    def test_takes_numbers_that_are_none_for_unknown(self, number):
+        node = cluster.parse_node(f"NodeName=a CPUTot={number} RealMemory={number} Gres=gpu:a:b:{number} State=IDLE")
+        assert (node.cpus, node.memory_mb, node.gres) == (0, 0, {})
+        assert node.unknown == ("gres", "cpus", "memory_mb")
+
+    def test_reads_a_line_of_blanks_in_no_time(self):
+        line = "NodeName=a" + " " * 200_000 + "b State=IDLE"
+        assert cluster.parse_node(line).state == "IDLE"
+
 
 class TestParseGres:
     @pytest.mark.parametrize(
@@ -134,14 +181,17 @@ class TestParseGres:
             ("gres/gpu:2", {"gpu": 2}),
             ("gres/gpu=2", {"gpu": 2}),
             ("bandwidth:4K", {"bandwidth": 4096}),
+            ("gres:gpu:2", {"gpu": 2}),
         ],
     )
     def test_counts_by_name_and_type(self, text, expected):
         assert cluster.parse_gres(text) == expected
 
-    def test_refuses_what_is_none(self):
-        with pytest.raises(FractalSlurmError, match="name:type:count"):
-            cluster.parse_gres("a:b:c:1")
+    @pytest.mark.parametrize("text", ["a:b:c:1", "gpu:" + "9" * 5000, ":1", "gpu:99999999999999999999"])
+    def test_refuses_what_is_none(self, text):
+        with pytest.raises(FractalSlurmError, match="name:type:count") as caught:
+            cluster.parse_gres(text)
+        assert len(str(caught.value)) < 300
 
 
 class TestExpandHostlist:
@@ -159,7 +209,14 @@ class TestExpandHostlist:
     def test_names_each_node(self, text, expected):
         assert cluster.expand_hostlist(text) == expected
 
-    @pytest.mark.parametrize("text", ["", "n[a-b]", "n[3-1]", "n[1-", "n[1-9999999]"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "", "n[a-b]", "n[3-1]", "n[1-", "n[1-9999999]", "n[²-3]", f"n[{'9' * 5000}]", "a[1-99999],a[1-99999]",
+            ",".join(["a[1-99999]"] * 4000), "a[1-400]b[1-400]", "a[1-60000,1-60000]",
+        ],
+    )  # fmt: skip
     def test_refuses_what_is_none(self, text):
-        with pytest.raises(FractalSlurmError):
+        with pytest.raises(FractalSlurmError) as caught:
             cluster.expand_hostlist(text)
+        assert len(str(caught.value)) < 400

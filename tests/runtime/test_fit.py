@@ -19,14 +19,14 @@ BATCHING = {
 }
 
 
-def check(default=None, gpu=None, batching=None, users=()):
+def check(default=None, gpu=None, batching=None, users=(), on=CLUSTER):
     data = {
         "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": 100, **(default or {})},
         "batching_config": {**BATCHING, **(batching or {})},
     }
     if gpu is not None:
         data["gpu_slurm_config"] = gpu
-    return fit.check(config_file.parse_config(data, source="test"), CLUSTER, users=users)
+    return fit.check(config_file.parse_config(data, source="test"), on, users=users)
 
 
 def messages(findings, severity):
@@ -66,6 +66,25 @@ class TestPartition:
     def test_warns_where_it_is_not_up(self):
         assert any("is DOWN" in line for line in warnings({"partition": "down"}))
 
+    @pytest.mark.parametrize("value", ["short,main", "main,short", "main,main", "main,", ",short"])
+    def test_takes_several_of_which_one_fits(self, value):
+        assert errors({"partition": value, "time": "1"}) == []
+        assert errors({"partition": "short,main", "time": "30"}) == []
+        assert any(
+            "'short' allows at most 00:01:00" in line for line in warnings({"partition": value, "time": "30"})
+        ) == ("short" in value and "main" in value)
+
+    def test_refuses_several_of_which_none_fits_or_one_is_not_there(self):
+        assert len(errors({"partition": "short,main", "time": "2:00:00"})) == 2
+        assert "found 'gone'" in errors({"partition": "main,gone"})[0]
+
+    @pytest.mark.parametrize("hidden", ["shows_partitions", "shows_nodes"])
+    def test_takes_what_is_hidden_for_unknown(self, hidden):
+        blind = replace(CLUSTER, nodes={}, **{hidden: False}, **({"partitions": {}} if "part" in hidden else {}))
+        options = {"cpus_per_task": 4, "constraint": "nope", "nodelist": "n99"}
+        assert errors(options, on=blind) == []
+        assert any("PrivateData" in line for line in warnings(options, on=blind))
+
     def test_looks_at_the_gpu_section_by_its_own_path(self):
         assert errors(gpu={"partition": "gone"}) == [
             "$.gpu_slurm_config.partition: found 'gone'; the cluster anst has down, main, short"
@@ -98,6 +117,25 @@ class TestNodes:
         found = errors({"partition": "short", "nodelist": "n2"})
         assert "$.default_slurm_config.nodelist: not in the partition 'short': n2" in found
 
+    @pytest.mark.parametrize("option", ["nodelist", "exclude"])
+    @pytest.mark.parametrize("value", ["n[3-1]", "./nodes", "/etc/nodes", "localhost", "n{1,2}", f"n[{'9' * 5000}]"])
+    def test_warns_of_a_list_that_it_can_not_read_at_its_own_place(self, option, value):
+        assert errors({option: value}) == []
+        assert any(line.startswith(f"$.default_slurm_config.{option}: ") for line in warnings({option: value}))
+
+    @pytest.mark.parametrize("option", ["gres", "gpus"])
+    @pytest.mark.parametrize("value", ["a:b:c:1", "9" * 5000, "help"])
+    def test_warns_of_resources_that_it_can_not_read_at_their_own_place(self, option, value):
+        if (option, value) == ("gres", "9" * 5000) or (option, value) == ("gpus", "help"):
+            return
+        assert errors({option: value}) == []
+        assert any(line.startswith(f"$.default_slurm_config.{option}: ") for line in warnings({option: value}))
+
+    def test_takes_a_node_of_which_it_knows_nothing_for_one_that_may_fit(self):
+        odd = {name: replace(node, unknown=("cpus", "memory_mb", "gres")) for name, node in CLUSTER.nodes.items()}
+        options, batching = {"cpus_per_task": 4, "mem": 9000, "gres": "gpu:9"}, {"max_mem_per_job": 9000}
+        assert errors(options, batching=batching, on=replace(CLUSTER, nodes=odd)) == []
+
     def test_refuses_when_all_are_excluded(self):
         assert any("leave no node" in line for line in errors({"exclude": "n[1-3]"}))
 
@@ -112,6 +150,33 @@ class TestTime:
         assert errors({"time": "00:45:00"}, users=["ben"]) == [
             "$.default_slurm_config.time: found '00:45:00'; the QOS 'small' of ben allows at most 00:30:00"
         ]
+
+
+class TestWhoseLimit:
+    """A limit refuses only whom it applies to, and its true source is named."""
+
+    def limited(self, **changes):
+        small = replace(CLUSTER.qos["small"], **changes)
+        return replace(CLUSTER, qos={**CLUSTER.qos, "small": small})
+
+    def test_a_qos_that_lets_nothing_run_stops_its_own_users_alone(self):
+        zero = self.limited(max_wall_s=0)
+        assert errors({"time": "1"}, users=["anna"], on=zero) == []
+        assert errors({"time": "1"}, users=["ben"], on=zero) == [
+            "$.default_slurm_config.time: found '1'; the QOS 'small' of ben allows at most 00:00:00"
+        ]
+        assert fit.longest_walltime(zero, partition="main", user="anna").option == "MaxTime"
+        assert str(fit.longest_walltime(zero, partition="main", user="ben")) == (
+            "the QOS 'small' of ben allows 00:00:00 (MaxWall)"
+        )
+
+    def test_a_qos_comes_before_the_association_and_may_lift_the_partitions_limit(self):
+        lifted = self.limited(max_wall_s=86_400, flags=("PartitionTimeLimit",))
+        assert errors({"time": "12:00:00"}, users=["ben"], on=lifted) == []
+        assert fit.walltime_limit(lifted, partition="main", user="ben") == 86_400
+        assert errors({"time": "12:00:00"}, users=["anna"], on=lifted) != []
+        assert warnings({"time": "12:00:00"}, on=lifted) != []
+        assert errors({"time": "12:00:00"}, on=lifted) == []
 
 
 class TestWalltimeLimit:
@@ -144,6 +209,16 @@ class TestAccount:
         assert errors({"account": "proj2"}, users=["anna"]) == [
             "$.default_slurm_config.account: found 'proj2'; anna has proj1"
         ]
+
+    def test_warns_where_slurmdbd_shows_an_account_its_own_associations_only(self):
+        blind = replace(CLUSTER, shows_accounts=False)
+        for options, users in (({}, ["zoe"]), ({"account": "proj2"}, ["anna"])):
+            assert errors(options, users=users, on=blind) == []
+            assert any("that slurmdbd shows this account" in line for line in warnings(options, users=users, on=blind))
+
+    def test_finds_nothing_wrong_where_slurm_needs_no_account(self):
+        free = replace(CLUSTER, accounting_enforced=())
+        assert errors({"account": "proj2"}, users=["anna", "zoe"], on=free) == []
 
 
 class TestBatching:
@@ -181,6 +256,17 @@ class TestSatisfies:
             ("[c|d]", False),
             ("a*2&c*2", True),
             ("(a", True),
+            ("c*2&d*1", True),
+            ("a b", True),
+            ("&a", True),
+            ("a&(b|c)&((a))", True),
+            ("a&(c|d)", False),
+            ("c|d|b", True),
+            ("7z|c", False),
+            ("cpu:amd", False),
+            ("!c", False),
+            ("(" * 5000 + "a", True),
+            ("(" * 5000 + "c" + ")" * 5000, False),
         ],
     )
     def test_understands_and_or_and_parentheses(self, constraint, expected):

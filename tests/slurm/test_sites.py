@@ -178,6 +178,27 @@ class TestLimits:
         assert "waiting" not in outcome.stderr
         assert call.events().count("submitting") == 1
 
+    def test_a_qos_that_lets_nothing_run_stops_nobody_else(self, call: Call) -> None:
+        slurm("sacctmgr", "--immediate", "add", "qos", "fst-zero", "set", "MaxWall=0")
+        slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "QOS+=fst-zero")
+        wait_for(lambda: "fst-zero" in slurm("scontrol", "show", "assoc_mgr", "flags=qos"))
+        assert call.run(call.spec("true", 2)).code == 0
+        call.config(extra_lines=["#SBATCH --qos=fst-zero"])
+        outcome = call.run(call.spec("true", 2), BEN)
+        assert outcome.code == 3
+        assert f"the QOS 'fst-zero' of {BEN} allows 00:00:00 (MaxWall)" in outcome.document["errors"][0]
+
+    def test_the_limits_of_another_cluster_in_the_same_slurmdbd_are_not_ours(self, call: Call) -> None:
+        for argv in (
+            ("add", "cluster", "elsewhere"),
+            ("add", "account", "far", "cluster=elsewhere"),
+            ("add", "user", BEN, "account=far", "cluster=elsewhere", "MaxWall=0", "MaxSubmitJobs=0"),
+        ):
+            slurm("sacctmgr", "--immediate", *argv)
+        assert "elsewhere|far" in slurm("sacctmgr", "-nP", "show", "associations", "format=Cluster,Account")
+        outcome = call.run(call.spec("true", 2), BEN)
+        assert outcome.code == 0, outcome.stderr
+
     def test_a_job_under_the_least_that_its_qos_wants_is_not_waited_for(self, call: Call) -> None:
         slurm("sacctmgr", "--immediate", "add", "qos", "fst-least", "set", "MinTRES=cpu=3")
         slurm("sacctmgr", "--immediate", "modify", "user", BEN, "set", "QOS+=fst-least")
@@ -225,6 +246,18 @@ class TestLimits:
             time.sleep(0.2)
         assert process.returncode == 0
         assert most == 1
+
+
+def test_a_cluster_that_hides_nodes_and_partitions_runs_jobs_all_the_same(call: Call) -> None:
+    restart(slurm_conf={**SETTINGS["slurm_conf"], "PrivateData": "nodes,partitions,reservations"})
+    try:
+        outcome = call.run(call.spec("true", 4))
+        valid = call("validate", "--cluster", "--json")
+    finally:
+        restart()
+    assert outcome.code == 0, outcome.stderr
+    assert valid.code == 0, valid.stderr
+    assert "shows this account no partitions (PrivateData)" in valid.document[0]["warnings"][0]
 
 
 class TestSteps:

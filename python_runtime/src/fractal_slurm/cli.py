@@ -255,7 +255,7 @@ def plan(
         run_folder="/work",
         cache_dir="/cache",
         cluster=facts,
-        max_walltime_s=walltime_of(facts, resolution, user or "") if facts else None,
+        max_walltime=walltime_of(facts, resolution, user or "") if facts else None,
     )
     outcome = make_plan(resolution, jobs, len(spec.parameters))
     config = outcome.config

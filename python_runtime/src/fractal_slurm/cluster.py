@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import ClusterError, FractalSlurmError
+from .errors import ClusterError, FractalSlurmError, shown
 from .walltime import parse_walltime
 
 _ASSOCIATION_FIELDS = (
@@ -25,8 +25,9 @@ _ASSOCIATION_FIELDS = (
     "GrpSubmit",
     "MaxJobs",
     "MaxWall",
+    "Cluster",
 )
-_QOS_FIELDS = ("Name", "MaxSubmitPU", "GrpSubmit", "MaxJobsPU", "MaxWall")
+_QOS_FIELDS = ("Name", "MaxSubmitPU", "GrpSubmit", "MaxJobsPU", "MaxWall", "Flags")
 # Name -> arguments. All of them only read, and any account may run them.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "config": ("scontrol", "show", "config"),
@@ -44,11 +45,17 @@ ACCOUNTING_COMMANDS: dict[str, tuple[str, ...]] = {
         f"format={','.join(_ASSOCIATION_FIELDS)}",
     ),
     "qos": ("sacctmgr", "--noheader", "--parsable2", "show", "qos", f"format={','.join(_QOS_FIELDS)}"),
+    # What slurmdbd itself hides, which scontrol does not say.
+    "accounting_config": ("sacctmgr", "show", "configuration"),
 }
 DEFAULT_MAX_SCRIPT_SIZE = 4 * 1024 * 1024
 
-# A value may have blanks in it (Reason, OS): it ends where the next KEY= begins.
-_PAIR = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=(.*?)(?=\s+[A-Za-z][A-Za-z0-9_:/]*=|\s*$)")
+# The beginning of a value. It may have blanks in it (Reason, OS), and ends where the next KEY= begins.
+_KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=")
+# No number of SLURM's is longer.
+_NUMBER = re.compile(r"\s*([0-9]{1,18})(?![0-9])")
+# More names are no part of one cluster.
+_MOST_HOSTS = 100_000
 _UNLIMITED = frozenset(("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "NO_VAL", ""))
 
 
@@ -65,6 +72,8 @@ class Node:
         features: Features for --constraint.
         partitions: Names of the partitions that it is in.
         reason: Why it is down or drained, by the administrator or SLURM.
+        host: NodeHostName, by which SLURM knows it, too.
+        unknown: Which of the fields above SLURM did not say in a form that is known: ``cpus``, ``memory_mb``, ``gres``.
     """
 
     name: str
@@ -75,6 +84,8 @@ class Node:
     features: tuple[str, ...] = ()
     partitions: tuple[str, ...] = ()
     reason: str = ""
+    host: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def is_up(self) -> bool:
@@ -141,7 +152,8 @@ class Association:
         max_submit: Most jobs that the user may have submitted.
         group_max_submit: Most jobs that all of the account may have submitted.
         max_jobs: Most jobs that the user may have running.
-        max_wall_s: Longest time limit of a job in seconds.
+        max_wall_s: Longest time limit of a job in seconds; 0 lets no job run.
+        cluster: The cluster that it is for, or an empty string where that is not said.
     """
 
     account: str
@@ -153,6 +165,7 @@ class Association:
     group_max_submit: int | None = None
     max_jobs: int | None = None
     max_wall_s: int | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,8 @@ class Qos:
         max_submit_per_user: Most jobs that a user may have submitted.
         group_max_submit: Most jobs that all users together may have submitted.
         max_jobs_per_user: Most jobs that a user may have running.
-        max_wall_s: Longest time limit of a job in seconds.
+        max_wall_s: Longest time limit of a job in seconds; 0 lets no job run.
+        flags: Its flags, e.g. ``("PartitionTimeLimit",)``.
     """
 
     name: str
@@ -172,6 +186,7 @@ class Qos:
     group_max_submit: int | None = None
     max_jobs_per_user: int | None = None
     max_wall_s: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,10 +205,13 @@ class Cluster:
         enforce_part_limits: ``ALL``, ``ANY`` or ``NO``: whether sbatch refuses what can't run.
         accounting_enforced: What AccountingStorageEnforce names.
         has_accounting: Whether accounts are kept.
-        partitions: By name.
-        nodes: By name.
-        associations: All that were asked for; None where they are not known.
+        partitions: By name; none where SLURM shows this account none.
+        nodes: By name; none where SLURM shows this account none.
+        associations: All that were asked for, of this cluster; None where they are not known.
         qos: By name; None where they are not known.
+        shows_partitions: Whether SLURM shows this account partitions (PrivateData).
+        shows_nodes: Whether SLURM shows this account nodes (PrivateData).
+        shows_accounts: Whether slurmdbd is known to show this account the associations of others.
     """
 
     name: str
@@ -211,6 +229,9 @@ class Cluster:
     nodes: dict[str, Node]
     associations: tuple[Association, ...] | None = None
     qos: dict[str, Qos] | None = None
+    shows_partitions: bool = True
+    shows_nodes: bool = True
+    shows_accounts: bool = True
 
     @property
     def hides_jobs(self) -> bool:
@@ -244,33 +265,29 @@ def commands(*, accounting: bool, users: Sequence[str] = ()) -> dict[str, list[s
 
 
 def parse(outputs: Mapping[str, str]) -> Cluster:
-    """Understand what the commands printed.
+    """Understand what the commands printed. What they did not say, or not in a form that is known, is unknown.
 
     Args:
-        outputs: Standard output by name, see :func:`commands`. Accounting's may be missing.
+        outputs: Standard output by name, see :func:`commands`. All but ``config`` may be missing.
 
     Raises:
-        ClusterError: One of the others is missing, or is not what SLURM prints.
+        ClusterError: ``config`` is missing, or is not what SLURM prints.
     """
-    missing = [" ".join(COMMANDS[name]) for name in COMMANDS if not outputs.get(name, "").strip()]
-    if missing:
-        raise ClusterError(f"nothing is known of the cluster: no output of {', '.join(missing)}")
+    if not outputs.get("config", "").strip():
+        raise ClusterError(f"nothing is known of the cluster: no output of {' '.join(COMMANDS['config'])}")
     config = parse_config_lines(outputs["config"])
     if "SLURM_VERSION" not in config:
         raise ClusterError("`scontrol show config` states no SLURM_VERSION: is it SLURM's scontrol?")
-    nodes = [parse_node(line) for line in outputs["nodes"].splitlines() if line.strip().startswith("NodeName=")]
-    partitions = [
-        parse_partition(line)
-        for line in outputs["partitions"].splitlines()
-        if line.strip().startswith("PartitionName=")
-    ]
+    nodes = [parse_node(line) for line in _lines(outputs, "nodes", "NodeName=")]
+    partitions = [parse_partition(line) for line in _lines(outputs, "partitions", "PartitionName=")]
+    name = config.get("ClusterName", "")
     associations = outputs.get("associations")
     if associations is not None:
         associations = "\n".join((outputs.get("accounts", ""), associations))
     qos = outputs.get("qos")
-    script_size = re.search(r"\bmax_script_size=([0-9]+)", config.get("SchedulerParameters", ""))
+    script_size = re.search(r"\bmax_script_size=([0-9]{1,18})(?![0-9])", config.get("SchedulerParameters", ""))
     return Cluster(
-        name=config.get("ClusterName", ""),
+        name=name,
         version=config["SLURM_VERSION"],
         min_job_age_s=_integer(config.get("MinJobAge", "")) or 0,
         kill_wait_s=_integer(config.get("KillWait", "")) or 30,
@@ -285,9 +302,33 @@ def parse(outputs: Mapping[str, str]) -> Cluster:
         nodes={node.name: node for node in nodes},
         associations=None
         if associations is None
-        else tuple(map(_association, _rows(associations, _ASSOCIATION_FIELDS))),
+        # One slurmdbd may keep the accounts of several clusters.
+        else tuple(
+            entry
+            for entry in map(_association, _rows(associations, _ASSOCIATION_FIELDS))
+            if not name or entry.cluster.lower() in ("", name.lower())
+        ),
         qos=None if qos is None else {row["Name"]: _qos(row) for row in _rows(qos, _QOS_FIELDS)},
+        shows_partitions=bool(partitions),
+        shows_nodes=bool(nodes),
+        shows_accounts=_shows_accounts(outputs.get("accounting_config")),
     )
+
+
+def _lines(outputs: Mapping[str, str], name: str, start: str) -> list[str]:
+    return [line for line in outputs.get(name, "").splitlines() if line.strip().startswith(start)]
+
+
+def _shows_accounts(text: str | None) -> bool:
+    """Whether slurmdbd shows everybody the associations of all, by its part of ``sacctmgr show configuration``.
+
+    Where it does not say, one is believed that shows them: so old answers, without this part, are read as before.
+    """
+    if text is None:
+        return True
+    _slurm, _heading, slurmdbd = text.partition("SlurmDBD configuration")
+    hidden = _names(parse_config_lines(slurmdbd).get("PrivateData", ""))
+    return not {"accounts", "users"} & {each.lower() for each in hidden}
 
 
 def parse_config_lines(text: str) -> dict[str, str]:
@@ -299,27 +340,40 @@ def parse_config_lines(text: str) -> dict[str, str]:
 def parse_oneliner(line: str) -> dict[str, str]:
     """A line of ``scontrol --oneliner show`` by name. Where a name stands twice, the first counts."""
     found: dict[str, str] = {}
-    for match in _PAIR.finditer(line.strip()):
-        found.setdefault(match[1], match[2].strip())
+    text = line.strip()
+    keys = list(_KEY.finditer(text))
+    for key, following in zip(keys, [*keys[1:], None], strict=True):
+        found.setdefault(key[1], text[key.end() : following.start() if following else None].strip())
     return found
 
 
 def parse_node(line: str) -> Node:
     """A line of ``scontrol --oneliner show node``."""
     values = parse_oneliner(line)
-    features = values.get("AvailableFeatures", "")
+    unknown = []
+    # CPUEfctv leaves out CPUs that are set aside for the system; older versions do not have it.
+    cpus = _integer(values.get("CPUEfctv", "")) or _integer(values.get("CPUTot", ""))
+    memory = _integer(values.get("RealMemory", ""))
+    try:
+        gres = parse_gres(values.get("Gres", ""))
+    except FractalSlurmError:
+        gres = {}
+        unknown.append("gres")
+    if cpus is None:
+        unknown.append("cpus")
+    if memory is None:
+        unknown.append("memory_mb")
     return Node(
         name=values["NodeName"],
         state=values.get("State", "UNKNOWN"),
-        # CPUEfctv leaves out CPUs that are set aside for the system; older versions do not have it.
-        cpus=_integer(values.get("CPUEfctv", "")) or _integer(values.get("CPUTot", "")) or 0,
-        memory_mb=max(
-            0, (_integer(values.get("RealMemory", "")) or 0) - (_integer(values.get("MemSpecLimit", "")) or 0)
-        ),
-        gres=parse_gres(values.get("Gres", "")),
-        features=_names(features),
+        cpus=cpus or 0,
+        memory_mb=max(0, (memory or 0) - (_integer(values.get("MemSpecLimit", "")) or 0)),
+        gres=gres,
+        features=_names(values.get("AvailableFeatures", "")),
         partitions=_names(values.get("Partitions", "")),
         reason=values.get("Reason", ""),
+        host=values.get("NodeHostName", ""),
+        unknown=tuple(unknown),
     )
 
 
@@ -360,14 +414,14 @@ def parse_gres(text: str) -> dict[str, int]:
     if plain in _UNLIMITED or plain == "none":
         return found
     for entry in plain.split(","):
-        parts = entry.strip().removeprefix("gres/").replace("=", ":").split(":")
+        parts = re.sub("^gres[/:]", "", entry.strip()).replace("=", ":").split(":")
         count = 1
-        if len(parts) > 1 and re.fullmatch(r"[0-9]+[KMGTkmgt]?", parts[-1]):
+        if len(parts) > 1 and re.fullmatch(r"[0-9]{1,18}[KMGTkmgt]?", parts[-1]):
             number = parts.pop()
             scale = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}.get(number[-1].upper(), 1)
             count = int(number.rstrip("KMGTkmgt")) * scale
-        if not parts[0] or len(parts) > 2:
-            raise FractalSlurmError(f"gres {text!r} is not allowed: give name, name:count or name:type:count")
+        if not parts[0] or len(parts) > 2 or re.fullmatch(r"[0-9]+", parts[-1]):
+            raise FractalSlurmError(f"gres {shown(text)} is not allowed: give name, name:count or name:type:count")
         found[parts[0]] = found.get(parts[0], 0) + count
         if len(parts) == 2:
             found[":".join(parts)] = found.get(":".join(parts), 0) + count
@@ -378,9 +432,11 @@ def expand_hostlist(text: str) -> list[str]:
     """The names in a host list such as ``gpu[01-03,7],login``.
 
     Raises:
-        FractalSlurmError: It is no host list, or one of more than 100,000 names.
+        FractalSlurmError: It is no host list, or one of more than 100,000 names in all.
     """
-    refusal = FractalSlurmError(f"the host list {text!r} is not allowed: give names, or ranges such as node[01-04]")
+    refusal = FractalSlurmError(
+        f"the host list {shown(text)} is not allowed: give names, or ranges such as node[01-04]"
+    )
     if not re.fullmatch(r"(?:[^\[\]\s]|\[[^\[\]]*\])+", text.strip()):
         raise refusal
     found: list[str] = []
@@ -388,8 +444,8 @@ def expand_hostlist(text: str) -> list[str]:
         names = [""]
         for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", entry):
             ends = [literal] if literal else _ranges(ranges, text)
-            if len(names) * len(ends) > 100_000:
-                raise FractalSlurmError(f"the host list {text!r} is too long")
+            if len(found) + len(names) * len(ends) > _MOST_HOSTS:
+                raise FractalSlurmError(f"the host list {shown(text)} is not allowed: it has over {_MOST_HOSTS} names")
             names = [name + end for name in names for end in ends]
         found += names
     if not found:
@@ -400,12 +456,10 @@ def expand_hostlist(text: str) -> list[str]:
 def _ranges(text: str, whole: str) -> list[str]:
     found: list[str] = []
     for part in text.split(","):
-        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
-        if match is None:
-            raise FractalSlurmError(f"the host list {whole!r} is not allowed: {part!r} is no range")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < first + 100_000:
-            raise FractalSlurmError(f"the host list {whole!r} is not allowed: {part!r} is no range")
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if match is None or not first <= last < first + _MOST_HOSTS - len(found):
+            raise FractalSlurmError(f"the host list {shown(whole)} is not allowed: {shown(part)} is no range")
         found += [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
     return found
 
@@ -417,17 +471,26 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _integer(text: str) -> int | None:
-    match = re.match(r"\s*([0-9]+)", text)
+    match = _NUMBER.match(text)
     return int(match[1]) if match else None
 
 
 def _seconds(text: str) -> int | None:
-    return None if text.strip() in _UNLIMITED else parse_walltime(text)
+    """A limit of the site's in seconds. None where there is none, or none that can be read; zero is a limit, too."""
+    plain = text.strip()
+    if re.fullmatch(r"(?:0{1,9}[-:])*0{1,9}", plain):
+        return 0
+    try:
+        return None if plain in _UNLIMITED else parse_walltime(plain)
+    except FractalSlurmError:
+        return None
 
 
 def _rows(text: str, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table. The last column is missing from answers that were written down before it was asked for."""
     rows = [line.split("|") for line in text.splitlines() if line.strip()]
-    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+    full = [[*row, ""] if len(row) == len(names) - 1 else row for row in rows]
+    return [dict(zip(names, row, strict=True)) for row in full if len(row) == len(names)]
 
 
 def _association(row: Mapping[str, str]) -> Association:
@@ -441,6 +504,7 @@ def _association(row: Mapping[str, str]) -> Association:
         group_max_submit=_integer(row["GrpSubmit"]),
         max_jobs=_integer(row["MaxJobs"]),
         max_wall_s=_seconds(row["MaxWall"]),
+        cluster=row["Cluster"],
     )
 
 
@@ -451,4 +515,5 @@ def _qos(row: Mapping[str, str]) -> Qos:
         group_max_submit=_integer(row["GrpSubmit"]),
         max_jobs_per_user=_integer(row["MaxJobsPU"]),
         max_wall_s=_seconds(row["MaxWall"]),
+        flags=_names(row["Flags"]),
     )

@@ -13,9 +13,9 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from .batching import heuristics
-from .cluster import Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
+from .cluster import Association, Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
 from .config_file import SlurmConfigFile
-from .errors import BatchingError, FractalSlurmError
+from .errors import BatchingError, FractalSlurmError, shown
 from .walltime import format_walltime, parse_walltime
 
 # Numbers of tasks for which the batching is told: one, a plate of 96 wells, one of 1,536, and a screen.
@@ -23,6 +23,11 @@ ADVICE_FOR = (1, 96, 1_536, 10_000)
 _DEFAULT = "$.default_slurm_config"
 _GPU = "$.gpu_slurm_config"
 _BATCHING = "$.batching_config"
+# How many names a message shows, and how firmly the operators of a constraint bind.
+_MOST_NAMES, _LONGEST_NAME = 10, 80
+_BINDS = {"|": 1, "&": 2, ",": 2}
+# A name that SLURM can take for nothing but a node's: no file, no localhost.
+_PLAIN_HOST = re.compile(r"(?!localhost$)[A-Za-z0-9][A-Za-z0-9_.-]*").fullmatch
 
 
 class Severity(str, Enum):
@@ -98,23 +103,49 @@ def _layer(*layers: tuple[Any, str]) -> Options:
 
 
 def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> Iterator[Finding]:
-    name = options.get("partition")
-    partition = cluster.partitions.get(name)
-    if partition is None:
-        known = ", ".join(sorted(cluster.partitions)) or "none"
-        yield Finding(
-            Severity.ERROR, options.path("partition"), f"found {name!r}; the cluster {cluster.name} has {known}"
-        )
-        return
-    if partition.state != "UP":
+    # sbatch passes over what is empty between the commas.
+    names = [name.strip() for name in options.get("partition").split(",") if name.strip()]
+    path = options.path("partition")
+    if not cluster.shows_partitions:
         yield Finding(
             Severity.WARNING,
-            options.path("partition"),
-            f"the partition {name!r} is {partition.state}: jobs wait until it is UP",
+            path,
+            f"the cluster {cluster.name} shows this account no partitions (PrivateData): nothing is compared with them",
         )
-    yield from _check_time(options, cluster, partition, users)
-    yield from _check_nodes(options, cluster, partition)
-    yield from _check_account(options, cluster, partition, users)
+        return
+    unknown = [name for name in names if name not in cluster.partitions]
+    if unknown:
+        known = ", ".join(sorted(cluster.partitions))
+        yield Finding(Severity.ERROR, path, f"found {unknown[0]!r}; the cluster {cluster.name} has {known}")
+        return
+    partitions = [cluster.partitions[name] for name in dict.fromkeys(names)]
+    for partition in partitions:
+        if partition.state != "UP":
+            yield Finding(
+                Severity.WARNING,
+                path,
+                f"the partition {partition.name!r} is {partition.state}: jobs wait until it is UP",
+            )
+    yield from _of_any(
+        [
+            [
+                *_check_time(options, cluster, partition, users),
+                *_check_nodes(options, cluster, partition),
+                *_check_partition_account(options, cluster, partition),
+            ]
+            for partition in partitions
+        ]
+    )
+    yield from _check_account(options, cluster, users)
+
+
+def _of_any(alternatives: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
+    """What is found of several partitions, of which SLURM takes one that fits: an error only if it is one in each."""
+    fits = any(all(finding.severity is not Severity.ERROR for finding in found) for found in alternatives)
+    for found in alternatives:
+        for finding in found:
+            softer = fits and finding.severity is Severity.ERROR
+            yield finding._replace(severity=Severity.WARNING) if softer else finding
 
 
 def walltime_limit(
@@ -129,15 +160,88 @@ def walltime_limit(
         account: The job's account, if it names one.
         qos: The job's QOS, if it names one.
     """
-    limits = []
+    longest = longest_walltime(cluster, partition=partition, user=user, account=account, qos=qos)
+    return None if longest is None else longest.seconds
+
+
+class WalltimeLimit(NamedTuple):
+    """A limit on the time of a job.
+
+    Attributes:
+        seconds: The limit.
+        whose: Who sets it: the beginning of a sentence.
+        option: SLURM's name for it.
+    """
+
+    seconds: int
+    whose: str
+    option: str
+
+    def __str__(self) -> str:
+        return f"{self.whose} {format_walltime(self.seconds)} ({self.option})"
+
+
+def longest_walltime(
+    cluster: Cluster, *, partition: str, user: str, account: str | None = None, qos: str | None = None
+) -> WalltimeLimit | None:
+    """The longest time limit that a user's job may have, and who sets it; None for any. Args as of walltime_limit."""
+    shortest: list[WalltimeLimit] = []
     for name in partition.split(","):
-        found = cluster.partitions[name]
-        options = Options({"account": account}, {})
-        sorts = [(cluster.qos or {})[qos]] if qos in (cluster.qos or {}) else _qos_of(options, cluster, found, user)
-        own = [entry.max_wall_s for entry in cluster.associations or () if entry.user == user]
-        limits.append([found.max_time_s, *(sort.max_wall_s for sort in sorts), *(own if len(own) == 1 else ())])
-    shortest = [min((each for each in some if each is not None), default=None) for some in limits]
-    return None if None in shortest else max(each for each in shortest if each is not None)
+        found = cluster.partitions.get(name.strip())
+        if found is None:
+            return None
+        limits = _walltime_limits(cluster, found, user, account, qos)
+        if not limits:
+            return None
+        shortest.append(min(limits))
+    return max(shortest)
+
+
+def _walltime_limits(
+    cluster: Cluster, partition: Partition, user: str, account: str | None, qos: str | None
+) -> list[WalltimeLimit]:
+    """The limits on the time of a job, in seconds, each with the words that say whose it is.
+
+    Of the partition's QOS, the job's QOS and the user's association SLURM heeds the first that sets a limit; beside it
+    the partition's MaxTime, unless a QOS has the flag PartitionTimeLimit. What is not known limits nobody.
+    """
+    entry = _association_of(cluster, partition, user, account)
+    sorts = _sorts(cluster, partition, entry, qos)
+    if any("OverPartQOS" in sort.flags for sort in sorts[1:]):
+        sorts = sorts[::-1]
+    limits = [(sort.max_wall_s, f"the QOS {sort.name!r}{f' of {user}' if user else ''} allows") for sort in sorts]
+    if entry is not None:
+        limits.append((entry.max_wall_s, f"the association of {user} with {entry.account!r} allows"))
+    first = [WalltimeLimit(limit, whose, "MaxWall") for limit, whose in limits if limit is not None][:1]
+    if partition.max_time_s is not None and not any("PartitionTimeLimit" in sort.flags for sort in sorts):
+        first.append(WalltimeLimit(partition.max_time_s, f"the partition {partition.name!r} allows", "MaxTime"))
+    return first
+
+
+def _association_of(cluster: Cluster, partition: Partition, user: str, account: str | None) -> Association | None:
+    """The association that a user's job gets; None where that is not known."""
+    own = [
+        entry
+        for entry in cluster.associations or ()
+        if entry.user == user and user and entry.partition in ("", partition.name) and account in (None, entry.account)
+    ]
+    exact = [entry for entry in own if entry.partition] or own
+    # Which of several accounts is the default one is not asked for.
+    return exact[0] if len({entry.account for entry in exact}) == 1 else None
+
+
+def _sorts(cluster: Cluster, partition: Partition, entry: Association | None, qos: str | None = None) -> list[Qos]:
+    """The QOS that apply to a job: the partition's, and the one that it names or gets; those that are known."""
+    names = [partition.qos] if partition.qos else []
+    if qos is not None:
+        names.append(qos)
+    elif entry is not None and entry.default_qos:
+        names.append(entry.default_qos)
+    elif entry is not None and len(entry.qos) == 1:
+        names.append(entry.qos[0])
+    elif entry is not None and (not entry.qos or "normal" in entry.qos):
+        names.append("normal")
+    return [(cluster.qos or {})[name] for name in dict.fromkeys(names) if name in (cluster.qos or {})]
 
 
 def _check_time(options: Options, cluster: Cluster, partition: Partition, users: Sequence[str]) -> Iterator[Finding]:
@@ -151,67 +255,116 @@ def _check_time(options: Options, cluster: Cluster, partition: Partition, users:
                 f"not set: jobs get the partition's default of {format_walltime(default)}",
             )
         return
-    wanted = parse_walltime(text)
-    limits: list[tuple[int, str]] = []
-    if partition.max_time_s is not None:
-        limits.append((partition.max_time_s, f"the partition {partition.name!r} allows"))
-    for user in users:
-        for qos in _qos_of(options, cluster, partition, user):
-            if qos.max_wall_s is not None:
-                limits.append((qos.max_wall_s, f"the QOS {qos.name!r} of {user} allows"))
-    for limit, whose in dict.fromkeys(limits):
-        if wanted > limit:
+    # SLURM counts in minutes, and rounds up.
+    wanted = -(-parse_walltime(text) // 60) * 60
+    lifted = [sort for sort in (cluster.qos or {}).values() if "PartitionTimeLimit" in sort.flags]
+    for user in users or ("",):
+        account = options.get("account")
+        entry = _association_of(cluster, partition, user, account)
+        for limit in _walltime_limits(cluster, partition, user, account, None):
+            if wanted <= limit.seconds:
+                continue
+            # Whether the job's QOS is one that lifts the partition's limit is not known without its association.
+            known = limit.option != "MaxTime" or (
+                entry is not None if lifted else cluster.qos is not None or not cluster.has_accounting
+            )
             yield Finding(
-                Severity.ERROR, options.path("time"), f"found {text!r}; {whose} at most {format_walltime(limit)}"
+                Severity.ERROR if known else Severity.WARNING,
+                options.path("time"),
+                f"found {text!r}; {limit.whose} at most {format_walltime(limit.seconds)}",
             )
 
 
 def _check_nodes(options: Options, cluster: Cluster, partition: Partition) -> Iterator[Finding]:
-    """Whether a task fits at least one node of the partition."""
+    """Whether a task fits at least one node of the partition. What is not known is a warning at most."""
+    if not cluster.shows_nodes:
+        yield Finding(
+            Severity.WARNING,
+            options.path("partition"),
+            "the cluster shows this account no nodes (PrivateData): nothing is compared with them",
+        )
+        return
     nodes = cluster.nodes_of(partition.name)
     if not nodes:
         yield Finding(Severity.ERROR, options.path("partition"), f"the partition {partition.name!r} has no nodes")
         return
-    try:
-        wanted_nodes, excluded = (
-            set(expand_hostlist(options.get(name))) if options.get(name) else set() for name in ("nodelist", "exclude")
-        )
-        asked = _asked(options)
-    except FractalSlurmError as error:
-        yield Finding(Severity.ERROR, options.path("gres"), str(error))
-        return
+    listed: dict[str, set[str] | None] = {}
     for name in ("nodelist", "exclude"):
-        unknown = sorted((wanted_nodes if name == "nodelist" else excluded) - set(cluster.nodes))
-        if unknown:
-            yield Finding(Severity.ERROR, options.path(name), f"no such nodes: {', '.join(unknown)}")
-    outside = sorted(wanted_nodes & set(cluster.nodes) - {node.name for node in nodes})
+        listed[name], findings = _listed(options, name, cluster)
+        yield from findings
+    wanted, excluded = listed["nodelist"], listed["exclude"] or set()
+    outside = sorted((wanted or set()) - {node.name for node in nodes})
     if outside:
         yield Finding(
-            Severity.ERROR, options.path("nodelist"), f"not in the partition {partition.name!r}: {', '.join(outside)}"
+            Severity.ERROR, options.path("nodelist"), f"not in the partition {partition.name!r}: {_some(outside)}"
         )
-    candidates = [
-        node for node in nodes if node.name not in excluded and (not wanted_nodes or node.name in wanted_nodes)
-    ]
-    if not candidates:
+    left = [node for node in nodes if node.name not in excluded]
+    if not left or (wanted and wanted <= excluded):
         yield Finding(
             Severity.ERROR, options.path("nodelist"), f"nodelist and exclude leave no node of {partition.name!r}"
         )
         return
-    shortfalls = {node.name: _shortfalls(node, partition, asked) for node in candidates}
-    fitting = [node for node in candidates if not shortfalls[node.name]]
-    if not fitting:
-        best = min(candidates, key=lambda node: (len(shortfalls[node.name]), -node.cpus, -node.memory_mb))
+    asked, findings = _asked(options)
+    yield from findings
+    yield from _check_fit(options, partition, left, wanted or set(), asked)
+
+
+def _listed(options: Options, name: str, cluster: Cluster) -> tuple[set[str] | None, list[Finding]]:
+    """The nodes that an option names, by their own names; None where that is not known, with what is to be said."""
+    text = options.get(name)
+    if not text:
+        return None, []
+    path = options.path(name)
+    try:
+        names = set(expand_hostlist(text))
+    except FractalSlurmError as error:
+        return None, [Finding(Severity.WARNING, path, f"{error}; it is not compared with the cluster")]
+    hosts: dict[str, set[str]] = {}
+    for node in cluster.nodes.values():
+        hosts.setdefault(node.host, set()).add(node.name)
+    odd = sorted(each for each in names if each not in cluster.nodes and (each in hosts or not _PLAIN_HOST(each)))
+    if odd:
+        # A file, or a host with another name than its node.
+        return None, [Finding(Severity.WARNING, path, f"found {_some(odd)}: not compared with the cluster's nodes")]
+    unknown = sorted(names - set(cluster.nodes))
+    found = [Finding(Severity.ERROR, path, f"no such nodes: {_some(unknown)}")] if unknown else []
+    return names & set(cluster.nodes), found
+
+
+def _check_fit(
+    options: Options, partition: Partition, nodes: Sequence[Node], wanted: set[str], asked: _Asked
+) -> Iterator[Finding]:
+    """Whether one of the nodes fits a task; at best one of those that the job must include."""
+    shortfalls = {node.name: _shortfalls(node, partition, asked) for node in nodes}
+    fitting = [node for node in nodes if not shortfalls[node.name]]
+    # SLURM puts more nodes than those that are named into a job that needs them.
+    best_of = [node for node in nodes if node.name in wanted] or nodes
+    if not fitting or not any(node in fitting for node in best_of):
+        best = min(best_of, key=lambda node: (len(shortfalls[node.name]), -node.cpus, -node.memory_mb))
+        which = (
+            f"no node of the partition {partition.name!r} fits a task" if not fitting else "no node of nodelist fits"
+        )
         for name, words in shortfalls[best.name].items():
-            yield Finding(
-                Severity.ERROR,
-                options.path(name),
-                f"no node of the partition {partition.name!r} fits a task; the best is {best.name}: {words}",
+            # GPUs of a job on several nodes come from all of them.
+            in_all = (
+                name != "gpus"
+                or options.get("nodes") in (None, "1")
+                or all(sum(node.gres.get(gres, 0) for node in nodes) < count for gres, count in asked.gpus.items())
             )
+            severity = Severity.ERROR if not fitting and in_all else Severity.WARNING
+            yield Finding(severity, options.path(name), f"{which}; the best is {best.name}: {words}")
     elif not any(node.is_up for node in fitting):
         states = ", ".join(f"{node.name} is {node.state}" for node in fitting[:4])
         yield Finding(
             Severity.WARNING, options.path("partition"), f"no node that fits a task is up: {states}: jobs wait"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a message: the first few."""
+    return ", ".join(name[:_LONGEST_NAME] for name in names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
+    )
 
 
 class _Asked(NamedTuple):
@@ -222,15 +375,25 @@ class _Asked(NamedTuple):
     constraint: str | None
 
 
-def _asked(options: Options) -> _Asked:
+def _asked(options: Options) -> tuple[_Asked, list[Finding]]:
+    """What a task asks of a node; what is not in a form that is known is not compared, and told."""
     gpus = options.get("gpus")
-    return _Asked(
-        options.get("cpus_per_task"),
-        options.get("mem"),
-        parse_gres(options.get("gres") or ""),
-        # --gpus=2 and --gpus=a100:2 leave the name out.
-        parse_gres(f"gpu:{gpus}") if gpus else {},
-        options.get("constraint"),
+    counts: dict[str, dict[str, int]] = {}
+    found = []
+    # --gpus=2 and --gpus=a100:2 leave the name out.
+    for name, text in (("gres", options.get("gres") or ""), ("gpus", f"gpu:{gpus}" if gpus else "")):
+        try:
+            if text == "help":  # sbatch lists what there is, and submits nothing
+                raise FractalSlurmError("gres 'help' asks for nothing")
+            counts[name] = parse_gres(text if name == "gres" else ",gpu:".join(text.split(",")))
+        except FractalSlurmError as error:
+            counts[name] = {}
+            found.append(Finding(Severity.WARNING, options.path(name), f"{error}; it is not compared with the cluster"))
+    return (
+        _Asked(
+            options.get("cpus_per_task"), options.get("mem"), counts["gres"], counts["gpus"], options.get("constraint")
+        ),
+        found,
     )
 
 
@@ -239,97 +402,120 @@ def _shortfalls(node: Node, partition: Partition, asked: _Asked) -> dict[str, st
     found = {}
     cpus = min(node.cpus, partition.max_cpus_per_node or node.cpus)
     memory = min(node.memory_mb, partition.max_mem_per_node_mb or node.memory_mb)
-    if asked.cpus > cpus:
+    if asked.cpus > cpus and "cpus" not in node.unknown:
         found["cpus_per_task"] = f"it has {cpus} CPUs, and {asked.cpus} are asked for"
-    if asked.memory_mb > memory:
+    if asked.memory_mb > memory and "memory_mb" not in node.unknown:
         found["mem"] = f"it has {memory} MB, and {asked.memory_mb} MB are asked for"
     for option, wanted in (("gres", asked.gres), ("gpus", asked.gpus)):
-        lacking = [f"{count} {name}" for name, count in wanted.items() if node.gres.get(name, 0) < count]
-        if lacking:
+        lacking = [
+            f"{count} {name[:_LONGEST_NAME]}" for name, count in wanted.items() if node.gres.get(name, 0) < count
+        ]
+        if lacking and "gres" not in node.unknown:
             has = ", ".join(f"{count} {name}" for name, count in node.gres.items()) or "none"
-            found[option] = f"it has {has}, and {', '.join(lacking)} are asked for"
+            found[option] = f"it has {has}, and {_some(lacking)} are asked for"
     if asked.constraint is not None and not satisfies(node.features, asked.constraint):
         has = ", ".join(node.features) or "none"
-        found["constraint"] = f"it has the features {has}, and {asked.constraint!r} is asked for"
+        found["constraint"] = f"it has the features {has}, and {shown(asked.constraint)} is asked for"
     return found
 
 
 def satisfies(features: Sequence[str], constraint: str) -> bool:
-    """Whether a node's features satisfy a --constraint.
+    """Whether a node's features may satisfy a --constraint.
 
-    ``&``, ``|`` and parentheses are understood. Of the forms that count nodes or choose among them
-    (``[a|b]``, ``a*4``), only that the node has one of the features is asked.
+    ``&``, ``,``, ``|`` and parentheses are understood. Of the forms that count nodes or choose among them (``[a|b]``,
+    ``a*4``), only that the node has one of the features is asked; what is in no form that is known may be satisfied.
 
     Args:
         features: The node's features.
         constraint: What is asked for.
     """
-    if re.search(r"[\[\]*]", constraint):
-        return any(name in features for name in re.findall(r"[A-Za-z_][\w.=-]*", constraint))
-    tokens = re.findall(r"[()&|,]|[^()&|,\s]+", constraint)
-
-    def alternatives() -> bool:
-        result = conjunction()
-        while tokens and tokens[0] == "|":
-            tokens.pop(0)
-            result = conjunction() or result
-        return result
-
-    def conjunction() -> bool:
-        result = term()
-        while tokens and tokens[0] in "&,":
-            tokens.pop(0)
-            result = term() and result
-        return result
-
-    def term() -> bool:
-        if not tokens:
-            return False
-        token = tokens.pop(0)
-        if token == "(":  # noqa: S105 (no password)
-            result = alternatives()
-            if tokens and tokens[0] == ")":
-                tokens.pop(0)
-            return result
-        return token in features
-
-    return alternatives() and not tokens
+    parts = re.findall(r"[()&|,\[\]]|\*[0-9]+|[^()&|,*\[\]\s]+", constraint)
+    names = [part for part in parts if part not in "()&|,[]" and not part.startswith("*")]
+    if "*" in constraint:
+        return True
+    if re.search(r"[\[\]]", constraint):
+        return not names or any(name in features for name in names)
+    if "".join(parts) != "".join(constraint.split()) or not names:
+        return True
+    return _evaluate(["1" if part in features else "0" if part in names else part for part in parts])
 
 
-def _check_account(options: Options, cluster: Cluster, partition: Partition, users: Sequence[str]) -> Iterator[Finding]:
+def _evaluate(parts: Sequence[str]) -> bool:
+    """The value of an expression of 0, 1, & (or a comma), | and parentheses; true where it is no whole one."""
+    operands: list[bool] = []
+    operators: list[str] = []
+
+    def reduce(least: int) -> None:
+        while operators and operators[-1] != "(" and _BINDS[operators[-1]] >= least:
+            right, left = operands.pop(), operands.pop()
+            operands.append(left or right if operators.pop() == "|" else left and right)
+
+    expected = True  # whether an operand comes next
+    for part in parts:
+        if part in "01" and expected:
+            operands.append(part == "1")
+            expected = False
+        elif part == "(" and expected:
+            operators.append(part)
+        elif part in _BINDS and not expected:
+            reduce(_BINDS[part])
+            operators.append(part)
+            expected = True
+        elif part == ")" and not expected and "(" in operators:
+            reduce(0)
+            operators.pop()
+        else:
+            return True
+    if expected:
+        return True
+    operators[:] = [operator for operator in operators if operator != "("]
+    reduce(0)
+    return operands[-1]
+
+
+def _check_partition_account(options: Options, cluster: Cluster, partition: Partition) -> Iterator[Finding]:
     account = options.get("account")
-    if account is not None:
-        allowed = partition.allow_accounts
-        if (allowed is not None and account not in allowed) or account in partition.deny_accounts:
-            only = f"only {', '.join(allowed)}" if allowed is not None else "others only"
-            yield Finding(
-                Severity.ERROR, options.path("account"), f"found {account!r}; {partition.name!r} is for {only}"
-            )
-    if cluster.associations is None:
+    if account is None:
+        return
+    allowed = None if partition.allow_accounts is None else [name.lower() for name in partition.allow_accounts]
+    denied = [name.lower() for name in partition.deny_accounts]
+    if (allowed is not None and account.lower() not in allowed) or (allowed is None and account.lower() in denied):
+        only = f"only {', '.join(partition.allow_accounts or ())}" if allowed is not None else "others only"
+        yield Finding(
+            Severity.ERROR if _needs_account(cluster) else Severity.WARNING,
+            options.path("account"),
+            f"found {account!r}; {partition.name!r} is for {only}",
+        )
+
+
+def _needs_account(cluster: Cluster) -> bool:
+    """Whether SLURM refuses jobs whose user has no such account (AccountingStorageEnforce; the others imply it)."""
+    implied = {"associations", "limits", "qos", "safe", "wckeys", "all"}
+    return bool(implied & {name.lower() for name in cluster.accounting_enforced})
+
+
+def _check_account(options: Options, cluster: Cluster, users: Sequence[str]) -> Iterator[Finding]:
+    account = options.get("account")
+    if cluster.associations is None or not _needs_account(cluster):
         return
     for user in users:
         accounts = sorted({entry.account for entry in cluster.associations if entry.user == user})
-        if account is not None and account not in accounts:
+        if account is not None and account.lower() not in accounts:
             has = f"{user} has {', '.join(accounts)}" if accounts else f"{user} has no account"
-            yield Finding(Severity.ERROR, options.path("account"), f"found {account!r}; {has}")
-        elif not accounts and "associations" in cluster.accounting_enforced:
-            yield Finding(
-                Severity.ERROR,
-                options.path("account"),
-                f"{user} has no account, and the cluster takes jobs of accounts only",
-            )
+            words = f"found {account!r}; {has}"
+        elif not accounts:
+            words = f"{user} has no account, and the cluster takes jobs of accounts only"
+        else:
+            continue
+        if not cluster.shows_accounts:
+            words += " that slurmdbd shows this account (PrivateData)"
+        severity = Severity.ERROR if cluster.shows_accounts else Severity.WARNING
+        yield Finding(severity, options.path("account"), words)
 
 
-def _qos_of(options: Options, cluster: Cluster, partition: Partition, user: str) -> Iterator[Qos]:
+def _qos_of(options: Options, cluster: Cluster, partition: Partition, user: str) -> list[Qos]:
     """The QOS that a user's jobs get when they name none, and the partition's own."""
-    names = [partition.qos] if partition.qos else []
-    for entry in cluster.associations or ():
-        if entry.user == user and options.get("account") in (None, entry.account):
-            names.append(entry.default_qos or (entry.qos[0] if len(entry.qos) == 1 else "normal"))
-    for name in dict.fromkeys(names):
-        qos = (cluster.qos or {}).get(name)
-        if qos is not None:
-            yield qos
+    return _sorts(cluster, partition, _association_of(cluster, partition, user, options.get("account")))
 
 
 def _check_batching(
@@ -342,8 +528,9 @@ def _check_batching(
             f"{_BATCHING}.max_num_jobs",
             f"found {limits.max_num_jobs}; slurmctld holds at most {cluster.max_job_count} jobs",
         )
-    partition = cluster.partitions.get(options.get("partition"))
+    partition = cluster.partitions.get(options.get("partition").partition(",")[0].strip())
     if partition is None:
+        yield from _advise(config)
         return
     nodes = cluster.nodes_of(partition.name)
     largest: tuple[tuple[str, Callable[[Node], int], int | None, str], ...] = (

@@ -53,10 +53,11 @@ def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, rea
     limit = job_limit_s(config, settings, min(config.tasks_per_job, tot_tasks))
     if most is None or limit is None or time_s is None or limit <= most:
         return config, reason
-    words = f"the partition {config.partition!r} allows {format_walltime(most)} (MaxTime)"
+    words = settings.max_walltime_of or f"the partition {config.partition!r} allows {format_walltime(most)} (MaxTime)"
+    other = "partition" if words.endswith("(MaxTime)") else "QOS or account"
     rounds = most // time_s
     if settings.time_scope == "job" or rounds < 1:
-        raise ClusterError(f"time is {config.time}; {words}: lower time, or choose another partition")
+        raise ClusterError(f"time is {config.time}; {words}: lower time, or choose another {other}")
     tasks_per_job = rounds * config.parallel_tasks_per_job
     jobs = -(-tot_tasks // tasks_per_job)
     if jobs > config.max_num_jobs:
@@ -64,7 +65,7 @@ def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, rea
             f"a job of {config.tasks_per_job} tasks, {config.parallel_tasks_per_job} at a time, {config.time} each, "
             f"needs {format_walltime(limit)}; {words}; smaller jobs would be {jobs}, over max_num_jobs "
             f"({config.max_num_jobs}): lower time, raise max_num_jobs or the resources of a job, or choose another "
-            "partition"
+            f"{other}"
         )
     return (
         replace(config, tasks_per_job=tasks_per_job),

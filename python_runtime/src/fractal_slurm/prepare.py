@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from .cluster import Cluster
-from .config_file import SlurmConfigFile
+from .config_file import SlurmConfigFile, directive_values
 from .errors import ClusterError, RunError
-from .fit import walltime_limit
+from .fit import WalltimeLimit, longest_walltime
 from .folders import check_work_dir
 from .impersonate import Impersonator, check_user_name, clean_path
 from .journal import Journal
@@ -25,7 +24,6 @@ from .slurm import Silence, Slurm
 from .spec import Spec
 
 PREFLIGHT_TIMEOUT_S = 12
-_QOS_LINE = re.compile(r"#SBATCH\s+(?:--qos[= ]|-q ?)(\S+)")
 
 
 def new_run_id() -> str:
@@ -46,7 +44,7 @@ def job_settings(
     run_folder: str,
     cache_dir: str,
     cluster: Cluster | None = None,
-    max_walltime_s: int | None = None,
+    max_walltime: WalltimeLimit | None = None,
 ) -> JobSettings:
     """What the scripts of a run have in common.
 
@@ -56,7 +54,7 @@ def job_settings(
         run_folder: The run's folder, in the user's work folder.
         cache_dir: The user's cache_dir.
         cluster: The cluster, where it is known.
-        max_walltime_s: The longest time limit that a job may have, in seconds; None for any.
+        max_walltime: The longest time limit that a job may have; None for any.
     """
     known: dict[str, Any] = (
         {}
@@ -79,27 +77,29 @@ def job_settings(
         max_out_bytes=settings.max_out_bytes,
         time_scope=settings.time_scope,
         start_slack_s=settings.start_slack_s,
-        max_walltime_s=max_walltime_s,
+        max_walltime_s=None if max_walltime is None else max_walltime.seconds,
+        max_walltime_of="" if max_walltime is None else str(max_walltime),
         **known,
     )
 
 
-def walltime_of(cluster: Cluster, resolution: Resolution, user: str) -> int | None:
-    """The longest time limit that a job of this config and user may have, in seconds; None for any.
+def walltime_of(cluster: Cluster, resolution: Resolution, user: str) -> WalltimeLimit | None:
+    """The longest time limit that a job of this config and user may have, and who sets it; None for any.
 
     Raises:
         ClusterError: There is no such partition.
     """
     config = resolution.config
-    missing = [name for name in config.partition.split(",") if name not in cluster.partitions]
+    names = [name.strip() for name in config.partition.split(",") if name.strip()]
+    missing = [name for name in names if name not in cluster.partitions] if cluster.shows_partitions else []
     if missing:
         raise ClusterError(
             f"the partition {missing[0]!r} (from {resolution.sources['partition']}) does not exist; "
             f"there are {', '.join(sorted(cluster.partitions)) or 'none'}"
         )
-    qos = [match[1] for line in config.extra_lines if (match := _QOS_LINE.match(line))]
-    return walltime_limit(
-        cluster, partition=config.partition, user=user, account=config.account, qos=qos[-1] if qos else None
+    qos = [value for line in config.extra_lines for value in directive_values(line, "qos", "q")]
+    return longest_walltime(
+        cluster, partition=",".join(names), user=user, account=config.account, qos=qos[-1] if qos else None
     )
 
 
@@ -156,11 +156,11 @@ def create_run(
         cluster = slurm.facts([user], timeout=PREFLIGHT_TIMEOUT_S)
     except Silence as silence:
         raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
-    max_walltime_s = walltime_of(cluster, resolution, user)
+    max_walltime = walltime_of(cluster, resolution, user)
     run_id = new_run_id()
     run_folder = f"{work_dir}/{run_id}"
     jobs = job_settings(
-        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, max_walltime_s=max_walltime_s
+        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, max_walltime=max_walltime
     )
     plan = make_plan(resolution, jobs, len(spec.parameters))
     # The first script is written for its checks: what may not stand in one is found before anything is made.

@@ -118,7 +118,8 @@ class JobSettings:
         max_script_bytes: The largest script that the cluster takes, in bytes.
         time_scope: ``task`` or ``job``: what the option ``time`` limits.
         start_slack_s: Seconds added to a job's limit for its start.
-        max_walltime_s: The partition's limit in seconds, if it has one.
+        max_walltime_s: The longest limit that a job may have, in seconds, if there is one.
+        max_walltime_of: Who sets it, in words; empty for the partition.
         slurm_output: Whether SLURM may open the job's output file by its path. Else the script does.
     """
 
@@ -138,6 +139,7 @@ class JobSettings:
     start_slack_s: int = 60
     max_walltime_s: int | None = None
     slurm_output: bool = True
+    max_walltime_of: str = ""
 
 
 def safe_job_name(name: str) -> str:

@@ -108,7 +108,7 @@ class Settler:
         if watch.closed and not watch.workers_ended(job.nodes):
             words += f"; results can't be read: {one_line(watch.closed)}"
         if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
-            words += agreed + self.job_output(job)
+            words += (agreed if verdict.running is Action.FAIL else "") + self.job_output(job)
         if node:
             self.run.leave_out(node, words)
         if not watch.shut_out and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
@@ -146,7 +146,7 @@ class Settler:
         if again:
             elsewhere = f", elsewhere than on {node}" if node else ""
             self.run.say(f"{words}: {again} of its tasks go into a new job{elsewhere}")
-        elif not self.run.cancelled:
+        elif not self.run.cancelled and not refused:  # that was said
             self.run.say(words)
 
     def blamed(self, job: Job, watch: Watch) -> tuple[str, str]:
