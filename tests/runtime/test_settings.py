@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import time
 from dataclasses import fields
 
 import pytest
@@ -116,3 +117,31 @@ class TestSettings:
         assert Settings().bin_dir() == str(tmp_path)
         monkeypatch.setenv("PATH", "/nowhere")
         assert Settings().bin_dir() == "/usr/bin"
+
+
+class TestTheUnreasonable:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ".".join(["a"] * 20_000) + "=1\n",
+            "[" + ".".join(["a"] * 20_000) + "]\n",
+            '"' + '"."'.join(["a"] * 10_000) + '"=1\n',
+            "a=" + "{a=" * 9_000,
+            "a=" + "[" * 30_000,
+            "a=1\n" * 100_000,
+            'sudo = "/a\\u0000b"\n',
+            'sudo = "/a\\nb"\n',
+            "max_retries = 0x" + "f" * 30_000 + "\n",
+            f'sudo = "{"a" * 30_000}"\n',
+        ],
+    )
+    def test_is_refused_at_once(self, toml, text):
+        began = time.monotonic()
+        _settings, messages = outcome(load_settings, toml(text), {})
+        assert len(messages) == 1
+        assert len(messages[0]) < 600
+        assert time.monotonic() - began < 2
+
+    def test_a_path_with_a_nul(self):
+        _settings, messages = outcome(load_settings, "a\0b", {})
+        assert "embedded null byte" in messages[0]

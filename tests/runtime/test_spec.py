@@ -2,14 +2,16 @@
 import io
 import json
 import sys
+import time
 
 import pytest
 import yaml
 from fractal_slurm.errors import SpecError
+from fractal_slurm.prepare import resolve_spec
 from fractal_slurm.spec import build_spec, load_spec, parse_spec, to_line
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import json_objects, json_values, outcome
+from samples import config_file, json_objects, json_values, outcome
 
 TASK = {"name": "Measure", "command": "measure --verbose"}
 
@@ -227,7 +229,7 @@ class TestBuildSpec:
             build_spec(document(parameters=[loop, deep]), source="spec")
         assert caught.value.messages == [
             "spec: $.parameters[0]: can't be written as JSON: Circular reference detected",
-            "spec: $.parameters[1]: is nested too deeply",
+            "spec: $.parameters[1]: is nested too deeply: at most 500 levels are allowed",
         ]
 
 
@@ -262,3 +264,106 @@ class TestLoadSpec:
         path.write_bytes(b"\xe4")
         with pytest.raises(SpecError, match="it is not UTF-8"):
             load_spec(str(path))
+
+
+DEPTHS = (400, 499, 501, 700, 950, 970, 983, 990, 1_100, 100_000)
+HEAD = "task: {name: a, command: b}\n"
+
+
+class TestTheUnreasonable:
+    """A sentence, at once and in little memory: such a text is no accident."""
+
+    @pytest.mark.parametrize("depth", DEPTHS)
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"task": {"name": "a", "command": "b"}, "parameters": [{"a": DEEP}]}',
+            '{"task": {"name": "a", "command": "b"}, "parameters": [DEEP]}',
+            '{"task": {"name": "a", "command": "b"}, "parameters": DEEP}',
+            '{"task": {"name": "a", "command": "b"}, "meta": {"mem": DEEP}, "parameters": [{}]}',
+            '{"task": {"name": "a", "command": "b", "meta": DEEP}, "parameters": [{}]}',
+            '{"task": {"name": DEEP, "command": "b"}, "parameters": [{}]}',
+            '{"x": DEEP}',
+            HEAD + "parameters: [{a: DEEP}]",
+            HEAD + "parameters: [DEEP]",
+            HEAD + "parameters: [{}]\nmeta: {mem: DEEP}",
+        ],
+    )
+    def test_depth(self, text, depth):
+        for deep in ("[" * depth + "]" * depth, '{"a": ' * depth + "1" + "}" * depth):
+            spec, messages = outcome(parse_spec, text.replace("DEEP", deep), source="s")
+            assert messages or depth < 500
+            assert all(len(message) < 500 for message in messages)
+            if spec is not None:
+                outcome(resolve_spec, config_file(), spec)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "!!bool x", "!!bool", "!!int", "!!int x", "!!float", "!!float x", "!!timestamp x", "!!timestamp",
+            "!!null x", "!!binary é", "!!set x", "!!omap x", "!!pairs [x]", "!!map x", "!!seq x", "!!str [x]",
+            "!!merge x", "!!python/x", "!x y", "0x" + "f" * 4_000, "9" * 4_000, "1:" * 2_000 + "1", "0b" + "1" * 4_000,
+            ".inf", ".nan", "2001-99-99",
+            "=", "<<", "~", "? [a]", "{? {a: b} : c}",
+        ],
+    )  # fmt: skip
+    def test_values_of_yaml(self, value):
+        for text in (
+            value,
+            f"{HEAD}parameters: [{{}}]\nmeta: {{a: {value}}}",
+            f"{HEAD}parameters: [{{}}]\nmeta: {{mem: {value}}}",
+            f"{HEAD}parameters: [{{}}]\nmeta: {{? {value} : b}}",
+            f"{HEAD}parameters: [{value}]",
+            f"{HEAD}parameters: [{{a: {value}}}]",
+            f"{HEAD}parameters: [{{? {value} : b}}]",
+            f"? {value}\n: b\n",
+        ):
+            spec, messages = outcome(parse_spec, text, source="s")
+            assert all(message.startswith("s:") and len(message) < 500 for message in messages)
+            if spec is not None:
+                outcome(resolve_spec, config_file(), spec)
+
+    def nested(self, first, form, levels):
+        lines = [f"a0: &a0 {first}", *(f"a{n}: &a{n} {form.replace('*', f'*a{n - 1}')}" for n in range(1, levels))]
+        return "".join(f"  {line}\n" for line in lines)
+
+    @pytest.mark.parametrize(
+        ("first", "form", "levels"),
+        [
+            ("[x, x, x, x, x, x, x, x, x]", "[*,*,*,*,*,*,*,*,*]", 9),
+            ("x", "{a: *, b: *}", 40),
+            ("{a: 1}", "{<<: [*,*,*,*,*,*,*,*,*]}", 9),
+            ("{a: 1}", "{<<: [*,*]}", 2_000),
+            ("{a: 1}", "{b: {<<: [*,*]}, <<: [*,*]}", 100),
+        ],
+    )
+    def test_bombs_of_aliases_and_merge_keys(self, first, form, levels):
+        began = time.monotonic()
+        for tail in ("parameters: [{}]\n", f"parameters: [*a{levels - 1}]\n"):
+            _spec, messages = outcome(parse_spec, f"{HEAD}meta:\n{self.nested(first, form, levels)}{tail}", source="s")
+            assert len(messages) == 1
+            assert "make more than" in messages[0]
+        assert time.monotonic() - began < 20
+
+    def test_many_merges_of_a_wide_mapping(self):
+        wide = "{" + ", ".join(f"k{n}: 1" for n in range(2_000)) + "}"
+        text = f"{HEAD}meta:\n  w: &w {wide}\n  l:\n" + "  - {<<: *w}\n" * 2_000 + "parameters: [{}]\n"
+        _spec, messages = outcome(parse_spec, text, source="s")
+        assert "merge keys (<<) make more than" in messages[0]
+
+    def test_what_contains_itself(self):
+        _spec, messages = outcome(parse_spec, f"{HEAD}parameters: [&a {{b: *a}}]", source="s")
+        assert messages == ["s:2:14: it contains itself, by an alias (*name)"]
+
+    def test_aliases_and_merge_keys_as_people_use_them(self):
+        text = f"{HEAD}meta: {{}}\nparameters:\n- &a {{x: &x [1, 2], y: *x}}\n- {{<<: *a, z: 1}}\n- *a\n"
+        spec = parse_spec(text, source="s")
+        assert [json.loads(line) for line in spec.parameters] == [
+            {"x": [1, 2], "y": [1, 2]},
+            {"x": [1, 2], "y": [1, 2], "z": 1},
+            {"x": [1, 2], "y": [1, 2]},
+        ]
+
+    def test_a_path_with_a_nul(self):
+        _spec, messages = outcome(load_spec, "a\0b")
+        assert messages == ["'a\\x00b': can't be read: embedded null byte"]

@@ -22,6 +22,9 @@ SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
 PREFIX = "FRACTAL_SLURM_"
 # Above any of them that makes sense.
 MAX_NUMBER = 10**12
+# All settings with a comment for each take a tenth of it.
+_MOST_BYTES = 1 << 16
+_MOST_DOTS = 200
 # Names with our prefix that are no settings.
 _NOT_OURS = ("FRACTAL_SLURM_CONFIG_FILE", "FRACTAL_SLURM_SETTINGS_FILE")
 
@@ -140,8 +143,17 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
     try:
         with file.open("rb") as stream:
-            content: dict[str, Any] = tomllib.load(stream)
-            return content
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise SettingsError(f"{file}: can't be read: it is larger than {_MOST_BYTES} bytes")
+        # Keys of thousands of parts take the reader seconds; none of ours has more than one.
+        for number, line in enumerate(data.split(b"\n"), 1):
+            if line.count(b".") > _MOST_DOTS:
+                raise SettingsError(f"{file}:{number}: no settings: more than {_MOST_DOTS} dots in a line")
+        content: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        return content
+    except SettingsError:
+        raise
     except FileNotFoundError:
         if required:
             raise SettingsError(f"{file}: can't be read: it is not there") from None
@@ -165,8 +177,10 @@ def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
             faults.append(f"{where}: found {shown(value)}; a whole number from 0 to {MAX_NUMBER} is allowed")
     elif not isinstance(value, str):
         faults.append(f"{where}: found {shown(value)}; a string is allowed")
+    elif not value.isprintable():
+        faults.append(f"{where}: found {shown(value)}; control characters are not allowed")
     elif choices and value not in choices:
-        faults.append(f"{where}: found {value!r}; allowed are {', '.join(choices)}")
+        faults.append(f"{where}: found {shown(value)}; allowed are {', '.join(choices)}")
     elif value and not choices and not value.startswith("/"):
-        faults.append(f"{where}: found {value!r}; an absolute path is allowed")
+        faults.append(f"{where}: found {shown(value)}; an absolute path is allowed")
     return value

@@ -20,12 +20,20 @@ from typing import Any
 from .config_file import json_path
 from .errors import FractalSlurmError, SpecError, shown
 from .script import split_command
+from .worker import MAX_OUT_DEPTH, is_deep
 
 _TOP = ("task", "meta", "parameters")
 _TASK = ("name", "command", "meta")
 # How many parameter sets a message names; of a million wrong ones the first few tell enough.
 _MOST_FAULTS = 20
+# A million parameter sets take a tenth of it.
+_MOST_BYTES = 1 << 30
+# YAML takes a hundred times its size of memory; and what its aliases and merge keys stand for is bounded, too.
+_MOST_YAML, _MOST_EXPANDED, _MOST_MERGED = 1 << 25, 50_000_000, 1_000_000
+# Digits of an integer: JSON can't be written with more than 4300, and hexadecimal ones become longer.
+_MOST_DIGITS = 1_000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_TOO_DEEP = f"is nested too deeply: at most {MAX_OUT_DEPTH} levels are allowed"
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -59,12 +67,20 @@ def load_spec(path: str) -> Spec:
     """
     source = "standard input" if path == "-" else path
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        if path == "-":
+            data = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"{source}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SpecError(f"{source}: can't be read: it is not UTF-8") from None
+    except ValueError as error:  # a NUL in the path
+        raise SpecError(f"{source!r}: can't be read: {error}") from None
+    if len(data) > _MOST_BYTES:
+        raise SpecError(f"{source}: is too large: at most {_MOST_BYTES} bytes are allowed")
     del data
     return parse_spec(text, source=source)
 
@@ -160,6 +176,8 @@ def _read_parameters(text: str, position: int, decoder: json.JSONDecoder) -> tup
         value, end = decoder.raw_decode(text, position)
         if isinstance(value, dict):
             line = text[position:end]
+            if line.count("[") + line.count("{") > MAX_OUT_DEPTH and is_deep(value):
+                raise SpecError(f"$.parameters[{len(lines) + len(lines.faults)}]: {_TOO_DEEP}")
             lines.append(line if "\n" not in line and "\r" not in line else to_line(value))
         else:
             lines.faults.append((len(lines) + len(lines.faults), value))
@@ -179,11 +197,15 @@ def to_line(parameters: Mapping[str, Any]) -> str:
 def _read_yaml(text: str, source: str) -> Any:
     import yaml
 
+    if len(text) > _MOST_YAML:
+        raise SpecError(
+            f"{source}: is too large for YAML: at most {_MOST_YAML} characters are allowed; give it as JSON"
+        )
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         try:
             node = loader.get_single_node()
-            _check_keys(node, source)
+            _check_nodes(node, source, len(text))
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -199,29 +221,84 @@ def _read_yaml(text: str, source: str) -> Any:
     except (ValueError, OverflowError) as error:
         # YAML takes 2001-99-99 for a date, 0x_ for a number, and a long row of digits for an integer.
         raise SpecError(f"{source}: can't be read as YAML: {error}; quote it if it is a string") from None
+    except (LookupError, AttributeError, TypeError):
+        # PyYAML reads the values of explicit tags (!!bool x, !!int, !!timestamp x) without looking at them first.
+        raise SpecError(
+            f"{source}: can't be read as YAML: a value does not fit its tag (!!bool and the like)"
+        ) from None
 
 
-def _check_keys(root: Any, source: str) -> None:
-    """Refuse a mapping of a YAML document in which a key stands twice: one of the two would be lost without a word."""
+def _check_nodes(root: Any, source: str, length: int) -> None:
+    """Refuse a YAML document that is not what it seems.
+
+    That is a key that stands twice in a mapping (one of the two would be lost without a word), a number that JSON can't
+    hold, a node that contains itself, and aliases or merge keys that make gigabytes of a few lines.
+
+    Args:
+        root: The document's node.
+        source: Where it came from.
+        length: The characters of its text.
+
+    Raises:
+        SpecError: It is refused.
+    """
     import yaml
 
-    left, seen = [root], set()
+    def place(node: Any) -> str:
+        return f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    sizes: dict[int, int] = {}  # characters of each node, with all that it refers to; -1 while that is being counted
+    merged: dict[int, int] = {}  # pairs of each mapping, with those that it merges
+    pairs = 0
+    left = [(root, False)]
     while left:
-        node = left.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        node, is_done = left.pop()
+        if not isinstance(node, yaml.CollectionNode):
+            if isinstance(node, yaml.ScalarNode) and id(node) not in sizes:
+                sizes[id(node)] = len(node.value) + 1
+                if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+                    raise SpecError(
+                        f"{place(node)}: can't be read as YAML: a number of more than {_MOST_DIGITS} digits; "
+                        "quote it if it is a string"
+                    )
             continue
-        seen.add(id(node))
-        if not isinstance(node, yaml.MappingNode):
-            left += node.value
+        is_mapping = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if is_mapping else node.value
+        if is_done:
+            size = 2 + sum(sizes[id(child)] for child in children)
+            if size > _MOST_EXPANDED + 2 * length:
+                raise SpecError(f"{place(node)}: aliases (*name) make more than {_MOST_EXPANDED} characters of it")
+            sizes[id(node)] = size
+            if is_mapping:
+                merged[id(node)] = sum(_merged(key, value, merged) for key, value in node.value)
+                pairs += merged[id(node)]
+                if pairs > _MOST_MERGED + length:
+                    raise SpecError(f"{place(node)}: merge keys (<<) make more than {_MOST_MERGED} keys of it")
             continue
-        keys = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in keys:
-                    where = f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
-                    raise SpecError(f"{where}: the key {shown(key.value)} stands twice in one object: keep one")
-                keys.add((key.tag, key.value))
-            left += (key, value)
+        if id(node) in sizes:
+            if sizes[id(node)] < 0:
+                raise SpecError(f"{place(node)}: it contains itself, by an alias (*name)")
+            continue
+        sizes[id(node)] = -1
+        left.append((node, True))
+        left += ((child, False) for child in children)
+        if is_mapping:
+            keys = set()
+            for key, _value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in keys:
+                        raise SpecError(
+                            f"{place(key)}: the key {shown(key.value)} stands twice in one object: keep one"
+                        )
+                    keys.add((key.tag, key.value))
+
+
+def _merged(key: Any, value: Any, merged: Mapping[int, int]) -> int:
+    """The pairs that one pair of a mapping stands for."""
+    if key.tag != "tag:yaml.org,2002:merge":
+        return 1
+    sources = value.value if value.id == "sequence" else [value]
+    return sum(merged.get(id(node), 1) for node in sources)
 
 
 def build_spec(document: object, *, source: str) -> Spec:
@@ -243,11 +320,15 @@ def build_spec(document: object, *, source: str) -> Spec:
         if not isinstance(value, Mapping):
             fault(path, f"found {_shown(value)}; an object is allowed")
             return {}
+        if known is None and is_deep(value):
+            fault(path, _TOO_DEEP)
+            return {}
         for key in value:
             if known is not None and key not in known:
-                near = difflib.get_close_matches(str(key), list(known), n=1)
+                name = key if isinstance(key, str) else shown(key)
+                near = difflib.get_close_matches(name, list(known), n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                fault(path + json_path((str(key),))[1:], f"unknown key; {hint}")
+                fault(path + json_path((shown(name)[1:-1] if len(name) > 80 else name,))[1:], f"unknown key; {hint}")
         return value
 
     top = section(document, "$", _TOP)
@@ -297,11 +378,15 @@ def _check_parameters(value: object, fault: Any) -> Sequence[str]:
     for number, item in enumerate(value):
         try:
             if isinstance(item, Mapping):
-                lines.append(to_line(item))
-                continue
-            message = f"found {_shown(item)}; an object is allowed"
+                line = to_line(item)
+                if line.count("[") + line.count("{") <= MAX_OUT_DEPTH or not is_deep(item):
+                    lines.append(line)
+                    continue
+                message = _TOO_DEEP
+            else:
+                message = f"found {_shown(item)}; an object is allowed"
         except RecursionError:
-            message = "is nested too deeply"
+            message = _TOO_DEEP
         except (TypeError, ValueError) as error:
             message = f"can't be written as JSON: {error}"
         faulty += 1
