@@ -25,7 +25,7 @@ from fractal_slurm.script import (
     split_command,
     stop_path,
 )
-from fractal_slurm.worker import MAGIC, read_work
+from fractal_slurm.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import HERE, TOKEN, job_settings, json_objects, outcome, slurm_config, texts
@@ -60,6 +60,63 @@ def environment_of(script):
     assert result.stderr == b""
     pairs = (entry.split("=", 1) for entry in result.stdout.decode("utf-8").split("\0") if entry)
     return dict(pairs)
+
+
+def begin(config=None, *, env=None, **settings):
+    """Run a script up to where it becomes the worker. Returns its exit code; 0 if it came so far."""
+    head = script_of(config, job_settings(**settings)).partition('if [ "${SLURM_JOB_NUM_NODES:-1}"')[0]
+    environment = {"PATH": "/usr/bin", **(env or {})}
+    result = subprocess.run(["/bin/sh"], input=f"{head}\necho came so far\n".encode(), env=environment, check=False)
+    return result.returncode
+
+
+class TestBegin:
+    """What a script does before all else in a folder that others may have swapped."""
+
+    @pytest.mark.parametrize("mode", [0o700, 0o500, 0o2700])
+    def test_goes_on_in_a_folder_that_is_the_users_own(self, tmp_path, mode):
+        tmp_path.chmod(0o700)
+        (tmp_path / f"{TOKEN}.slurm.out").touch()
+        tmp_path.chmod(mode)
+        assert begin(run_folder=str(tmp_path), slurm_output=False) == 0
+        assert "came so far" in (tmp_path / f"{TOKEN}.slurm.out").read_text()
+
+    @pytest.mark.parametrize("mode", [0o770, 0o701, 0o1777, 0o750, 0o2770])
+    def test_ends_in_one_that_is_open_to_others(self, tmp_path, mode):
+        tmp_path.chmod(mode)
+        config = slurm_config({"extra_lines": [f"touch {tmp_path}/touched"]})
+        assert begin(config, run_folder=str(tmp_path), slurm_output=False) == UNSAFE_EXIT
+        assert not list(tmp_path.iterdir())
+
+    def test_ends_where_there_is_none(self, tmp_path):
+        assert begin(run_folder=f"{tmp_path}/gone", slurm_output=False) == NO_FILES_EXIT
+
+    def test_ends_where_its_output_can_not_be_made(self, tmp_path):
+        tmp_path.chmod(0o700)
+        (tmp_path / f"{TOKEN}.slurm.out").mkdir()
+        assert begin(run_folder=str(tmp_path), slurm_output=False) == NO_FILES_EXIT
+
+    @pytest.mark.parametrize("slurm_output", [True, False])
+    @pytest.mark.parametrize("library", ["/usr/libexec/sudo/sudo_noexec.so", "/site/x.so:/usr/lib/sudo_intercept.so"])
+    def test_ends_where_it_can_start_nothing(self, tmp_path, library, slurm_output):
+        settings = {"run_folder": str(tmp_path), "slurm_output": slurm_output}
+        # As if it had been set, without a dynamic linker that heeds it.
+        config = slurm_config({"extra_lines": [f"touch {tmp_path}/touched"]})
+        script = script_of(config, job_settings(**settings)).replace(
+            "unset SUDO_", f"LD_PRELOAD={library}\nunset SUDO_", 1
+        )
+        assert subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True).returncode == PRELOAD_EXIT
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("before", ["/site/lib.so", ""])
+    def test_leaves_what_others_preload(self, before):
+        head = script_of(settings=job_settings(clear_preload=True)).partition("set -- ")[0]
+        head = head.replace("unset SUDO_", f"LD_PRELOAD={before}\nunset SUDO_", 1)
+        result = subprocess.run(
+            ["/bin/sh"], input=f'{head}\necho "${{LD_PRELOAD-unset}}"\n'.encode(), capture_output=True
+        )
+        assert result.stdout.decode().strip() == (before or "unset")
+        assert options(script_of(settings=job_settings(clear_preload=True)))["export"] == "ALL,LD_PRELOAD="
 
 
 class TestRender:

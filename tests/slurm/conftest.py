@@ -308,14 +308,14 @@ def cluster() -> Iterator[None]:
     remove()
 
 
-def grant(users: str, *, commands: str = "") -> None:
+def grant(users: str, *, commands: str = "", defaults: Sequence[str] = ()) -> None:
     """Write the sudoers file: the specification's two aliases."""
     slurm_commands = f"{BASE}/bin/sbatch, {BASE}/bin/scancel"
     text = (
         f"Runas_Alias FST{LANE}_IMPERSONATE_USERS = {users}\n"
         f"Cmnd_Alias FST{LANE}_CMD = {commands or slurm_commands}, /usr/bin/cat, /usr/bin/ls, /usr/bin/mkdir\n"
         f"{SERVICE} ALL = (FST{LANE}_IMPERSONATE_USERS) NOPASSWD: FST{LANE}_CMD\n"
-    )
+    ) + "".join(f"Defaults:{SERVICE} {words}\n" for words in defaults)
     candidate = Path("/etc") / SUDOERS.name  # beside the folder: other tests check all that is in it
     candidate.write_text(text)
     candidate.chmod(0o440)

@@ -43,6 +43,7 @@ def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Seq
     slurm = connect(settings)
     findings += _files(settings, config_path)
     findings += _cluster(slurm)
+    findings += _sudo(slurm)
     for user in users:
         findings += _user(slurm, user)
         findings += [_work_folder(folder, user) for folder in work_dirs]
@@ -114,6 +115,23 @@ def _cluster(slurm: Slurm) -> Iterator[Finding]:
             "PrivateData",
             True,
             "other users' jobs are hidden from this account: runs work, but are followed by their result files only",
+        )
+
+
+def _sudo(slurm: Slurm) -> Iterator[Finding]:
+    try:
+        found = slurm.sudo.holds_programs_back()
+    except FractalSlurmError as error:
+        yield Finding("sudo", False, str(error))
+        return
+    if found:
+        yield Finding(
+            "sudo",
+            True,
+            f"warning: {', '.join(found)} in sudo's rules for {current_user()} may come with jobs (LD_PRELOAD), which "
+            "can start no program then: the first job of each run is lost to that, and SLURM runs the users' profiles "
+            "for the others. Give the rule the tag EXEC: (`NOPASSWD: EXEC: FRACTAL_CMD`), or except its commands "
+            "from that default (`Defaults!FRACTAL_CMD !noexec, !intercept, !log_subcmds`)",
         )
 
 

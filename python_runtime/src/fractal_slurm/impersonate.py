@@ -44,6 +44,8 @@ _CLOSED = (
     "No such device",  # "or address", too: a socket, or a terminal
     "Invalid argument",
 )
+# Defaults and tags of sudoers(5), as `sudo -l` lists them.
+_HOLDS_BACK = re.compile(r"(?<![^\s,])(noexec|intercept|log_subcmds|NOEXEC|INTERCEPT)(?=[\s,:]|$)")
 # One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
 MAX_PATHS_PER_CALL = 2_000
 # Names of a run's files and folders take less; what else a user makes there is left unread.
@@ -353,18 +355,32 @@ class Impersonator:
             ImpersonationError: There is no sudo, or it does not answer.
         """
         argv = self.argv(user, command, arguments)
-        options = argv.index("-u")
-        probe = [self.sudo, "--non-interactive", "-l", *argv[options:]]
+        return self._list(argv[argv.index("-u") :]).returncode == 0
+
+    def holds_programs_back(self) -> list[str]:
+        """Which of sudo's settings for this account keep a command from starting programs, by what sudo lists.
+
+        They do so by a variable, LD_PRELOAD, that sbatch hands on to its jobs. Where sudo lists nothing, none is known.
+
+        Raises:
+            ImpersonationError: There is no sudo, or it does not answer.
+        """
+        result = self._list([])
+        listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
+        return sorted({match[1] for match in _HOLDS_BACK.finditer(listing)})
+
+    def _list(self, what: Sequence[str]) -> Finished:
+        """What `sudo -l` says."""
+        probe = [self.sudo, "--non-interactive", "-l", *what]
         self.calls += 1
         try:
-            result = run_command(probe, env=clean_environment(), timeout=30, max_bytes=MAX_ANSWER_BYTES)
+            return run_command(probe, env=clean_environment(), timeout=30, max_bytes=MAX_ANSWER_BYTES)
         except FileNotFoundError:
             raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
         except Expired:
             raise ImpersonationError("sudo did not answer within 30 seconds") from None
         except Overflow as overflow:
             raise ImpersonationError(f"sudo -l was ended: {overflow}") from None
-        return result.returncode == 0
 
     def refusal(self, user: str, command: str, stderr: Iterable[str] = ()) -> str:
         """The sentence for a user that sudo does not allow, or that this host does not know.

@@ -82,6 +82,7 @@ class Run:
         self.config = SlurmConfig(**journal.get("config"))
         stored = journal.get("job_settings")
         stored |= {"command": tuple(stored["command"]), "slurm_output": slurm_may_write(self.folder, self.user)}
+        stored["clear_preload"] = journal.get("clear_preload", False)
         self.job_settings = JobSettings(**stored)
         self.hidden: bool = journal.get("hides_jobs")
         self.cancelled: bool = journal.get("cancelled", False)
@@ -246,6 +247,11 @@ class Run:
             if self.folder != stem:
                 self.journal.put("run_folder", self.folder)
                 self.journal.put("job_settings", asdict(self.job_settings))
+
+    def clear_preload(self) -> None:
+        """From now on, submit jobs without the LD_PRELOAD that sudo gives to sbatch."""
+        self.job_settings = replace(self.job_settings, clear_preload=True)
+        self.journal.put("clear_preload", True)
 
     def take_names(self, paths: Sequence[str]) -> list[bool]:
         """Take names in the run's folder; returns for each whether it is ours, now or since earlier."""

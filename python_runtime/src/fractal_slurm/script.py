@@ -28,7 +28,7 @@ from .config_file import (
 from .errors import FractalSlurmError, SpecError
 from .resolve import SlurmConfig
 from .walltime import format_walltime
-from .worker import MAGIC, NO_FILES_EXIT, UNSAFE_EXIT
+from .worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -45,7 +45,16 @@ _TEMPLATE = _ENVIRONMENT.from_string(
 {% endfor %}
 {% for line in directives %}{{ line }}
 {% endfor %}
-unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER
+unset SUDO_COMMAND SUDO_GID SUDO_UID SUDO_USER SUDO_HOME SUDO_TTY SUDO_INTERCEPT_FD
+{% if clear_preload %}
+[ -n "${LD_PRELOAD-}" ] || unset LD_PRELOAD
+unset SLURM_EXPORT_ENV
+{% endif %}
+# This library is in the shell by now, and refuses all programs that it would start.
+case ${LD_PRELOAD-} in *sudo_noexec.so* | *sudo_intercept.so*)
+  echo "fractal-slurm: LD_PRELOAD=$LD_PRELOAD came from sudo with the job: it can start no program" >&2
+  exit {{ preload }} ;;
+esac
 {% if not slurm_output %}
 # Others may rename what is above the run's folder: no file is opened in it, and nothing looked for in it, before it
 # is known to be the user's own and private.
@@ -121,6 +130,7 @@ class JobSettings:
         max_walltime_s: The longest limit that a job may have, in seconds, if there is one.
         max_walltime_of: Who sets it, in words; empty for the partition.
         slurm_output: Whether SLURM may open the job's output file by its path. Else the script does.
+        clear_preload: Whether sbatch is to leave out the LD_PRELOAD that sudo gave it.
     """
 
     command: tuple[str, ...]
@@ -140,6 +150,7 @@ class JobSettings:
     max_walltime_s: int | None = None
     slurm_output: bool = True
     max_walltime_of: str = ""
+    clear_preload: bool = False
 
 
 def safe_job_name(name: str) -> str:
@@ -207,7 +218,8 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
         ("open-mode", "append"),
         # Not NONE: that runs the user's login profile on the node, which may wait, fail or exit. What sudo hands
         # on is clean already (env_reset); its own variables are taken out below.
-        ("export", "ALL"),
+        # Only with an explicit list can a variable be left out, and SLURM then runs the profile all the same.
+        ("export", "ALL,LD_PRELOAD=" if settings.clear_preload else "ALL"),
         ("propagate", "NONE"),
     ]
     return options
@@ -258,6 +270,8 @@ def render(
             for name, path in config.user_local_exports.items()
         ],
         slurm_output=settings.slurm_output,
+        clear_preload=settings.clear_preload,
+        preload=PRELOAD_EXIT,
         run_folder=quote(settings.run_folder, "the run's folder"),
         output=PurePosixPath(output_path(settings.run_folder, token)).name,
         no_files=NO_FILES_EXIT,

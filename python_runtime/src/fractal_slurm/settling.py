@@ -13,7 +13,7 @@ from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 from .run import Run, Watch
 from .script import claim_path, output_path, stop_path
 from .slurm import LAUNCH_FAILED
-from .worker import EXITS, UNSAFE_EXIT
+from .worker import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
 
 _NEVER_BEGAN_S = 3.0
 # A job that has run for so long has come to its first task, whether its results can be read already or not.
@@ -64,7 +64,7 @@ class Settler:
         began_not = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
         if not began_not and not had_time:
             return False
-        if self.exit_code(job) == UNSAFE_EXIT:
+        if self.exit_code(job) in (UNSAFE_EXIT, PRELOAD_EXIT):
             return True  # it touched nothing, and nothing is to be touched
         # A script that failed before its worker leaves its claim free; else it is the file system that lags.
         if self.shut_out(job, watch) or self.exit_words(job):
@@ -74,6 +74,9 @@ class Settler:
 
     def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
         """What becomes of the tasks that a job left."""
+        if self.exit_code(job) == PRELOAD_EXIT and not self.run.cancelled:
+            self.without_preload(job, unfinished)
+            return
         if self.exit_code(job) == UNSAFE_EXIT and not self.run.cancelled:
             # The same words for all jobs: by them a resumed run finds the tasks.
             words = (
@@ -148,6 +151,23 @@ class Settler:
             self.run.say(f"{words}: {again} of its tasks go into a new job{elsewhere}")
         elif not self.run.cancelled and not refused:  # that was said
             self.run.say(words)
+
+    def without_preload(self, job: Job, unfinished: Sequence[int]) -> None:
+        """A job could start no program, for what sudo had put into its environment: again, without that."""
+        words = (
+            f"job {job.slurm_job_id}: {EXITS[PRELOAD_EXIT]}. Jobs are submitted without that from now on. "
+            "What prevents it: fractal-slurm doctor"
+        )
+        self.run.clear_preload()
+        with self.run.journal.transaction():
+            for index in unfinished:
+                row = self.run.journal.task_row(index)
+                if row is not None and row[4] >= self.run.settings.max_node_retries:
+                    self.run.journal.finish_task(index, "failed", f"{words}; it was tried {row[4] + 1} times", None)
+                elif row is not None:
+                    self.run.journal.try_again(index, own_fault=False)
+            self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
+        self.run.say(words)
 
     def blamed(self, job: Job, watch: Watch) -> tuple[str, str]:
         """The node to blame for a job that died before its first task; or words, where several nodes agree.

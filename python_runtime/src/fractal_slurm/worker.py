@@ -74,13 +74,15 @@ MAX_STEP_FAILURES = 3
 # How long a step may take to begin: slurmctld may be away for a while, but an srun that nodes do not reach never ends.
 STEP_START_S = 300.0
 NO_STEPS = "its steps can't be started"
-# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM of sysexits.h: how the worker ends where not its tasks are to blame.
-NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT, UNSAFE_EXIT = 73, 74, 75, 77
+# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG of sysexits.h: how the worker, or the script before it,
+# ends where not its tasks are to blame.
+NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT, UNSAFE_EXIT, PRELOAD_EXIT = 73, 74, 75, 77, 78
 EXITS = {
     NO_FILES_EXIT: "its files could not be made",
     NO_RESULTS_EXIT: "its results could not be written",
     NO_STEPS_EXIT: NO_STEPS,
     UNSAFE_EXIT: "its run folder is not, or not any more, a folder of the user's own and private",
+    PRELOAD_EXIT: "sudo's noexec, intercept or log_subcmds came with it and lets it start no program",
 }
 # How long a job waits for room for its first files, of its time limit half at the most.
 ROOM_WAIT_S = 300.0
