@@ -592,6 +592,39 @@ class TestScratch:
         assert path.startswith(f"{tmp_path}/{TOKEN}/files-0-0-")
 
 
+class TestWhatTheScriptPrinted:
+    SAID = "script: 14: module: not found\nfractal-slurm worker: an earlier start's\n\n"
+
+    def test_is_in_the_first_record_and_with_what_failed(self, tmp_path):
+        job = Job(tmp_path, [{}, {"sleep": "no number"}])
+        (tmp_path / f"{TOKEN}.slurm.out").write_text("x" * 10_000 + "\n" + self.SAID)
+        assert job.run()[0] == 0
+        [begin] = [record for record in job.records() if "begin" in record]
+        assert begin["printed"].endswith("x\nscript: 14: module: not found")
+        good, bad = job.tasks()
+        assert "reason" not in good
+        assert re.fullmatch(
+            "exit code 1; before, the script of its job printed: x+ script: 14: module: not found", bad["reason"]
+        )
+
+    @pytest.mark.parametrize("kind", ["absent", "empty", "link", "pipe", "odd"])
+    def test_is_nothing_to_trip_over(self, tmp_path, kind):
+        path = tmp_path / f"{TOKEN}.slurm.out"
+        {
+            "absent": lambda: None,
+            "empty": path.touch,
+            "link": lambda: path.symlink_to("/etc/passwd"),
+            "pipe": lambda: os.mkfifo(path),
+            "odd": lambda: path.write_bytes(b'\xff\x00\x1b[2J"\\\n'),
+        }[kind]()
+        job = Job(tmp_path, [{"sleep": "no number"}])
+        assert job.run()[0] == 0
+        [begin] = [record for record in job.records() if "begin" in record]
+        assert ("printed" in begin) == (kind == "odd")
+        [task] = job.tasks()
+        assert "root:" not in task["reason"]
+
+
 class TestOldPythons:
     def test_it_is_python_3_8(self):
         source = Path(worker.__file__).read_text()

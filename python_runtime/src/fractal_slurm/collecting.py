@@ -24,6 +24,8 @@ _FEW_FILES, _FILES_PER_NODE = 100, 20
 _FEW_RECORDS, _RECORDS_PER_TASK = 200_000, 20
 # A sign of life as the worker writes it.
 _BEAT = re.compile(rb'\{"beat":[0-9]{1,12},"token":"([0-9a-f]{16})"\}')
+# Of what a script prints, what a person wants to know while the run goes on. All of it is among the events.
+_TROUBLE = re.compile(r"not found|no such|error|denied|cannot|can't|fail|invalid|unable", re.IGNORECASE)
 # Records that came too late to count, each of which is named.
 _MOST_LATE = 1_000
 
@@ -41,6 +43,7 @@ class Collector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.told_of_script = False  # whether trouble in extra_lines was told: all jobs have the same
         self.read_s = 0.0  # how long the last reading took
         self.late: set[tuple[str, int]] = set()  # records that came too late to count, named already
 
@@ -198,11 +201,22 @@ class Collector:
                 watch.ends.clear()  # of a start that SLURM took back
             if kind is Kind.BEGIN:
                 watch.nodes = max(watch.nodes, min(record["nodes"], watch.most_nodes))
+                self.take_printed(record, watch)
             elif record["node"] < watch.most_nodes:
                 watch.ends[record["node"]] = record["end"]
         if kind is Kind.END and record["node"] < watch.most_nodes:
             watch.steps[record["restart"], record["node"]] = record["steps"]
         return kind
+
+    def take_printed(self, record: dict[str, Any], watch: Watch) -> None:
+        """What a job's script printed before its first task, once a job; the first that looks like trouble is said."""
+        if record.get("printed") and not watch.printed:
+            watch.printed = True
+            self.run.journal.event("script printed", record["token"], record["printed"])
+            line = next(filter(_TROUBLE.search, record["printed"].splitlines()), None)
+            if line and not self.told_of_script:
+                self.told_of_script = True
+                self.run.say(f"job {record['job']}: before its first task its script printed: {one_line(line)}")
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
         """The end of a task. The first whole record of the valid attempt counts; others are named."""

@@ -115,7 +115,7 @@ _FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
         "signal": _or_absent(_is_number),
         **dict.fromkeys(("start", "seconds", "peak_mb", "cpu_s"), _or_absent(_is_real)),
     },
-    Kind.BEGIN: {"job": _is_job_id, "nodes": _is_number, **_WORKER},
+    Kind.BEGIN: {"job": _is_job_id, "nodes": _is_number, **_WORKER, "printed": _or_absent(_is_text)},
     Kind.END: {"end": _is_text, "steps": _is_number, **_WORKER},
     Kind.BEAT: {},
 }

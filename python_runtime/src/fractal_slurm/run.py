@@ -42,6 +42,7 @@ class Watch:
     nodes: int = 1
     most_nodes: int = 1
     lines: int = 0
+    printed: bool = False
     lines_before: int = 0
     heard_at: float | None = None
     list_again: bool = False

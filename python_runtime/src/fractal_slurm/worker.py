@@ -90,6 +90,9 @@ ROOM_WAIT_S = 300.0
 SKEW_S = 300.0
 # What a full node or disk says. It passes, and is no task's fault.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
+# What the worker says itself begins so. Of what the script says, this much is kept.
+OWN_WORDS = "fractal-slurm worker: "
+PRINTED_BYTES = 1000
 # Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
 MAX_OUT_DEPTH = 500
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
@@ -287,6 +290,7 @@ class Worker:
         self.log_offset = 0
         self.oom_kills = 0  # those that a task was told of
         self.scratch = ""
+        self.printed = ""  # the last of what the script printed before the worker
         self.fds: dict[str, int] = {}
 
     # -- the start ---------------------------------------------------------------------------------------
@@ -389,12 +393,35 @@ class Worker:
             if not self.separate_logs:
                 slot.log_fd = self.open_file(slot.log_path, os.O_TRUNC | os.O_NOFOLLOW)
             self.free.append(slot)
-        # By hand: json is imported only once tasks are running. None of the values needs an escape.
+        self.read_printed()
+        printed = ""
+        if self.printed and not self.node:
+            import json
+
+            printed = f',"printed":{json.dumps(self.printed)}'
+        # By hand: json is imported only once tasks are running. None of the other values needs an escape.
         self.pending = (
             f'\n{{"begin":{time.time():.3f},"token":"{self.header["token"]}","job":"{self.job}",'
-            f'"restart":{self.restart},"node":{self.node},"nodes":{self.nodes},"slots":{self.slot_count}}}\n'
+            f'"restart":{self.restart},"node":{self.node},"nodes":{self.nodes},"slots":{self.slot_count}{printed}}}\n'
         ).encode("ascii")
         self.flush()
+
+    def read_printed(self) -> None:
+        """Take note of what extra_lines said: a shell goes on where a command of theirs is not there, say."""
+        try:
+            fd = private(f"{self.run_folder}/{self.name}.slurm.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            size = os.fstat(fd).st_size
+            if size and not self.printed:
+                text = os.pread(fd, PRINTED_BYTES, max(0, size - PRINTED_BYTES)).decode("utf-8", "replace")
+                lines = [line.strip() for line in text.splitlines() if not line.startswith((OWN_WORDS, "srun: "))]
+                self.printed = "\n".join(filter(None, lines))
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
 
     def open_file(self, path: str, flags: int = 0) -> int:
         """Open a file of the job's for reading and appending, once."""
@@ -718,6 +745,8 @@ class Worker:
             verdict = ("failed", fault)
         state, reason = verdict or ("succeeded", None)
         record["state"] = state
+        if reason and state == "failed" and self.printed:
+            reason = f"{reason[:3000]}; before, the script of its job printed: {' '.join(self.printed.split())}"
         if reason:
             record["reason"] = reason[:4000]  # as much as of a log; a command's name may be longer
         if out is not None:
@@ -847,7 +876,7 @@ class Worker:
             for path, name in self.shown.items():
                 text = text.replace(path, name)
             try:
-                os.write(2, f"fractal-slurm worker: {text}\n".encode())
+                os.write(2, f"{OWN_WORDS}{text}\n".encode())
             except OSError:
                 pass  # the job's output may be on the file system that is full
 
