@@ -460,7 +460,15 @@ def _is_executable(path):
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def render(service_user, entries, commands, arguments=None, privileged_groups=(), closing=()):
+def render(
+    service_user,
+    entries,
+    commands,
+    arguments=None,
+    privileged_groups=(),
+    closing=(),
+    names=(RUNAS_ALIAS, CMND_ALIAS),
+):
     """The text of our sudoers file.
 
     Args:
@@ -470,6 +478,7 @@ def render(service_user, entries, commands, arguments=None, privileged_groups=()
         arguments: Command to the argument patterns that it is narrowed to (hardened mode), or None.
         privileged_groups: Names of groups whose members are never impersonated, whoever joins them later.
         closing: More entries that close the list, as :func:`closing_entries` makes them.
+        names: Of the two aliases, as :func:`alias_names` gives them.
     """
     closing = ["!root", "!#0"] + ["!%" + name for name in privileged_groups] + list(closing)
     grants = []
@@ -483,9 +492,9 @@ def render(service_user, entries, commands, arguments=None, privileged_groups=()
         [
             HEADER + ": what is changed by hand here is lost.",
             "# %s may run these commands as these users, without a password; never as a privileged one." % service_user,
-            "Runas_Alias %s = %s" % (RUNAS_ALIAS, separator.join(list(entries) + closing)),
-            "Cmnd_Alias %s = %s" % (CMND_ALIAS, separator.join(grants)),
-            "%s ALL=(%s) NOPASSWD: %s" % (service_user, RUNAS_ALIAS, CMND_ALIAS),
+            "Runas_Alias %s = %s" % (names[0], separator.join(list(entries) + closing)),
+            "Cmnd_Alias %s = %s" % (names[1], separator.join(grants)),
+            "%s ALL=(%s) NOPASSWD: %s" % (service_user, names[0], names[1]),
             "",
         ]
     )
@@ -522,6 +531,78 @@ def fault_of_foreign_file(path, text, service_user):
     return None
 
 
+def alias_names(files, own_file, service_user):
+    """Names of the two aliases of a service user: those that Fractal knows, where no other account's file has them.
+
+    Args:
+        files: Path to text.
+        own_file: Path of the service user's own file.
+        service_user: Who impersonates.
+    """
+    plain = (RUNAS_ALIAS, CMND_ALIAS)
+    for path, text in files.items():
+        if path == own_file or not text.startswith(HEADER) or service_user_of(text) in (None, service_user):
+            continue
+        for statement in sudoers_reader.read(text):
+            if statement.kind == "alias" and statement.value.name in plain:
+                ending = "_" + re.sub("[^A-Z0-9]", "_", service_user.upper())
+                return tuple(name + ending for name in plain)
+    return plain
+
+
+def without_our_rights(text, service_user, commands):
+    """A file without the rights that the role is to give: aliases of our names, and rules for these commands alone.
+
+    Args:
+        text: The file's text.
+        service_user: Who impersonates.
+        commands: Names of the commands.
+
+    Returns:
+        Three values: the rest of the text; the statements that stay; and the faults, (line, sentence): what holds such
+        rights together with others.
+    """
+    rules = sudoers_rights.Rules({"": text})
+    groups = {}
+    for statement in sudoers_reader.read(text):
+        groups.setdefault(statement.span, []).append(statement)
+    rest, kept, faults = "", [], []
+    end = 0
+    for span, statements in groups.items():
+        ours = [_is_our_right(statement, rules, service_user, commands) for statement in statements]
+        if any(mine is not False for mine in ours) and not all(ours):
+            faults.append(
+                (statements[0].line, "has rights of this role together with others: take them apart by hand first")
+            )
+        if all(ours):
+            rest += text[end : span[0]]
+            end = span[1]
+        else:
+            kept.extend(statements)
+    return rest + text[end:], kept, faults
+
+
+def _is_our_right(statement, rules, service_user, commands):
+    """Whether a statement gives what this role gives, and nothing else; None where it gives that, and more."""
+    value = statement.value
+    plain = (RUNAS_ALIAS, CMND_ALIAS)
+    if statement.kind == "alias":
+        return value.name in plain
+    if statement.kind != "rule":
+        return False
+    granted = [command for grant in value.grants for command in rules.resolve([grant.command], "Cmnd")]
+    those = [
+        (command.kind == "alias" and command.text in plain)
+        or (command.kind == "command" and os.path.basename(command.text.partition(" ")[0]) in commands)
+        for command in granted
+    ]
+    uses = any(member.text in plain for grant in value.grants for member in [grant.command, *(grant.run_as or [])])
+    names = [member.text for member in value.users]
+    if service_user not in names or not (uses or any(those)):
+        return False
+    return True if names == [service_user] and all(those) else None
+
+
 def alias_clashes(files, own_file, names=(RUNAS_ALIAS, CMND_ALIAS)):
     """Definitions of our alias names in other files of the set.
 
@@ -533,8 +614,9 @@ def alias_clashes(files, own_file, names=(RUNAS_ALIAS, CMND_ALIAS)):
         names: The names.
     """
     return [
-        "%s:%d: defines the alias %s, which is ours: another definition could widen what is granted; remove it there"
-        % (path, statement.line, statement.value.name)
+        "%s:%d: defines the alias %s, which is ours: another definition could widen what is granted; let the role take "
+        "it over (fractal_slurm_sudoers_replaces: [%s]), or remove it there"
+        % (path, statement.line, statement.value.name, path)
         for path, text in files.items()
         if path != own_file
         for statement in sudoers_reader.read(text)

@@ -13,7 +13,8 @@ import re
 from collections import namedtuple
 
 # kind: include, includedir, alias, defaults, rule or unread. value: what it says, see the functions that make them.
-# span: where in the text the path of an include lies.
+# span: where in the text the path of an include lies; of others, where the whole statement does, its last line's end
+# included.
 Statement = namedtuple("Statement", "kind line value span")
 Include = namedtuple("Include", "path")
 Alias = namedtuple("Alias", "type name members")  # type: Host, Cmnd, User or Runas
@@ -123,7 +124,7 @@ class _Lexer:
         self._line_start = True
 
     def statements(self):
-        """The tokens of each statement, and where in the text it begins and ends; those with a fault are None."""
+        """For each statement its line, its tokens (None where one is at fault), and where it begins and ends."""
         while self._at < len(self._text):
             self._state, self._line_start = "start", True
             line, begin = self._line, self._at
@@ -135,7 +136,7 @@ class _Lexer:
                 tokens = None
                 self._skip_line()
             if tokens is None or tokens:
-                yield line if not tokens else tokens[0].line, tokens, self._text[begin : self._at]
+                yield line if not tokens else tokens[0].line, tokens, (begin, self._at)
 
     def _skip_line(self):
         end = self._text.find("\n", self._at)
@@ -480,13 +481,13 @@ def _with_tag(tags, name):
 def read(text):
     """The statements of a sudoers file, in order."""
     found = []
-    for line, tokens, _raw in _Lexer(text).statements():
+    for line, tokens, span in _Lexer(text).statements():
         try:
             if tokens is None:
                 raise _Unread
-            found.extend(_Parser(tokens).statements())
+            found.extend(entry._replace(span=entry.span or span) for entry in _Parser(tokens).statements())
         except _Unread:
-            found.append(Statement("unread", line, None, None))
+            found.append(Statement("unread", line, None, span))
     return found
 
 

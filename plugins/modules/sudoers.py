@@ -106,13 +106,28 @@ options:
     type: path
     default: /etc/sudoers.d
   file:
-    description: The file's name. Sudo ignores names with a dot or a trailing tilde, so those are refused.
+    description:
+      - The file's name. A second service user needs a file of its own; its aliases get names of their own, too.
+      - A file that is not this module's is overwritten only where it holds the same kind of rights of the same account
+        and nothing else.
+      - Sudo ignores names with a dot or a trailing tilde, so those are refused.
     type: str
     default: fractal-slurm
   main_file:
     description: The main sudoers file.
     type: path
     default: /etc/sudoers
+  replaces:
+    description:
+      - Files of the sudoers set, the main file among them, in which the same rights stand in another way, written by
+        hand or by an older playbook. They are taken over, so that the rights are there at any moment. Rules that let
+        O(service_user) alone run our commands, and definitions of our aliases, go from these files; the rest stays. A
+        file in which nothing stays is removed, but for the main file.
+      - A copy of each file that is changed stays beside it, under a name that sudo ignores.
+      - Files that are not there, or have no such rights any more, change nothing.
+    type: list
+    elements: path
+    default: []
   commands:
     description: The commands to grant. Set by the action plugin, from the list that the runtime uses.
     type: list
@@ -164,6 +179,12 @@ commands:
   returned: when state is present
   type: dict
   sample: {sbatch: /usr/bin/sbatch, cat: /usr/bin/cat}
+backup_files:
+  description: Copies of the files whose rights were taken over.
+  returned: when some were
+  type: list
+  elements: str
+  sample: ["/etc/sudoers.d/fractal.12345.2026-01-01@12:00:00~"]
 differs:
   description: Whether the host differed from what is wanted. The same as C(changed), which a task may override.
   returned: success
@@ -189,8 +210,10 @@ faults:
 """
 
 import os
+import re
 import shutil
 import socket
+import stat
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
@@ -230,6 +253,14 @@ class Host:
     def sudo_version(self):
         """The output of ``sudo -V``."""
         return self._module.run_command([self.sudo, "-V"])[1] if self.sudo else ""
+
+    def read_set(self, overrides):
+        """The complete set of sudoers files, with some taken to be other than they are.
+
+        Args:
+            overrides: Path to text; None for a missing one.
+        """
+        return sudoers.SudoersSet(self._module.params["main_file"], socket.gethostname(), overrides)
 
     def check_set(self, files):
         """What visudo says of a whole set; None where it is fine, or where there is no visudo.
@@ -271,15 +302,15 @@ class Host:
         return self._module.run_command(argv, environ_update={"LC_ALL": "C"}, errors="surrogate_or_replace")
 
 
-def place(path, text):
-    """Put the file in place, whole and with its final mode, in one step."""
+def place(path, text, mode=0o440, uid=0, gid=0):
+    """Put the file in place, whole and with its final mode and owner, in one step."""
     folder, name = os.path.split(path)
     # The dot keeps sudo from reading it before it is complete.
     handle, temporary = tempfile.mkstemp(prefix=".%s." % name, dir=folder)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            os.fchown(stream.fileno(), 0, 0)
-            os.fchmod(stream.fileno(), 0o440)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            os.fchown(stream.fileno(), uid, gid)
+            os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -346,7 +377,52 @@ def read_set(params, faults):
     return sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None}), own
 
 
-def wanted_text(params, host, base, slurm_users=None):
+def rights_to_replace(params, files, own, faults):
+    """What becomes of the files whose rights the role takes over.
+
+    Args:
+        params: The module's parameters.
+        files: Path to text of the set without our file.
+        own: Path of our file.
+        faults: Gets a sentence for each thing that is in the way.
+
+    Returns:
+        Path to new text, None for a file of which nothing is left; only those that change.
+    """
+    found = {}
+    for path in dict.fromkeys(map(os.path.normpath, params["replaces"])):
+        if not os.path.isabs(path):
+            faults.append("%s: its rights can't be taken over: name the file by its absolute path" % path)
+        if path == own or not os.path.lexists(path):
+            continue
+        if path not in files or os.path.islink(path):
+            faults.append("%s: its rights can't be taken over: sudo does not read it, or it is a link" % path)
+            continue
+        rest, kept, mixed = sudoers.without_our_rights(files[path], params["service_user"], params["commands"])
+        faults.extend("%s:%d: %s" % (path, line, words) for line, words in mixed)
+        if rest != files[path]:
+            found[path] = rest if kept or path == params["main_file"] else None
+    return found
+
+
+def fault_of_overwriting(params, path):
+    """Why what lies where our file is to be can't be overwritten; None where it can."""
+    before = sudoers.read_file(path)
+    if before is None:
+        return "%s is no plain file, and is left alone" % path if os.path.lexists(path) else None
+    if before.startswith(sudoers.HEADER):
+        return sudoers.fault_of_foreign_file(path, before, params["service_user"])
+    _rest, kept, mixed = sudoers.without_our_rights(before, params["service_user"], params["commands"])
+    if not kept and not mixed:
+        return None
+    return (
+        "%s:%d: the file was not made by this role, and has more in it than %s's rights to SLURM: it is left alone; "
+        "name another file (fractal_slurm_sudoers_file), and this one in fractal_slurm_sudoers_replaces, so that its "
+        "rights are taken over" % (path, kept[0].line if kept else mixed[0][0], params["service_user"])
+    )
+
+
+def wanted_text(params, host, base, slurm_users=None, names=None):
     """The file's text, and everything that is wrong.
 
     Args:
@@ -354,6 +430,7 @@ def wanted_text(params, host, base, slurm_users=None):
         host: The host.
         base: The set of sudoers files without ours, or None where it could not be read.
         slurm_users: Uids that SLURM's daemons run as, to the setting that names them.
+        names: Of the two aliases; None for the usual ones.
 
     Returns:
         Three values: the text (None where it can't be made), the commands' paths, the faults.
@@ -390,8 +467,12 @@ def wanted_text(params, host, base, slurm_users=None):
             )
         elif not params["arguments"] and not params["known_faults"]:
             faults.append("hardened mode needs argument patterns: run this module by its action plugin")
+    names = names or (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS)
     if base is not None:
-        faults.extend(sudoers.alias_clashes(base.files, None) or sudoers.hidden_clashes(base.main, host.aliases(base)))
+        faults.extend(
+            sudoers.alias_clashes(base.files, None, names)
+            or sudoers.hidden_clashes(base.main, host.aliases(base), names)
+        )
     if faults:
         return None, commands, faults
     text = sudoers.render(
@@ -401,6 +482,7 @@ def wanted_text(params, host, base, slurm_users=None):
         arguments=params["arguments"] if params["mode"] == "hardened" else None,
         privileged_groups=params["privileged_groups"],
         closing=sudoers.closing_entries(params["impersonate_users"], accounts, params["service_user"], **known),
+        names=names,
     )
     return text, commands, faults
 
@@ -430,6 +512,7 @@ def main():
             "directory": {"type": "path", "default": "/etc/sudoers.d"},
             "file": {"type": "str", "default": "fractal-slurm"},
             "main_file": {"type": "path", "default": "/etc/sudoers"},
+            "replaces": {"type": "list", "elements": "path", "default": []},
             "commands": {"type": "list", "elements": "str", "default": ["sbatch", "scancel", "cat", "ls", "mkdir"]},
             "arguments": {"type": "dict"},
             "known_faults": {"type": "list", "elements": "str", "default": []},
@@ -455,11 +538,10 @@ def main():
         result["changed"] = before is not None
         if before is not None and not module.check_mode:
             os.unlink(result["path"])
-        diff = {"before_header": result["path"], "before": before or "", "after_header": "(absent)", "after": ""}
-        module.exit_json(diff=diff, sudo_version=_text(host), **result)
+        module.exit_json(diff=diff_of(result["path"], before, None), sudo_version=_text(host), **result)
 
     faults = params["known_faults"] + host.faults() + ([fault] if fault else [])
-    base = None
+    base, own, replaced, names = None, None, {}, None
     if os.geteuid() != 0:
         faults.append("root's rights are needed to read and write sudoers files: run with become")
     else:
@@ -467,26 +549,62 @@ def main():
     broken = host.check_set(base) if base is not None else None
     if broken:
         faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
-    text, result["commands"], more = wanted_text(params, host, base, slurm_uids(params))
+    if base is not None:
+        fault = fault_of_overwriting(params, own)
+        faults.extend([fault] if fault else [])
+        replaced = rights_to_replace(params, base.files, own, faults)
+        base = host.read_set({own: None, **replaced})
+        names = sudoers.alias_names(base.files, own, params["service_user"])
+    text, result["commands"], more = wanted_text(params, host, base, slurm_uids(params), names)
     faults.extend(more)
+    # For the moment in which an old file and ours are both there: each needs aliases of its own.
+    interim = text and re.sub(r"\b(%s|%s)\b" % names, r"\1_NEW", text) if replaced else None
     if not faults:
-        refused = host.check_set(sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: text}))
-        if refused:
-            faults.append("visudo refuses the complete set with our file in place: %s" % refused)
+        for overrides in ({own: text, **replaced}, {own: interim}) if interim else ({own: text},):
+            refused = host.check_set(host.read_set(overrides))
+            if refused:
+                faults.append("visudo refuses the complete set with our file in place: %s" % refused)
+                break
     if faults:
         fail(module, faults, **result)
 
     before = sudoers.read_file(own)
-    result["changed"] = before != text or not has_final_mode(own)
+    result["changed"] = before != text or not has_final_mode(own) or bool(replaced)
+    olds = {path: sudoers.read_file(path) for path in replaced}
     if result["changed"] and not module.check_mode:
+        if interim:
+            result["backup_files"] = [module.backup_local(path) for path in replaced]
+            place(own, interim)
+            for path, rest in replaced.items():
+                replace(path, rest)
         place(own, text)
     accounts = sudoers.HostAccounts()
     subject = accounts.subject(params["service_user"], socket.gethostname())
     rules = sudoers_rights.Rules(base.files)
     for warning in sudoers.set_warnings(base.files, subject) + sudoers_rights.foreign_warnings(rules, subject, own):
         module.warn(warning)
-    diff = {"before_header": own, "before": before or "", "after_header": own, "after": text}
-    module.exit_json(diff=diff, sudo_version=_text(host), **result)
+    diff = [diff_of(own, before, text)] + [diff_of(path, olds[path], rest) for path, rest in replaced.items()]
+    module.exit_json(diff=diff if replaced else diff[0], sudo_version=_text(host), **result)
+
+
+def replace(path, text):
+    """Put a changed file in the place of an old one, with its mode and owner; None removes it."""
+    if text is None:
+        os.unlink(path)
+        return
+    info = os.stat(path)
+    place(path, text, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
+
+
+def diff_of(path, before, after):
+    """A difference as Ansible shows it; None stands for no file."""
+    shown = [(text or "").encode("utf-8", "replace").decode("utf-8") for text in (before, after)]
+    return {
+        "before_header": path,
+        "before": shown[0],
+        "after_header": path if after is not None else "(absent)",
+        "after": shown[1],
+    }
 
 
 def _text(host):

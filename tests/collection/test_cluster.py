@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,35 @@ def test_rights_that_the_role_did_not_give_are_named(deployed: Site):
         assert any(fault.startswith(own) and ANNA in fault for fault in answers["answer"]["faults"])
     finally:
         other.unlink()
+
+
+def test_a_file_written_by_hand_is_taken_over_without_a_moment_without_rights(deployed: Site):
+    other = Path(f"/etc/sudoers.d/fractal-slurm-collection-test-{LANE}-old")
+    other.write_text(SUDOERS.read_text().replace("# Managed", "# Written"))
+    other.chmod(0o440)
+    SUDOERS.unlink()
+    deployed.hosts["one"]["fractal_slurm_sudoers_replaces"] = [str(other)]
+    answers, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            argv = ["sudo", "-n", "-l", "-U", SERVICE, "-u", ANNA, "--", "/usr/bin/cat", "x"]
+            answers.append(subprocess.run(argv, capture_output=True, check=False).returncode)
+
+    thread = threading.Thread(target=ask)
+    try:
+        thread.start()
+        assert deployed.play(SITE, "--tags", "sudoers").changed == {"one": 1}
+    finally:
+        ended.set()
+        thread.join()
+        left = other.exists()
+        for path in other.parent.glob(f"{other.name}*"):
+            path.unlink()
+    assert not left
+    assert SUDOERS.exists()
+    assert len(answers) > 20
+    assert set(answers) == {0}
 
 
 def test_the_list_stays_closed_to_whom_later_joins(deployed: Site):

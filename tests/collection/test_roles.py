@@ -210,6 +210,11 @@ def accounts(machine):
 
 
 HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
+BY_HAND = f"""\
+Runas_Alias FRACTAL_IMPERSONATE_USERS = {USER}, bob
+Cmnd_Alias FRACTAL_CMD = /usr/bin/sbatch, \\\n    /usr/bin/cat
+{SERVICE} ALL = (FRACTAL_IMPERSONATE_USERS) NOPASSWD: FRACTAL_CMD
+"""
 
 
 class TestSudoers:
@@ -314,6 +319,71 @@ class TestSudoers:
         site.sudoers_file("one").chmod(0o644)
         assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
         assert oct(site.sudoers_file("one").stat().st_mode) == "0o100440"
+
+    def test_two_service_users_have_files_and_aliases_of_their_own(self, site):
+        first = site.sudoers_file("one")
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
+        text = first.read_text()
+        site.hosts["one"]["fractal_slurm_service_user"] = MEMBER
+        self.refused(site, f"{first} holds the rights of another service user, {SERVICE}, and is left alone")
+        site.hosts["one"]["fractal_slurm_sudoers_file"] = "fractal-slurm-2"
+        outcome = site.play(SITE, "--tags", "sudoers")
+        assert outcome.changed == {"one": 1}, outcome.output
+        second = first.with_name("fractal-slurm-2")
+        assert f"FRACTAL_CMD_{MEMBER.upper().replace('-', '_')} = /usr/bin/sbatch" in second.read_text()
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 0}
+        site.hosts["one"].update(fractal_slurm_service_user=SERVICE, fractal_slurm_sudoers_file="fractal-slurm")
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 0}
+        # nor is the one's file removed for the other
+        site.hosts["one"]["fractal_slurm_sudoers_file"] = second.name
+        assert site.play(REMOVE, "--tags", "sudoers").status != 0
+        site.hosts["one"]["fractal_slurm_service_user"] = MEMBER
+        assert site.play(REMOVE, "--tags", "sudoers").status == 0
+        assert not second.exists()
+        assert first.read_text() == text
+
+    def test_takes_over_a_file_of_its_name(self, site):
+        site.sudoers_file("one").write_text(BY_HAND)
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
+        assert site.sudoers_file("one").read_text().startswith(HEADER)
+        for more in ("bob ALL=(ALL) ALL\n", f"{SERVICE} ALL=/bin/systemctl restart x\n", "Defaults !lecture\n"):
+            site.sudoers_file("one").write_text(BY_HAND + more)
+            self.refused(site, "5: the file was not made by this role, and has more in it")
+
+    def test_takes_over_a_file_of_another_name(self, site):
+        other = site.path("one", "sudoers.d", "10-by-hand")
+        other.write_text(BY_HAND)
+        other.chmod(0o440)
+        self.refused(site, f"let the role take it over (fractal_slurm_sudoers_replaces: [{other}])")
+        site.hosts["one"]["fractal_slurm_sudoers_replaces"] = [str(other), str(other.with_name("gone"))]
+        outcome = site.play(SITE, "--tags", "sudoers", "--check", "--diff")
+        assert outcome.changed == {"one": 1}, outcome.output
+        assert f"--- before: {other}" in outcome.output
+        assert other.read_text() == BY_HAND
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
+        assert not other.exists()
+        (backup,) = other.parent.glob("10-by-hand.*~")
+        assert backup.read_text() == BY_HAND
+        assert "Runas_Alias FRACTAL_IMPERSONATE_USERS = " in site.sudoers_file("one").read_text()
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 0}
+
+    def test_takes_over_a_block_in_the_main_file(self, site):
+        main = site.path("one", "sudoers")
+        before, after = (
+            main.read_text(),
+            f"Defaults:{SERVICE} !requiretty\n{SERVICE} ALL=NOPASSWD: /bin/systemctl restart x\n",
+        )
+        main.write_text(f"{before}# BEGIN\n{BY_HAND}# END\n{after}")
+        main.chmod(0o440)
+        site.hosts["one"]["fractal_slurm_sudoers_replaces"] = [str(main)]
+        outcome = site.play(SITE, "--tags", "sudoers")
+        assert outcome.changed == {"one": 1}, outcome.output
+        assert main.read_text() == f"{before}# BEGIN\n# END\n{after}"
+        assert oct(main.stat().st_mode) == "0o100440"
+        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 0}
+        main.chmod(0o640)
+        main.write_text(f"{before}{SERVICE}, bob ALL=(ALL) /usr/bin/cat\n")
+        self.refused(site, f"{main}:3: has rights of this role together with others: take them apart")
 
     @pytest.mark.parametrize(
         ("text", "words"),

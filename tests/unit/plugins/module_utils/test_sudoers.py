@@ -385,6 +385,68 @@ class TestAliasClashes:
         assert sudoers.alias_clashes({"/a": "Cmnd_Alias FRACTAL_CMD = /bin/cat\n"}, "/a") == []
 
 
+class TestWithoutOurRights:
+    def rest(self, text):
+        return sudoers.without_our_rights(text, "fractal", ("sbatch", "cat"))
+
+    def test_takes_aliases_and_rules_of_ours_away(self):
+        text = (
+            "# a comment\n"
+            "Runas_Alias FRACTAL_IMPERSONATE_USERS = anna : \\\n  FRACTAL_CMD = ben\n"
+            "Cmnd_Alias C = /opt/bin/sbatch\n"
+            "fractal ALL=(anna) NOPASSWD: C, \\\n /bin/cat x # why\n"
+            "fractal ALL=(FRACTAL_IMPERSONATE_USERS) FRACTAL_CMD"
+        )
+        rest, kept, faults = self.rest(text)
+        assert rest == "# a comment\nCmnd_Alias C = /opt/bin/sbatch\n"
+        assert [(statement.kind, statement.value.name) for statement in kept] == [("alias", "C")]
+        assert faults == []
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Defaults:fractal !requiretty\n",
+            "anna ALL=(ALL) /bin/cat\n",
+            "fractal ALL=/bin/systemctl restart x\n",
+            "Runas_Alias OTHER = anna\n",
+            "@include x\n",
+        ],
+    )
+    def test_leaves_the_rest(self, text):
+        assert self.rest(text) == (text, sudoers.sudoers_reader.read(text), [])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "fractal, anna ALL=(ben) /bin/cat\n",
+            "fractal ALL=(ben) /bin/cat, /bin/sh\n",
+            "Runas_Alias A = anna : FRACTAL_IMPERSONATE_USERS = ben\n",
+            "fractal ALL=(FRACTAL_IMPERSONATE_USERS) ALL\n",
+        ],
+    )
+    def test_names_what_is_together_with_others(self, text):
+        rest, _kept, faults = self.rest("\n" + text)
+        assert rest == "\n" + text
+        assert [line for line, _words in faults] == [2]
+
+
+class TestAliasNames:
+    PLAIN = (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS)
+
+    def test_are_the_usual_ones(self):
+        by_hand = {"/a": "Cmnd_Alias FRACTAL_CMD = /bin/cat\nother ALL=FRACTAL_CMD\n"}
+        assert sudoers.alias_names(by_hand, "/own", "fractal") == self.PLAIN
+        own = {"/own": sudoers.render("other", ["anna"], COMMANDS), "/b": sudoers.render("fractal", ["a"], COMMANDS)}
+        assert sudoers.alias_names(own, "/own", "fractal") == self.PLAIN
+
+    def test_are_others_beside_another_account_s_file(self):
+        files = {"/a": sudoers.render("other", ["anna"], COMMANDS)}
+        names = sudoers.alias_names(files, "/own", "fractal.2")
+        assert names == ("FRACTAL_IMPERSONATE_USERS_FRACTAL_2", "FRACTAL_CMD_FRACTAL_2")
+        granted = f"ALL=({names[0]}) NOPASSWD: {names[1]}"
+        assert granted in sudoers.render("fractal.2", ["anna"], COMMANDS, names=names)
+
+
 class TestSetWarnings:
     def test_warns_of_recorded_input(self):
         assert "lands in sudo's I/O log" in sudoers.set_warnings({"/etc/sudoers": "Defaults log_input\n"})[0]
