@@ -23,7 +23,7 @@ _SPEC: dict[str, dict[str, Any]] = {
     "lock": {"type": "str", "default": "bundled"},
     "cache": {"type": "str"},
 }
-_CONTROLLER_ONLY = ("bin_dirs", "find_links", "no_index", "cache", "lock")
+_CONTROLLER_ONLY = ("find_links", "no_index", "cache", "lock")
 
 
 class ActionModule(FractalActionBase):

@@ -96,7 +96,7 @@ class ActionModule(ConfigActionBase):
                 return why
             warnings.append(
                 "the configuration is not compared with the cluster (fractal_slurm_config_against_cluster), which does "
-                f"not answer: {'; '.join(map(str, why))}"
+                f"not answer: {' '.join('; '.join(map(str, why)).split())}"
             )
             return []
         fit = runtime_module("fit")

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import pwd
 import re
 import shutil
 import stat
@@ -421,6 +422,16 @@ class Prefix:
                 found.append(int(name))
         return found
 
+    def uses(self):
+        """What runs from any version on this host, one sentence a version."""
+        found = []
+        for name in self.versions():
+            pids = self.in_use(name)
+            if pids:
+                shown = ", ".join(str(pid) for pid in sorted(pids)[:10])
+                found.append("%s by %d processes on this host (%s)" % (name, len(pids), shown))
+        return found
+
     def delete(self, version):
         """Remove a version; its marker first, so that it never counts as installed by half."""
         if os.path.exists(self._marker_path(version)):
@@ -450,6 +461,48 @@ class Prefix:
                 shutil.rmtree(path)
         if os.path.isdir(self.path) and not os.listdir(self.path):
             os.rmdir(self.path)
+
+
+def queued_jobs(bin_dirs):
+    """Jobs of ours that SLURM knows, in a sentence. What can't be asked is not known, and no reason.
+
+    Args:
+        bin_dirs: Where squeue is looked for first.
+    """
+    folders = list(bin_dirs) + ["/usr/bin", "/usr/local/bin"]
+    squeue = next(
+        (path for path in (os.path.join(name, "squeue") for name in folders) if os.access(path, os.X_OK)), None
+    )
+    if squeue is None or fault_of_path(squeue):
+        return []
+    answer = run([squeue, "--noheader", "--all", "--format=%i %u %k"], timeout=30)
+    if answer.status != 0:
+        return []
+    jobs = re.findall(r"^([0-9]+)\S* (\S+) fractal-slurm:[0-9a-f]{16}\s*$", answer.out, re.MULTILINE)
+    if not jobs:
+        return []
+    shown = ", ".join("%s of %s" % job for job in jobs[:10])
+    return ["%d jobs in the queue need it (%s%s)" % (len(jobs), shown, ", ..." if len(jobs) > 10 else "")]
+
+
+def journals(settings_file, service_user):
+    """Folders with journals, as far as they can be told: those of the settings, or of the service user.
+
+    Args:
+        settings_file: The runtime's settings file; may be empty or missing.
+        service_user: Name of the account that runs the service, or None.
+    """
+    found = []
+    try:
+        with open(settings_file or os.devnull, encoding="utf-8") as stream:
+            found = re.findall(r'^state_dir\s*=\s*"([^"\\]+)"\s*$', stream.read(1000000), re.MULTILINE)
+    except (OSError, ValueError):
+        pass
+    try:
+        found = found or [os.path.join(pwd.getpwnam(service_user).pw_dir, ".local", "state", "fractal-slurm")]
+    except (KeyError, TypeError):
+        pass
+    return [path for path in found if os.path.isdir(path) and os.listdir(path)]
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ options:
   state:
     description:
       - Whether the runtime is there.
-      - With V(absent), all versions, the links and the settings file are removed.
+      - With V(absent), all versions, the links and the settings file are removed. This is refused while runs are driven
+        on the host, or jobs of ours are in the queue. The journals of runs are left, and named.
     type: str
     choices: [present, absent]
     default: present
@@ -83,6 +84,13 @@ options:
         on the host runs from them.
     type: int
     default: 3
+  force:
+    description: With O(state=absent), remove what is in use, too. Runs and jobs that use it fail.
+    type: bool
+    default: false
+  service_user:
+    description: The account that runs fractal-server, to name the journals that it leaves.
+    type: str
   settings:
     description: The runtime's own settings. Checked on the controller.
     type: dict
@@ -114,7 +122,7 @@ options:
   bin_dirs:
     description:
       - The site's own folders of SLURM's commands. The first is the setting C(slurm_bin_dir), unless O(settings) has
-        it.
+        it. With O(state=absent), where squeue is looked for first.
     type: list
     elements: str
     default: []
@@ -181,6 +189,12 @@ removed:
   type: list
   elements: str
   sample: [/opt/fractal-slurm/0.0.7-00112233]
+left:
+  description: Folders with journals of runs that are left.
+  returned: when state is absent
+  type: list
+  elements: str
+  sample: [/home/fractal/.local/state/fractal-slurm]
 faults:
   description: All that is wrong, one sentence each.
   returned: on failure
@@ -207,8 +221,25 @@ def absent(module, prefix, settings):
     fault = prefix.trust_fault()
     if fault:
         fail(module, [fault])
+    params = module.params
     removed = prefix.remnants()
-    result = {"changed": bool(removed), "removed": removed}
+    uses = prefix.uses() + runtime_install.queued_jobs(params["bin_dirs"]) if removed else []
+    if uses and not params["force"]:
+        fail(
+            module,
+            [
+                "the runtime below %s is in use: %s: wait, or end the runs with `fractal-slurm cancel RUN`; or set "
+                "fractal_slurm_runtime_force, and they fail" % (prefix.path, "; ".join(uses))
+            ],
+        )
+    result = {"changed": bool(removed), "removed": removed, "left": []}
+    if removed:
+        # before the settings are gone, which may name the folder
+        result["left"] = runtime_install.journals(params["settings_file"], params["service_user"])
+    for path in result["left"]:
+        module.warn("the journals of runs in %s are left: they hold arguments and results of users' tasks" % path)
+    for use in uses:
+        module.warn("the runtime is removed although it is in use: %s" % use)
     if not module.check_mode:
         prefix.remove_all()
     if settings is not None:
@@ -323,6 +354,8 @@ def main():
             "python_package": {"type": "str", "default": ""},
             "install": {"type": "bool", "default": True},
             "keep": {"type": "int", "default": 3},
+            "force": {"type": "bool", "default": False},
+            "service_user": {"type": "str"},
             "settings": {"type": "dict", "default": {}},
             "settings_file": {"type": "str", "default": "/etc/fractal/fractal-slurm.toml"},
             "find_links": {"type": "list", "elements": "str", "default": []},

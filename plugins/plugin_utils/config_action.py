@@ -141,13 +141,16 @@ class ConfigActionBase(FractalActionBase):
             lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
             return lookup.run([self.find_file("templates", name, task_vars)], variables=task_vars)[0]
 
-        return config_input.load(
-            self._task.args if arguments is None else arguments,
-            task_vars.get("inventory_hostname", "this host"),
-            lambda kind, name: self.find_file(kind, name, task_vars),
-            self._loader.get_real_file,
-            render,
-        )
+        try:
+            return config_input.load(
+                self._task.args if arguments is None else arguments,
+                task_vars.get("inventory_hostname", "this host"),
+                lambda kind, name: self.find_file(kind, name, task_vars),
+                self._loader.get_real_file,
+                render,
+            )
+        except AnsibleError as error:  # what validates is missing on the controller
+            raise ValueError(words_of(error)) from error
 
     @staticmethod
     def refusal(error: ValueError) -> dict[str, Any]:

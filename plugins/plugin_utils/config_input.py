@@ -116,7 +116,8 @@ def load(
     Raises:
         ValueError: None or several are given, it can't be found, read or rendered, or it is not valid.
     """
-    given = [name for name in SOURCES if arguments.get(name) is not None]
+    # Where a template gives text alone, null becomes an empty one.
+    given = [name for name in SOURCES if arguments.get(name) not in (None, "")]
     if len(given) != 1:
         raise ValueError(
             f"the configuration of {host}: give exactly one of {', '.join(SOURCES)}; found "

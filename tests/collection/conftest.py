@@ -107,7 +107,15 @@ class Site:
             found |= {os.path.join(parent, name) for name in (*folders, *names)}
         return found
 
-    def play(self, playbook: str, *options: str, hosts: tuple[str, ...] = ("one",), umask: int = 0o022) -> Outcome:
+    def play(
+        self,
+        playbook: str,
+        *options: str,
+        hosts: tuple[str, ...] = ("one",),
+        umask: int = 0o022,
+        within: tuple[str, ...] = (),
+        cwd: Path | None = None,
+    ) -> Outcome:
         """Run a playbook of the collection.
 
         Args:
@@ -115,6 +123,8 @@ class Site:
             options: More options of ansible-playbook.
             hosts: On which of the hosts.
             umask: The umask that it runs with.
+            within: A command that runs it, such as one that mounts something for it alone.
+            cwd: The folder that it is started in.
         """
         inventory = self.folder.parent / "inventory.json"
         chosen = {name: self.hosts[name] for name in hosts}
@@ -125,12 +135,12 @@ class Site:
             "ANSIBLE_NOCOLOR": "1",
         }
         result = subprocess.run(
-            [PLAYBOOK, "-i", inventory, playbook, *options],
+            [*within, PLAYBOOK, "-i", inventory, playbook, *options],
             capture_output=True,
             text=True,
             check=False,
             env=environment,
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             umask=umask,
         )
         recap = re.findall(r"^(\w+) +: ok=(\d+) +changed=(\d+)", result.stdout, re.MULTILINE)

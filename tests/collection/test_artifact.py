@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -89,6 +90,21 @@ def test_works_from_an_empty_home_without_a_network(artifact, tmp_path):
             cwd=tmp_path,
         )
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_line_that_installs_it_works_a_second_time(artifact, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\$ (ansible-galaxy collection install .*?)(?:\s+#.*)?$", readme, re.MULTILINE)
+    environment = {"HOME": str(tmp_path), "PATH": f"{BIN}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    for _ in range(2):
+        subprocess.run(
+            ["/bin/sh", "-c", f"{line} --offline"],
+            check=True,
+            capture_output=True,
+            env=environment,
+            cwd=artifact.parent / "clone",
+        )
+    assert (tmp_path / ".ansible/collections/ansible_collections/fractal/slurm/MANIFEST.json").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")

@@ -632,3 +632,191 @@ class TestRuntime:
         assert "it names click 7.0, and the runtime needs click" in outcome.output
         assert "pydantic is missing" in outcome.output
         assert site.files() == before
+
+
+class TestRemoving:
+    def test_is_refused_while_a_run_is_driven(self, installed):
+        assert installed.play(SITE, "--tags", "sudoers").status == 0
+        folder = installed.path("one", "opt", "fractal-slurm")
+        python = folder / os.readlink(folder / "current") / "bin" / "python"
+        before = installed.files()
+        with subprocess.Popen([python, "-c", "input()"], stdin=subprocess.PIPE) as driver:
+            outcome = installed.play(REMOVE)
+            assert outcome.status == 2, outcome.output
+            assert f"by 1 processes on this host ({driver.pid})" in outcome.output
+            assert installed.files() == before  # the rights, which it needs to its end, are there still
+            driver.communicate(b"\n")
+        assert installed.play(REMOVE).status == 0
+
+    def test_is_refused_while_jobs_are_queued_unless_that_is_meant(self, installed):
+        queue = installed.path("one", "bin", "squeue")
+        queue.write_text(f"#!/bin/sh\necho '17_[1-3] {USER} fractal-slurm:0123456789abcdef'\necho '18 {USER} other'\n")
+        queue.chmod(0o755)
+        journals = installed.path("one", "state")
+        journals.mkdir()
+        (journals / "x.db").write_text("")
+        installed.hosts["one"].update(
+            fractal_slurm_bin_dirs=[str(queue.parent)], fractal_slurm_runtime_settings={"state_dir": str(journals)}
+        )
+        assert installed.play(SITE, "--tags", "runtime").status == 0
+        outcome = installed.play(REMOVE, "--tags", "runtime")
+        assert f"1 jobs in the queue need it (17 of {USER})" in outcome.output
+        outcome = installed.play(REMOVE, "--tags", "runtime", "-e", "fractal_slurm_runtime_force=true")
+        assert outcome.changed == {"one": 1}, outcome.output
+        assert f"the journals of runs in {journals} are left" in " ".join(outcome.output.split())
+        assert not installed.path("one", "opt", "fractal-slurm").exists()
+
+
+class TestWhereNothingFits:
+    """File systems that are full or can't be written: found before anything is changed, also in check mode."""
+
+    def mounted(self, site, path, options):
+        path.mkdir(parents=True, exist_ok=True)
+        program = f'mount -t tmpfs -o mode=755,{options} none "$0" && exec "$@"'
+        outcome = site.play(SITE, "--check", within=("unshare", "-m", "sh", "-c", program, str(path)))
+        assert outcome.status == 2, outcome.output
+        assert outcome.changed == {"one": 0}
+        return outcome.output
+
+    @pytest.mark.parametrize(
+        ("folder", "options", "words"),
+        [
+            ("opt", "size=20m", "left, and 150 MB are needed (fractal_slurm_runtime_prefix)"),
+            ("opt", "size=1g,nr_inodes=100", "more files, and 6000 are needed (fractal_slurm_runtime_prefix)"),
+            ("opt", "ro", "mounted read-only: mount it otherwise, or use another place (fractal_slurm_runtime_prefix)"),
+            ("bin", "ro", "(fractal_slurm_runtime_command)"),
+            ("etc", "ro", "(fractal_slurm_config_path)"),
+        ],
+    )
+    def test_is_told_with_the_variable(self, site, folder, options, words):
+        assert words in self.mounted(site, site.path("one", folder), options)
+
+
+class TestWithoutRoot:
+    def test_each_role_says_so_before_anything_is_changed(self, site):
+        site.hosts["one"]["ansible_become_user"] = USER
+        before = site.files()
+        outcome = site.play(SITE)
+        assert outcome.status == 2, outcome.output
+        assert outcome.changed == {"one": 0}
+        assert site.files() == before
+        assert "root's rights are needed to read and write sudoers files: run with become" in outcome.output
+        for name in ("etc", "opt"):
+            words = rf"{site.path('one', name)} can't be written by {USER}"
+            assert re.search(words, outcome.output), outcome.output
+
+
+class TestSharedPrefix:
+    def test_nobody_steps_in_for_the_host_that_installs(self, site, tmp_path):
+        shared = site.hosts["one"]["fractal_slurm_runtime_prefix"]
+        site.hosts["three"] = {**site.hosts["two"]}
+        for variables in site.hosts.values():
+            variables.update(fractal_slurm_runtime_prefix=shared, fractal_slurm_runtime_shared=True)
+        playbook = tmp_path / "play.yml"
+        playbook.write_text("""
+- hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - ansible.builtin.fail: {msg: out of order}
+      when: inventory_hostname == 'one'
+    - ansible.builtin.import_role: {name: fractal.slurm.runtime, tasks_from: change}
+""")
+        outcome = site.play(str(playbook), hosts=("one", "two", "three"))
+        assert outcome.status == 2, outcome.output
+        assert outcome.changed == {"one": 0, "two": 0, "three": 0}
+        assert outcome.output.count("one installs the runtime for all hosts (fractal_slurm_runtime_shared)") >= 2
+        assert not os.path.exists(shared)
+
+
+class TestValuesAsInventoriesGiveThem:
+    def test_text_for_lists_and_mappings_is_taken_as_what_it_stands_for(self, site):
+        outcome = site.play(
+            SITE,
+            "-e",
+            f"fractal_slurm_bin_dirs=/usr/bin fractal_slurm_sudoers_impersonate_users={USER},%{GROUP}",
+            "-e",
+            "fractal_slurm_runtime_settings='{\"max_retries\": 2}'",
+            "-e",
+            "fractal_slurm_config_against_cluster=false fractal_slurm_config_backup=no",
+            "-e",
+            "fractal_slurm_runtime_keep=2 fractal_slurm_runtime_shared=false fractal_slurm_runtime_no_index=false",
+        )
+        assert outcome.changed == {"one": 3}, outcome.output
+        settings = site.path("one", "etc", "fractal", "fractal-slurm.toml").read_text()
+        assert settings.splitlines()[1:] == ["max_retries = 2", 'slurm_bin_dir = "/usr/bin"']
+        assert f"{USER}, \\\n    %{GROUP}, \\\n    !root" in site.sudoers_file("one").read_text()
+
+    def test_what_is_not_clear_is_refused_alike_by_validate_and_site(self, site):
+        site.hosts["one"].update(
+            fractal_slurm_sudoers_impersonate_users="anna, ben",
+            fractal_slurm_bin_dirs=[],
+            fractal_slurm_config_mode=420,
+            fractal_slurm_runtime_find_links="",
+            fractal_slurm_runtime_version=1.0,
+            fractal_slurm_service_user=None,
+        )
+        before = site.files()
+        for playbook in (VALIDATE, SITE):
+            outcome = site.play(playbook)
+            assert outcome.status == 2
+            for words in (
+                "fractal_slurm_sudoers_impersonate_users: found the string 'anna, ben'; a list is allowed",
+                "fractal_slurm_config_mode: found the number 420; a mode in quotes is allowed",
+                "fractal_slurm_runtime_find_links: found the string ''",
+                "fractal_slurm_runtime_version: found the number 1.0",
+                "fractal_slurm_service_user: found nothing (null)",
+            ):
+                assert words in outcome.output
+        assert site.files() == before
+
+
+class TestCauses:
+    def test_an_undefined_variable_hides_no_other_fault(self, site):
+        site.hosts["one"].update(
+            fractal_slurm_config_content="{{ fractal_lab_config }}",
+            fractal_slurm_sudoers_impersonate_users=["root"],
+            fractal_slurm_runtime_settings={"slurm_bin": "/x"},
+        )
+        for playbook in (VALIDATE, SITE):
+            output = site.play(playbook).output
+            for words in ("'fractal_lab_config' is undefined", "because of uid 0", "slurm_bin: unknown setting"):
+                assert words in output
+            assert "exactly one of" not in output
+
+    @pytest.mark.parametrize("kind", ["src", "template"])
+    def test_nor_does_a_file_that_is_not_there_or_none_at_all(self, site, kind):
+        del site.hosts["one"]["fractal_slurm_config_content"]
+        site.hosts["one"].update(fractal_slurm_sudoers_impersonate_users=["root"])
+        output = site.play(VALIDATE).output
+        assert "found none of them" in output
+        assert "because of uid 0" in output
+        site.hosts["one"][f"fractal_slurm_config_{kind}"] = "gone.yml"
+        output = site.play(VALIDATE).output
+        assert re.search(rf"the file gone\.yml is not there: looked in .*{site.folder}", output)
+        assert "because of uid 0" in output
+
+    def test_a_relative_file_is_looked_for_where_the_site_keeps_its_files(self, site, tmp_path):
+        del site.hosts["one"]["fractal_slurm_config_content"]
+        site.hosts["one"]["fractal_slurm_config_src"] = "slurm.yml"
+        text = yaml.safe_dump(CONFIG)
+        inventory = site.folder.parent
+        for place in (inventory, inventory / "files", tmp_path):
+            place.mkdir(exist_ok=True)
+            (place / "slurm.yml").write_text(text)
+            assert site.play(VALIDATE, cwd=tmp_path).status == 0
+            (place / "slurm.yml").unlink()
+        assert site.play(VALIDATE, cwd=tmp_path).status == 2
+
+    def test_a_python_that_is_too_old_is_told_beside_the_other_faults(self, site):
+        python = site.path("one", "bin", "python3.6")
+        said = "SyntaxError: future feature annotations is not defined"
+        python.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        python.chmod(0o755)
+        site.hosts["one"].update(
+            ansible_python_interpreter=str(python), fractal_slurm_runtime_settings={"slurm_bin": "/x"}
+        )
+        outcome = site.play(SITE, "--tags", "runtime,config")
+        assert outcome.status == 2
+        for words in (f"with the Python {python}: {said}", "ansible_python_interpreter", "slurm_bin: unknown setting"):
+            assert words in outcome.output

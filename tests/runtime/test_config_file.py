@@ -554,3 +554,24 @@ class TestExtraLineWarning:
     @pytest.mark.parametrize("line", ["#SBATCH --qos=x", "##SBATCH --qos=x", "# SBATCH", "export A=1", ""])
     def test_says_nothing_of_other_lines(self, line):
         assert extra_line_warning(line) is None
+
+
+class TestReadingJson:
+    @pytest.mark.parametrize(
+        ("text", "where"),
+        [
+            ('{\n  "a": 1,\n}', "x.json:2:9"),
+            ('{"a": [1, 2, ]}', "x.json:1:12"),
+            ('{"a": {"b": 1,}}', "x.json:1:14"),
+            ("[1,\n\n]", "x.json:1:3"),
+        ],
+    )
+    def test_a_comma_after_the_last_entry_is_told_in_words_and_where(self, text, where):
+        with pytest.raises(ConfigFileError) as caught:
+            parse_json(text, source="x.json")
+        assert str(caught.value) == f"{where}: no JSON: a comma after the last entry: remove it"
+
+    @pytest.mark.parametrize("text", ['{"a": ,}', "{,}", '{"a": 1 "b": 2}', ""])
+    def test_other_faults_keep_the_words_of_the_reader(self, text):
+        with pytest.raises(ConfigFileError, match=r"x\.json:1:[0-9]+: no JSON: "):
+            parse_json(text, source="x.json")

@@ -495,6 +495,12 @@ def parse_json(text: str, *, source: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as error:
+        comma = _trailing_comma(text, error.pos)
+        if comma is not None:
+            line, column = text.count("\n", 0, comma) + 1, comma - text.rfind("\n", 0, comma)
+            raise ConfigFileError(
+                f"{source}:{line}:{column}: no JSON: a comma after the last entry: remove it"
+            ) from None
         raise ConfigFileError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
     except ConfigFileError:
         raise
@@ -502,6 +508,16 @@ def parse_json(text: str, *, source: str) -> Any:
         raise ConfigFileError(f"{source}: can't be read: {error}") from None
     except RecursionError:
         raise ConfigFileError(f"{source}: no config: nested too deeply") from None
+
+
+def _trailing_comma(text: str, position: int) -> int | None:
+    """Where a comma stands before the end of an object or list, if that is what a JSON reader stopped at."""
+    before, after = text[:position].rstrip(), text[position:].lstrip()
+    comma = len(before) - 1
+    if not before.endswith(","):  # newer versions of Python stop at the comma itself
+        comma, before, after = position, before + after[:1], after[1:].lstrip()
+    is_one = before.endswith(",") and after[:1] in ("}", "]") and before[:-1].rstrip()[-1:] not in (*":{[,", "")
+    return comma if is_one else None
 
 
 def _known(location: tuple[int | str, ...]) -> list[str]:

@@ -31,6 +31,35 @@ class TestCheckNames:
         assert found == []
         assert warnings == [f"{name}: no role of fractal.slurm reads this variable"]
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "fractal_slurm_config_content_common",
+            "fractal_slurm_common_config_content",
+            "fractal_slurm_sudoers_impersonate_users_extra",
+            "fractal_slurm_lab_bin_dirs",
+            "fractal_slurm_config_common",
+            "fractal_slurm_runtime_settings_of_login",
+        ],
+    )
+    def test_a_helper_of_the_sites_own_stops_nothing(self, name):
+        found, warnings = role_variables.check_names([name])
+        assert found == []
+        assert name in warnings[0]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "fractal_slurm_sudoers_impersonate_user",
+            "fractal_slurm_sudoer_impersonate_users",
+            "fractal_slurm_config_contents",
+            "fractal_slurm_bin_dir",
+            "fractal_slurm_runtimeprefix",
+        ],
+    )
+    def test_a_misspelt_one_does(self, name):
+        assert "did you mean" in role_variables.check_names([name])[0][0]
+
     def test_knows_all_that_roles_and_playbooks_use(self):
         used = set()
         for folder in ("playbooks", "roles", "molecule"):
