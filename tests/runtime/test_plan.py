@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import json
+import random
 from dataclasses import replace
 
 import pytest
 from fractal_slurm.errors import ClusterError
-from fractal_slurm.plan import fit_walltime, make_plan, replan, without_nodes
+from fractal_slurm.plan import fit_scripts, fit_walltime, make_plan, replan, without_nodes
 from fractal_slurm.resolve import resolve
-from fractal_slurm.script import job_limit_s
+from fractal_slurm.script import job_limit_s, render
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import config_file, job_settings, outcome, slurm_config
@@ -143,3 +145,45 @@ class TestWithoutNodes:
         found = without_nodes(replace(slurm_config(), exclude=exclude, extra_lines=lines), ["n1", "n2"])
         assert found.exclude == expected
         assert found.extra_lines == ([*lines, last] if last else lines)
+
+
+class TestFitScripts:
+    LIMIT = 200_000
+
+    def noise(self):
+        random_bytes = random.Random(1)  # noqa: S311 - what can't be compressed, the same each time
+        return [json.dumps({"a": random_bytes.randbytes(10_000).hex()}) for _number in range(40)]
+
+    def planned(self, lines, **batching):
+        tasks = len(lines)
+        found = resolve(
+            config_file(batching_config=batching),
+            task_name="a",
+            workflow_task_meta={"tasks_per_job": tasks // 2, "parallel_tasks_per_job": 2},
+            tot_tasks=tasks,
+        )
+        settings = job_settings(max_script_bytes=self.LIMIT)
+        return fit_scripts(make_plan(found, settings, tasks), settings, lines), settings
+
+    def test_leaves_what_fits_as_it_is(self):
+        plan, _settings = self.planned(['{"a": 1}'] * 40)
+        assert [len(batch) for batch in plan.batches] == [20, 20]
+        assert "max_script_size" not in plan.reason
+        compressed = "{" + '"a": 1, ' * 5_000 + '"b": 2}'
+        assert len(self.planned([compressed] * 40)[0].batches) == 2
+
+    def test_makes_smaller_jobs_whose_scripts_the_cluster_takes(self):
+        lines = self.noise()
+        plan, settings = self.planned(lines)
+        assert [index for batch in plan.batches for index in batch] == list(range(40))
+        assert len(plan.batches) > 2
+        for batch in plan.batches:
+            render(plan.config, settings, token="0" * 16, tasks=[(index, 0, lines[index]) for index in batch])
+        assert f"so {len(plan.batches)} jobs" in plan.reason
+
+    def test_refuses_more_jobs_than_are_allowed(self):
+        with pytest.raises(ClusterError, match=r"over max_num_jobs \(2\): raise max_num_jobs"):
+            self.planned(self.noise(), max_num_jobs=2, target_num_jobs=2)
+
+    def test_leaves_one_task_to_itself(self):
+        assert len(self.planned(["x" * 10**6] * 2)[0].batches) == 2

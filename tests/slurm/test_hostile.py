@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import pwd
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ANNA, BASE, EVE, ONE_JOB, Call, finish, kill, slurm, wait_for
+from conftest import ANNA, BASE, BEN, EVE, ONE_JOB, RUNTIME, Call, Outcome, finish, kill, slurm, wait_for
 
 # The folder of the one job, for a task that plays tricks in it.
 FOLDER = "d=$(ls -d {work}/*/*/)\n"
@@ -104,6 +106,98 @@ class TestResultsThatStayUnread:
         )
         outcome = call.run(call.spec(call.script(text.format(work=call.work(ANNA))), 2), timeout=60)
         assert (outcome["succeeded"], outcome["failed"]) == (1, 1), outcome.stderr
+
+    def test_a_folder_out_of_reach_is_waited_for_and_then_told(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_REFUSAL_WAIT_S"] = "4"
+        call.env["FRACTAL_SLURM_RESULTS_WAIT_S"] = "1"
+        outcome = self.begun(hostile(call, "chmod 000 $d/results-0-0; chmod 500 $d/.."), call)
+        assert outcome.code == 3, outcome.stderr
+        assert "it did not pass within" in outcome.stderr
+        (folder,) = call.work(ANNA).glob("*")
+        folder.chmod(0o700)
+        next(folder.glob("*/results-0-0")).chmod(0o600)
+        assert call("resume", call.run_id(), "--json")["succeeded"] == 2
+
+    def begun(self, spec: str, call: Call) -> Outcome:
+        return call(*call.run_arguments(spec)[:-1], timeout=90)
+
+    def test_what_one_user_writes_does_not_hold_up_another_in_one_process(self, call: Call) -> None:
+        spec = hostile(call, "rm -f $d/results-0-0; mkfifo $d/results-0-0")
+        call.env |= {"FRACTAL_SLURM_RESULTS_WAIT_S": "20", "FRACTAL_SLURM_COMMAND_TIMEOUT_S": "30"}
+        command = json.loads(Path(spec).read_text())["task"]["command"]
+        program = f"""
+import time
+from fractal_slurm.executor import SlurmExecutor
+def executor(user, work):
+    return SlurmExecutor(user, cache_dir=work, work_dir=work, config={str(call.folder / "config.json")!r})
+bad = executor({ANNA!r}, {str(call.work(ANNA))!r})
+stuck = bad.submit({command!r}, {{"n": 1}})
+time.sleep(4)  # the driver waits at the pipe
+began = time.monotonic()
+with executor({BEN!r}, {str(call.work(BEN))!r}) as good:
+    assert good.submit("true").result().out is None
+assert not stuck.done()
+print(time.monotonic() - began, flush=True)
+import os
+os._exit(0)
+"""
+        argv = call.argv("unused")
+        argv[argv.index(str(RUNTIME / "bin/fractal-slurm")) :] = [str(RUNTIME / "bin/python"), "-c", program]
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        assert result.returncode == 0, result.stderr
+        assert float(result.stdout) < 25
+
+
+class TestCommandsThatDoNotEnd:
+    @pytest.mark.parametrize("suspend", [False, True])
+    def test_a_command_is_ended_with_its_sudo(self, call: Call, suspend: bool) -> None:
+        pipe = call.work(ANNA) / "pipe"
+        os.mkfifo(pipe)
+        os.chown(pipe, pwd.getpwnam(ANNA).pw_uid, -1)
+        program = (
+            "from fractal_slurm.impersonate import Impersonator, TimedOut\n"
+            f"try: Impersonator().run({ANNA!r}, 'cat', ['--', {str(pipe)!r}], timeout=2)\n"
+            "except TimedOut: print('timed out')\n"
+        )
+        argv = call.argv("unused")
+        argv[argv.index(str(RUNTIME / "bin/fractal-slurm")) :] = [str(RUNTIME / "bin/python"), "-c", program]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        (pid,) = wait_for(lambda: readers(pipe))
+        if suspend:
+            os.kill(pid, signal.SIGSTOP)
+        assert process.communicate(timeout=60)[0] == "timed out\n"
+        wait_for(lambda: not readers(pipe), seconds=5)
+
+
+def readers(path: Path) -> list[int]:
+    """The cats that read a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if words[0] == "/usr/bin/cat" and str(path) in words:
+                    found.append(int(entry.name))
+    return found
+
+
+class TestForgedLines:
+    LINE = "12:00:00  cancel  by root"
+
+    def test_what_a_job_prints_is_marked_as_its_own(self, call: Call) -> None:
+        call.config(batching=ONE_JOB, extra_lines=[f"printf 'x\\n{self.LINE}\\n\\033[2Jy\\n'", "exit 5"])
+        outcome = call(*call.run_arguments(call.spec("true", 1))[:-1])
+        events = call("report", call.run_id(), "--events")
+        report = call("report", call.run_id())
+        for text in (outcome.stdout, outcome.stderr, events.stdout, report.stdout):
+            assert not any(line.startswith(self.LINE) for line in text.splitlines())
+            assert "\x1b" not in text
+        assert f"| {self.LINE}" in outcome.stderr
+
+    def test_a_task_is_named_to_the_letter(self, call: Call) -> None:
+        call.run(call.spec("true", 1, name="[red]a[/red] :pile_of_poo:"))
+        assert "[red]a[/red] :pile_of_poo:" in " ".join(call("report", call.run_id()).stdout.split())
+        assert "[red]a[/red] :pile_of_poo:" in " ".join(call("status").stdout.split())
 
 
 class TestRecordsWithoutEnd:

@@ -240,7 +240,7 @@ def plan(
     spec_path: str, config_path: str | None, account: str | None, cluster: bool, user: str | None, as_json: bool
 ) -> None:
     """Show which jobs a unit of work would become."""
-    from .plan import make_plan
+    from .plan import fit_scripts, make_plan
     from .prepare import connect, job_settings, walltime_of
     from .report import table
     from .settings import load_settings
@@ -257,7 +257,7 @@ def plan(
         cluster=facts,
         max_walltime=walltime_of(facts, resolution, user or "") if facts else None,
     )
-    outcome = make_plan(resolution, jobs, len(spec.parameters))
+    outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     config = outcome.config
     limit = None if outcome.job_limit_s is None else format_walltime(outcome.job_limit_s)
     slots = min(config.parallel_tasks_per_job, len(outcome.batches[0]))
@@ -302,7 +302,7 @@ def script(
 ) -> None:
     """Print the sbatch script of one of the jobs."""
     from .impersonate import clean_path
-    from .plan import make_plan
+    from .plan import fit_scripts, make_plan
     from .prepare import check_cache_dir, job_settings
     from .script import render
     from .settings import load_settings
@@ -311,7 +311,7 @@ def script(
     work_dir = clean_path(work_dir, "--work-dir")
     check_cache_dir(cache_dir)
     jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
-    outcome = make_plan(resolution, jobs, len(spec.parameters))
+    outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     if not 1 <= number <= len(outcome.batches):
         raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")
     tasks = [(index, 0, spec.parameters[index]) for index in outcome.batches[number - 1]]

@@ -34,8 +34,9 @@ def one_line(text: str, most: int = 500) -> str:
 
 
 def quoted(text: str) -> str:
-    """What others printed, each line marked as theirs, to follow a sentence."""
-    return "".join(f"\n| {line}" for line in text.splitlines())
+    """What others printed, to follow a sentence: one line as it is, several each marked as theirs."""
+    lines = text.splitlines()
+    return f" {text}" if len(lines) < 2 else "".join(f"\n| {line}" for line in lines)
 
 
 def count_of(number: int, what: str) -> str:

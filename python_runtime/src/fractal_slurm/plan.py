@@ -10,7 +10,7 @@ from .batching import heuristics
 from .config_file import directive_values
 from .errors import BatchingError, ClusterError
 from .resolve import Resolution, SlurmConfig
-from .script import JobSettings, job_limit_s
+from .script import JobSettings, ScriptTooLarge, job_limit_s, render
 from .walltime import format_walltime
 
 
@@ -41,6 +41,50 @@ def make_plan(resolution: Resolution, settings: JobSettings, tot_tasks: int) -> 
     size = config.tasks_per_job
     batches = [range(first, min(first + size, tot_tasks)) for first in range(0, tot_tasks, size)]
     return Plan(config, batches, job_limit_s(config, settings, min(size, tot_tasks)), reason)
+
+
+def fit_scripts(plan: Plan, settings: JobSettings, parameters: Sequence[str]) -> Plan:
+    """Put fewer tasks into those jobs whose scripts the cluster would refuse as too large: the tasks are in them.
+
+    Args:
+        plan: The plan.
+        settings: What the run's scripts have in common.
+        parameters: The args-JSON of each task, one line each.
+
+    Raises:
+        ClusterError: That makes more jobs than max_num_jobs.
+    """
+    batches: list[range] = []
+    left = list(reversed(plan.batches))
+    while left:
+        batch = left.pop()
+        if len(batch) > 1 and not _fits_script(plan.config, settings, batch, parameters):
+            half = batch.start + len(batch) // 2
+            left += (range(half, batch.stop), range(batch.start, half))
+        else:
+            batches.append(batch)
+    if len(batches) == len(plan.batches):
+        return plan
+    most = plan.config.max_num_jobs
+    words = f"a script, which holds its tasks' args, has at most {settings.max_script_bytes} bytes (max_script_size)"
+    if len(batches) > most:
+        raise ClusterError(
+            f"{words}: {len(batches)} jobs would be needed, over max_num_jobs ({most}): raise max_num_jobs, or give "
+            "the tasks shorter parameters, such as the path of a file"
+        )
+    return replace(plan, batches=batches, reason=f"{plan.reason}; but {words}, so {len(batches)} jobs")
+
+
+def _fits_script(config: SlurmConfig, settings: JobSettings, batch: range, parameters: Sequence[str]) -> bool:
+    # A character takes up to four bytes, and a line two numbers; the rest of a script takes less than its margin.
+    size = sum(len(parameters[index]) for index in batch)
+    if 4 * size + 40 * len(batch) < settings.max_script_bytes // 2:
+        return True
+    try:
+        render(config, settings, token="0" * 16, tasks=[(index, 0, parameters[index]) for index in batch])
+    except ScriptTooLarge:
+        return False
+    return True
 
 
 def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, reason: str) -> tuple[SlurmConfig, str]:

@@ -16,7 +16,7 @@ from .fit import WalltimeLimit, longest_walltime
 from .folders import check_work_dir
 from .impersonate import Impersonator, check_user_name, clean_path
 from .journal import Journal
-from .plan import make_plan
+from .plan import fit_scripts, make_plan
 from .resolve import Resolution, resolve
 from .script import JobSettings, render
 from .settings import Settings
@@ -162,7 +162,7 @@ def create_run(
     jobs = job_settings(
         spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, max_walltime=max_walltime
     )
-    plan = make_plan(resolution, jobs, len(spec.parameters))
+    plan = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     # The first script is written for its checks: what may not stand in one is found before anything is made.
     first = [(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
     render(plan.config, jobs, token="0" * 16, tasks=first)

@@ -23,6 +23,7 @@ from .settling import Settler
 from .slurm import Silence, Slurm
 from .submission import Submitter
 from .tracking import Tracker
+from .walltime import format_walltime
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Runner:
         self.began = time.monotonic()
         self.next_poll = self.began
         self.last_shown = 0.0
+        self.failing: dict[str, float] = {}  # steps that are in trouble, with the time since when
         self.unclaimed: set[str] = set()  # jobs whose claims are ours: they never run
         self.marked: set[str] = set()  # jobs that were told to end
         self.cancelled_ids: set[str] = set()  # jobs that SLURM was told to end
@@ -136,8 +138,9 @@ class Runner:
         """Do a step; if SLURM is silent, or the user's side is in trouble, say so once and try again later.
 
         Raises:
-            ClusterError: There is trouble, and no job is out yet that would be left alone.
+            ClusterError: There is trouble, and no job is out yet that would be left alone; or it does not pass.
         """
+        name = getattr(step, "__name__", "")
         try:
             step()
         except Interrupted:
@@ -147,9 +150,16 @@ class Runner:
         except ClusterError as error:
             if not any(job.slurm_job_id or job.state == "submitting" for job in self.run.journal.jobs()):
                 raise
+            began = self.failing.setdefault(name, time.monotonic())
+            if time.monotonic() - began > self.run.settings.refusal_wait_s:
+                raise ClusterError(
+                    f"{error}: it did not pass within {format_walltime(self.run.settings.refusal_wait_s)} "
+                    f"(refusal_wait_s in our settings); nothing is given up: fractal-slurm resume {self.run.id}"
+                ) from None
             self.run.outage(f"{error}: trying again")
         else:
-            if step == self.tracker.poll:
+            self.failing.pop(name, None)
+            if step == self.tracker.poll and not self.failing:
                 self.run.outage_is_over()
 
     def wait(self) -> None:

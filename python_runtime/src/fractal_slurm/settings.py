@@ -65,7 +65,8 @@ class Settings:
     )
     sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
     refusal_wait_s: int = _setting(
-        86_400, "Seconds for which refusals that may pass are waited out: a drained partition, an sbatch that is away."
+        86_400,
+        "Seconds for which what may pass is waited out: a drained partition, an sbatch or a folder that is away.",
     )
     command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
     silent_worker_s: int = _setting(

@@ -65,11 +65,12 @@ class Submitter:
             return
         if self.run.sudo.is_lingering():
             return  # an sbatch that could not be ended: what it submits late would take the room of others
-        most = self.run.settings.max_jobs_in_flight
+        # More than max_num_jobs are planned only where tasks run again: then they wait for those that are out.
+        most = min(self.run.settings.max_jobs_in_flight or self.run.config.max_num_jobs, self.run.config.max_num_jobs)
         for job in self.run.journal.jobs("planned"):
             if self.run.cancel_is_due() or self.run.detach_requested:
                 return
-            if most and len(self.run.journal.jobs("submitting", "submitted")) >= most:
+            if len(self.run.journal.jobs("submitting", "submitted")) >= most:
                 return
             if not self.submit(job):
                 return
