@@ -200,8 +200,8 @@ EMPTY_TASK = ["sh", "-c", "exec true"]
 def slurm_span(environment: Environment, job_ids: set[int]) -> float:
     """Seconds from the start of the first of some jobs to the end of the last, by slurmctld's own log."""
     stamp = r"^\[([0-9T:.-]+)\] "
-    start = re.compile(stamp + r"sched.*(?:Allocate|Started) JobId=(\d+) ", re.MULTILINE)
-    end = re.compile(stamp + r"_job_complete: JobId=(\d+) done", re.MULTILINE)
+    start = re.compile(stamp + r"sched.*(?:Allocate|Started) JobId=([0-9]+) ", re.MULTILINE)
+    end = re.compile(stamp + r"_job_complete: JobId=([0-9]+) done", re.MULTILINE)
     log = (environment.base / "log" / "slurmctld.log").read_text(encoding="utf-8", errors="replace")
 
     def times(pattern: re.Pattern[str]) -> list[datetime]:

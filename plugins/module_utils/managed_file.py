@@ -70,7 +70,7 @@ class ManagedFile:
             found.append("%s is no plain file: move it away%s" % (self.path, self._hint))
         for name, known, what in (("owner", pwd.getpwnam, "user"), ("group", grp.getgrnam, "group")):
             value = self._module.params.get(name)
-            if value is None or str(value).isdigit():
+            if value is None or (str(value).isascii() and str(value).isdigit()):
                 continue
             try:
                 known(value)

@@ -411,7 +411,7 @@ class Prefix:
         folder = self.folder(version) + "/"
         found = []
         for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == os.getpid():
+            if not (name.isascii() and name.isdigit()) or int(name) == os.getpid():
                 continue
             try:
                 with open("/proc/%s/cmdline" % name, "rb") as stream:

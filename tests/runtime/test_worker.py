@@ -150,3 +150,11 @@ class TestOomCounters:
     @pytest.mark.parametrize("path", ["/", "/system.slice/slurmd.service", "/slurm/uid_7/job_421/step_batch"])
     def test_finds_none_in_a_group_that_others_share(self, path):
         assert oom_counters([f"4:memory:{path}\n", f"0::{path}\n"], [self.V1, self.V2], "42") == []
+
+
+class TestIsNumber:
+    @pytest.mark.parametrize(
+        ("text", "expected"), [("0", True), ("12", True), ("²", False), ("", False), ("9" * 20, False)]
+    )
+    def test_takes_ascii_digits_alone(self, text, expected):
+        assert worker._is_number(text) is expected

@@ -329,6 +329,31 @@ class TestCancel:
         assert outcome["succeeded"] + outcome["not_run"] == 200
         assert not live_jobs()
 
+    @pytest.mark.parametrize("line", ["true", "sleep 60"], ids=["jobs that wait", "jobs before their first task"])
+    def test_what_never_began_is_not_waited_for(self, call: Call, line: str) -> None:
+        call.env["FRACTAL_SLURM_RESULTS_WAIT_S"] = "100"
+        call.config(extra_lines=[line], batching={"target_num_jobs": 8, "max_num_jobs": 8})
+        script, _marks = counted(call, 60)
+        process = call.begin(call.spec(script, 64))
+        wait_for(lambda: len(running_jobs()) == 4)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        outcome = finish(process, code=130, seconds=60)
+        assert outcome["not_run"] == 64
+        assert "waiting for the last results" not in outcome.stderr
+
+    def test_what_began_is_waited_for_and_it_is_said(self, call: Call) -> None:
+        """The worker is gone without a word: its last results may be on their way."""
+        call.config(batching=ONE_JOB)
+        process = call.begin(call.spec(call.script("#!/bin/sh\nsleep 3\nkill -KILL $PPID\n"), 8))
+        (job,) = wait_for(running_jobs)
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: not live_jobs())
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        outcome = finish(process, code=130)
+        assert f"waiting for the last results of job {job}, whose worker had begun, for up to 4 s" in outcome.stderr
+
     def test_twice_leaves_the_jobs_running_and_says_how_to_resume(self, call: Call) -> None:
         script, marks = counted(call, 1)
         process = call.begin(call.spec(script, 24))

@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from conftest import (
     BASE,
     GROUP,
     ONE_JOB,
+    SERVICE,
     SETTINGS,
+    SUDOERS,
     Call,
     counted,
     finish,
@@ -226,3 +229,84 @@ def test_a_cluster_that_takes_smaller_scripts_than_it_did_gets_smaller_ones(call
     assert outcome.code == 0, outcome.stderr
     assert outcome["succeeded"] == 40
     assert outcome["jobs"] > 1
+
+
+class TestWhoRefusesAndWhy:
+    """The cause in the words of whoever said it, with the advice that helps against it."""
+
+    @pytest.fixture
+    def sudoers(self) -> Iterator[Callable[[str], None]]:
+        """Adds a line to the sudoers file, and takes it out at the end."""
+
+        def add(line: str) -> None:
+            candidate = Path("/etc") / SUDOERS.name
+            candidate.write_text(f"{SUDOERS.read_text()}{line}\n")
+            candidate.chmod(0o440)
+            subprocess.run(["visudo", "-cqf", candidate], check=True)
+            candidate.rename(SUDOERS)
+
+        yield add
+        grant(f"{ANNA}, %{GROUP}")
+
+    def test_a_site_that_wants_a_terminal(self, call: Call, sudoers: Callable[[str], None]) -> None:
+        sudoers(f"Defaults:{SERVICE} requiretty")
+        outcome = call.run(call.spec("true", 2))
+        doctor = call("doctor", "--user", ANNA, "--json")
+        assert outcome.code == 3
+        (found,) = [check for check in doctor.document if check["check"] == f"sudo as {ANNA}"]
+        for words in (outcome.document["errors"][0], found["words"]):
+            assert f"add `Defaults:{SERVICE} !requiretty` to the sudoers files of this host" in words
+            assert "you must have a tty to run sudo" in words
+            assert "FRACTAL_IMPERSONATE_USERS" not in words
+
+    def test_an_account_that_has_expired(self, call: Call) -> None:
+        subprocess.run(["chage", "--expiredate", "1", SERVICE], check=True)
+        try:
+            doctor = call("doctor", "--user", ANNA, "--json")
+        finally:
+            subprocess.run(["chage", "--expiredate", "-1", SERVICE], check=True)
+        (found,) = [check for check in doctor.document if check["check"] == f"sudo as {ANNA}"]
+        assert not found["ok"]
+        assert f"chage -l {SERVICE}" in found["words"]
+
+    def test_a_configuration_that_does_not_cross_sudo(self, call: Call) -> None:
+        """The service finds the cluster by SLURM_CONF, of which sudo leaves nothing."""
+        call.env |= {"SLURM_CONF": f"{BASE}/etc/slurm.conf", "FRACTAL_SLURM_SLURM_BIN_DIR": "/usr/bin"}
+        grant(f"{ANNA}, %{GROUP}", commands="/usr/bin/sbatch, /usr/bin/scancel")
+        try:
+            doctor = call("doctor", "--user", ANNA, "--json")
+            outcome = call.run(call.spec("true", 2))
+        finally:
+            grant(f"{ANNA}, %{GROUP}")
+        (found,) = [check for check in doctor.document if check["check"] == f"sbatch as {ANNA}"]
+        assert not found["ok"]
+        assert outcome.code == 3
+        for words in (found["words"], outcome["failures"][0]["reason"]):
+            assert "Could not establish a configuration source" in words
+            assert "sudo takes SLURM_CONF out of the environment" in words
+
+    def test_doctor_finds_nothing_wrong_here_and_submits_nothing(self, call: Call) -> None:
+        before = slurm("squeue", "--noheader", "--states=all", "--format=%i")
+        found = call("doctor", "--user", ANNA, "--json").document
+        assert [check for check in found if not check["ok"]] == []
+        assert {"check": f"sbatch as {ANNA}", "ok": True, "words": "it finds the cluster"} in found
+        assert slurm("squeue", "--noheader", "--states=all", "--format=%i") in (before, "")
+
+    def test_a_site_that_gives_its_reason_on_the_third_line(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_REFUSAL_WAIT_S"] = "3"
+        lua = (
+            "function slurm_job_submit(desc, parts, uid)\n"
+            "  for number = 1, 5 do slurm.log_user('line ' .. number .. ' of the rules') end\n"
+            "  return slurm.ERROR\nend\n"
+            "function slurm_job_modify(desc, job, parts, uid) return slurm.SUCCESS end\n"
+        )
+        restart(slurm_conf={**SETTINGS["slurm_conf"], "JobSubmitPlugins": "lua"}, conf_files={"job_submit.lua": lua})
+        try:
+            outcome = call.run(call.spec("true", 2))
+        finally:
+            restart()
+        assert outcome.code == 3
+        assert "line 1 of the rules; line 2 of the rules; line 3 of the rules" in outcome["failures"][0]["reason"]
+        assert "line 5 of the rules" in outcome["failures"][0]["reason"]
+        events = call("report", call.run_id(), "--events", "--json").document
+        assert any(event["detail"].count("of the rules") == 5 for event in events)

@@ -13,8 +13,9 @@ from .errors import FractalSlurmError
 from .folders import check_work_dir
 from .impersonate import COMMANDS, SLURM_COMMANDS, clean_path, core_folder, current_user
 from .prepare import PREFLIGHT_TIMEOUT_S, connect
+from .refusals import no_cluster_advice
 from .settings import Settings, load_settings
-from .slurm import Silence, Slurm
+from .slurm import Silence, Slurm, Submitted
 
 
 class Finding(NamedTuple):
@@ -137,18 +138,39 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
 
 def _user(slurm: Slurm, user: str) -> Iterator[Finding]:
     arguments = {"sbatch": ["--parsable"], "scancel": ["1"]}
-    refused = []
+    refused, said = [], []
     try:
         for command in COMMANDS:
             # The form with a path is refused here by hardened rules, which know the work folders; the verify
             # playbook tries those.
-            if not slurm.sudo.allowed(user, command, arguments.get(command, [])):
+            words = slurm.sudo.why_not(user, command, arguments.get(command, []))
+            if words is not None:
                 folder = slurm.sudo.slurm_bin_dir if command in SLURM_COMMANDS else core_folder(command)
                 refused.append(f"{folder}/{command}")
+                said += words
     except FractalSlurmError as error:
         yield Finding(f"sudo as {user}", False, str(error))
         return
     if any(path.rpartition("/")[2] in SLURM_COMMANDS for path in refused):
-        yield Finding(f"sudo as {user}", False, slurm.sudo.refusal(user, ", ".join(refused)))
+        yield Finding(f"sudo as {user}", False, slurm.sudo.refusal(user, ", ".join(refused), said))
+        return
+    yield Finding(f"sudo as {user}", True, f"{current_user()} may run {', '.join(COMMANDS)}")
+    yield from _sbatch(slurm, user)
+
+
+# A job that does nothing, of which SLURM is only asked when it would start.
+_TEST_ONLY = b"#!/bin/sh\n#SBATCH --test-only\nexit 0\n"
+
+
+def _sbatch(slurm: Slurm, user: str) -> Iterator[Finding]:
+    """Whether sbatch finds the cluster where sudo runs it: sudo takes SLURM_CONF out of its environment."""
+    check = f"sbatch as {user}"
+    submission = slurm.submit(user, _TEST_ONLY, timeout=PREFLIGHT_TIMEOUT_S)
+    advice = no_cluster_advice(submission.words, user=user)
+    if advice:
+        yield Finding(check, False, f"{submission.words}: {advice}")
+    elif submission.outcome is Submitted.UNKNOWN and not submission.raw:
+        yield Finding(check, False, f"no answer: {submission.words}")
     else:
-        yield Finding(f"sudo as {user}", True, f"{current_user()} may run {', '.join(COMMANDS)}")
+        # What a config may set is left out here, so what SLURM misses of it is no fault.
+        yield Finding(check, True, "it finds the cluster")

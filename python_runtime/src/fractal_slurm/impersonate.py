@@ -349,13 +349,21 @@ class Impersonator:
         return self._is_absent(user, above, timeout, levels - 1)
 
     def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
+        """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``. Raises as why_not."""
+        return self.why_not(user, command, arguments) is None
+
+    def why_not(self, user: str, command: str, arguments: Sequence[str]) -> list[str] | None:
         """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
+
+        Returns:
+            None if it would; else the lines that it has to say to that, which may be none.
 
         Raises:
             ImpersonationError: There is no sudo, or it does not answer.
         """
         argv = self.argv(user, command, arguments)
-        return self._list(argv[argv.index("-u") :]).returncode == 0
+        result = self._list(argv[argv.index("-u") :])
+        return None if result.returncode == 0 else result.stderr.decode(errors="replace").splitlines()
 
     def holds_programs_back(self) -> list[str]:
         """Which of sudo's settings for this account keep a command from starting programs, by what sudo lists.

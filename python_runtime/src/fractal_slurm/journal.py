@@ -479,6 +479,10 @@ def _is_maybe_time(value: object) -> bool:
     return value is None or _is_time(value)
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 # The values of a run whose types are relied on.
 _VALUES: dict[str, Callable[[object], bool]] = {
     "run_id": _is_text,
@@ -494,6 +498,10 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "state": _is_text,
     "cancelled": _is(bool),
     "refusal": _is_maybe_text,
+    "refusals": _is_texts,
+    "bad_nodes": lambda value: isinstance(value, dict) and _is_texts(list(value.values())),
+    "nodes_agree": _is_texts,
+    "unclaimed": _is_texts,
     "alone": _is(list),
     "srun_steps": _is_count,
 }

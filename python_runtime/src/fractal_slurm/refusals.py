@@ -48,9 +48,12 @@ _WRONG = re.compile(
     | Requested\ time\ limit\ is\ invalid | Invalid\ time\ specified
     | Time\ limit\ specification\ required,\ but\ not\ provided
     | Circular\ job\ dependency | Job\ dependency\ problem
+    # The spec is not wrong here, but sbatch finds no configuration as this user, and the preflight found one.
+    | stablish\ a\ configuration\ source | Unable\ to\ process\ configuration\ file
     """,
     re.VERBOSE,
 )
+_NO_CLUSTER = re.compile(r"stablish (?:a )?configuration source|process configuration file|contact slurm controller")
 _FORBIDDEN = re.compile(r"User's group not permitted to use this partition|Access/permission denied")
 _TOO_LARGE = re.compile(r"Pathname of a file, directory or other parameter too long|[Ss]cript .{0,40}too (?:large|big)")
 # Limits on the number of jobs: any limit whose name has Submit in it, of a QOS, an association, an account or a user.
@@ -177,6 +180,16 @@ def sudo_advice(stderr: str, *, service: str, user: str, command: str) -> str:
         if re.search(words, stderr):
             return advice.format(service=service, user=user, command=command)
     return ""
+
+
+def no_cluster_advice(words: str, *, user: str) -> str:
+    """What helps where sbatch, run by sudo, does not find the cluster; empty where it said nothing of the kind."""
+    if not _NO_CLUSTER.search(words):
+        return ""
+    return (
+        f"sbatch finds no cluster as {user}. sudo takes SLURM_CONF out of the environment, so it is no help there: put "
+        "slurm.conf where SLURM looks for it by itself, or set slurm_bin_dir to a folder whose commands set SLURM_CONF"
+    )
 
 
 def own_words(stderr: str) -> str:

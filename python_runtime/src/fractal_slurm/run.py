@@ -89,6 +89,7 @@ class Run:
         self.cancelled: bool = journal.get("cancelled", False)
         self.refusal: str | None = journal.get("refusal")
         self.bad_nodes: dict[str, str] = journal.get("bad_nodes", {})  # left out, and why
+        self.unclaimed: set[str] = set(journal.get("unclaimed", []))  # jobs whose claims are ours: they never run
         self.tokens = journal.tokens()
         self.watches: dict[str, Watch] = {}
         self.cancel_at: float | None = None  # when to cancel, as a monotonic time

@@ -74,7 +74,6 @@ class Runner:
         self.next_poll = self.began
         self.last_shown = 0.0
         self.failing: dict[str, float] = {}  # steps that are in trouble, with the time since when
-        self.unclaimed: set[str] = set()  # jobs whose claims are ours: they never run
         self.marked: set[str] = set()  # jobs that were told to end
         self.cancelled_ids: set[str] = set()  # jobs that SLURM was told to end
         self.cancel_deadline = self.began + settings.cancel_grace_s  # when those go to scancel that do not heed it
@@ -230,7 +229,7 @@ class Runner:
             if not due:
                 raise
             self.run.say_once(f"{error}: left to scancel alone")
-        running = [job for job in live if job.token not in self.unclaimed]
+        running = [job for job in live if job.token not in self.run.unclaimed]
         left = [job for job in live if job.slurm_job_id and job.slurm_job_id not in self.cancelled_ids]
         if left and (due or not running):
             ids = [job.slurm_job_id or "" for job in left]
@@ -240,7 +239,7 @@ class Runner:
             self.next_poll = time.monotonic()
         elif self.run.hidden and not left:
             for job in live:
-                if due or job.token in self.unclaimed:
+                if due or job.token in self.run.unclaimed:
                     self.run.job_ended(job, "CANCELLED", "", nodes=job.nodes)
 
     def mark(self, jobs: Sequence[Job]) -> None:
@@ -256,7 +255,8 @@ class Runner:
         free = self.run.take_names([*claims, *marks])
         self.marked |= {job.token for job in jobs}
         # Whose claim is ours now has not begun, and never will.
-        self.unclaimed |= {job.token for job, ours in zip(jobs, free, strict=False) if ours}
+        self.run.unclaimed |= {job.token for job, ours in zip(jobs, free, strict=False) if ours}
+        self.run.journal.put("unclaimed", sorted(self.run.unclaimed))
 
     def summary(self) -> dict[str, Any]:
         """The outcome of the run, as the command line prints it with --json."""
@@ -280,6 +280,7 @@ class Runner:
             "squeue_calls": self.run.slurm.squeue_calls,
             "srun_steps": self.run.journal.get("srun_steps", 0),
             "run_folder": self.run.folder,
+            "refusal": self.run.refusal,
             "failures": failures,
         }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Sequence
@@ -59,7 +60,16 @@ class Settler:
             return True
         waited = now - (watch.ended_at or now)
         had_time = waited >= self.run.settings.results_wait_s
-        if watch.shut_out or self.run.cancelled:  # a cancelled run does not wait for a folder
+        if self.run.cancelled:
+            if self.never_began(job, watch):
+                return True
+            if not had_time and waited > _NEVER_BEGAN_S:
+                self.run.say_once(
+                    f"waiting for the last results of job {job.slurm_job_id}, whose worker had begun, for up to "
+                    f"{self.run.settings.results_wait_s} s: the file system may show them late"
+                )
+            return had_time
+        if watch.shut_out:
             return had_time
         began_not = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
         if not began_not and not had_time:
@@ -196,6 +206,17 @@ class Settler:
             or any(watch.began for watch in others)
             or any(watch.state == "RUNNING" and now - (watch.running_since or now) > _LIVES_AFTER_S for watch in others)
         )
+
+    def never_began(self, job: Job, watch: Watch) -> bool:
+        """Whether it is sure that a job of a cancelled run came to no task: its claim is ours."""
+        if job.token in self.run.unclaimed:
+            return True
+        if watch.began or watch.shut_out:
+            return False
+        watch.shut_out = True  # a cancelled run does not wait for a folder: it is tried once
+        with contextlib.suppress(ClusterError):
+            return self.shut_out(job, watch)
+        return False
 
     def exit_words(self, job: Job) -> str | None:
         """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""

@@ -14,7 +14,7 @@ from .impersonate import Stalled
 from .journal import Job
 from .outcome import LOST
 from .plan import replan
-from .refusals import Refusal, kind_of
+from .refusals import Refusal, kind_of, no_cluster_advice
 from .results import Kind, classify, slices
 from .run import Run
 from .script import ScriptTooLarge, claim_path, render, safe_job_name
@@ -135,6 +135,8 @@ class Submitter:
         """
         accepted = any(job.slurm_job_id for job in self.run.journal.jobs())
         words = f"SLURM refused the job: {submission.words}"
+        if advice := no_cluster_advice(submission.words, user=self.run.user):
+            words += f"; {advice}"
         if submission.by_sudo:
             sudo = self.run.sudo
             words = sudo.refusal(self.run.user, f"{sudo.slurm_bin_dir}/sbatch", submission.raw.splitlines())

@@ -26,6 +26,8 @@ _HOPELESS_AFTER_S = 20.0
 # A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
 _RENAMED_WITHIN_S = 60.0
 _HAS_TOKEN = re.compile(r"\.[0-9a-f]{16}$")
+# Results of a job that ended are looked for each second at first, then at longer intervals.
+_SOON_S, _LATE_S = 10.0, 5.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
 # Of so many hidden jobs that wait SLURM is asked at a time whether they are still there: it is a question for each.
 _PROBES = 20
@@ -112,8 +114,10 @@ class Tracker:
         running = any(watch.state == "RUNNING" for watch in watches)
         pause = 1.0 if elapsed < 10 else 1.0 + (elapsed - 10) * 0.1
         pause = min(pause, _POLL_RUNNING_S if running else _POLL_PENDING_S)
-        if any(watch.ended_at is not None for watch in watches):
-            pause = min(pause, 1.0)  # results that are not there yet
+        # Results that are not there yet: soon, or else late.
+        waits = [now - watch.ended_at for watch in watches if watch.ended_at is not None]
+        if waits:
+            pause = min(pause, 1.0 if min(waits) < _SOON_S else _LATE_S)
         for watch in watches:
             if watch.predicted_end is not None and watch.state == "RUNNING":
                 left = watch.predicted_end + 0.2 - now

@@ -160,6 +160,11 @@ def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
     return slots, slots[node] if node < len(slots) else 1
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number that int takes: a digit of another script, such as a superscript, is none."""
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
 def chunk_bounds(tasks: int, slots: int) -> list[int]:
     """Cut the queue into chunks that shrink towards its end, for several nodes to take from.
 
@@ -182,7 +187,7 @@ def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
     """
     granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
     cpus = sorted(os.sched_getaffinity(0))
-    if not granted.isdigit() or len(cpus) != int(granted) or len(cpus) < slots * cpus_per_task:
+    if not _is_number(granted) or len(cpus) != int(granted) or len(cpus) < slots * cpus_per_task:
         return None
     # Hardware threads of one core go to one slot.
     siblings: dict[int, str] = {}
@@ -1423,14 +1428,14 @@ def job_end(limit_s: float, before_s: float = 0.0) -> float | None:
     """
     start, end = (os.environ.get(f"SLURM_JOB_{what}_TIME", "") for what in ("START", "END"))
     by_clock = None
-    if end.isdigit():  # SLURM 22.05 does not have it
+    if _is_number(end):  # SLURM 22.05 does not have it
         by_clock = int(end) - time.time()
-        if start.isdigit():
+        if _is_number(start):
             limit_s = int(end) - int(start)
     # What extra_lines did before the worker (conda, module load) took of the job's time, too.
     left = by_limit = limit_s - before_s - process_age_s() if limit_s else None
     if by_clock is not None and by_clock > 0:
-        if by_limit is None or not start.isdigit():
+        if by_limit is None or not _is_number(start):
             left = by_clock
         elif by_clock > by_limit - SKEW_S:
             # Of the two the one that ends the job's queue sooner: that costs but time, and the other costs tasks.
@@ -1467,7 +1472,7 @@ def group_memory_mb(groups: set[int]) -> dict[int, float]:
     page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
     members: dict[int, list[tuple[str, float]]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if _is_number(name):
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
@@ -1563,7 +1568,7 @@ def main(argv: list[str]) -> int:
     with os.fdopen(fd, "rb") as file:
         header, command, lines = read_work(file.read())
     # Of a process that has just begun, procps 4.0.2 now and then says that it is 4123168608 s old.
-    before_s = float(before) if before.isdigit() and len(before) < 10 else 0.0
+    before_s = float(before) if _is_number(before) and len(before) < 10 else 0.0
     worker = Worker(header, command, lines, tasks_per_node, before_s)
     try:
         worker.begin()

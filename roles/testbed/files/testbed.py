@@ -559,7 +559,7 @@ class Testbed:
         path = f"{self.base}/sbin/".encode()
         found = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
+            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     called = (entry / "cmdline").read_bytes()
                     if unit:
@@ -892,7 +892,7 @@ class Testbed:
     def _end_processes_of(uid: int) -> None:
         """End what a user of ours left running, or the account can't be deleted."""
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
+            if entry.name.isascii() and entry.name.isdigit():
                 with contextlib.suppress(OSError):
                     if entry.stat().st_uid == uid:
                         os.kill(int(entry.name), signal.SIGKILL)
@@ -901,7 +901,7 @@ class Testbed:
 def slurm_version() -> tuple[int, int]:
     """(year, month) of the SLURM installed, or (0, 0) where there is none."""
     program = find_program("slurmctld")
-    found = re.search(r"(\d+)\.(\d+)", run([program, "-V"]).stdout) if program else None
+    found = re.search(r"([0-9]+)\.([0-9]+)", run([program, "-V"]).stdout) if program else None
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
