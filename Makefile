@@ -6,13 +6,14 @@ VENV := .build/venv/bin
 WAITING := tests/runtime/test_worker_process.py
 # Test classes side by side, each lane with a SLURM of its own: they mostly wait.
 LANES ?= 3
+RELEASE ?= forky
 # What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
 export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration test-oldest molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-oldest molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -35,6 +36,14 @@ test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
 	$(VENV)/python -m pytest -q $(WAITING)
 	tools/as-root $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
+
+test-slurm: ## those of them that need a SLURM, without Ansible
+	@tools/bootstrap
+	$(VENV)/python -m pytest -q $(WAITING)
+	tools/as-root $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm
+
+test-in: ## the demo and the tests in another release: make test-in RELEASE=forky
+	tools/as-root tools/test-in $(RELEASE)
 
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap

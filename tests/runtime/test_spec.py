@@ -110,7 +110,7 @@ class TestParseSpec:
             ("a: 1\na: 2", "2:1: the key 'a' stands twice in one object: keep one"),
             ("task: {name: a, name: b}", "1:17: the key 'name' stands twice"),
             ("parameters: [{a: 1, a: 2}]", "the key 'a' stands twice"),
-            ("a: 2001-99-99", "can't be read as YAML: month must be in 1..12; quote it if it is a string"),
+            ("a: 2001-99-99", "can't be read as YAML: month must be in 1..12"),
             ("a: 0x_", "can't be read as YAML"),
             ("a: 0b_", "can't be read as YAML"),
             ("a: " + "9" * 5000, "can't be read as YAML"),

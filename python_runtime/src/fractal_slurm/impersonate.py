@@ -428,18 +428,16 @@ class Impersonator:
         result = self.run(user, "mkdir", exclusive, timeout=timeout)
         if result.returncode == 0:
             return ""
-        words = self._words_of(user, "mkdir", exclusive, result.stderr)
-        if not self.look(user, [path], timeout=timeout):
-            above = ["-p", "-m", "700", "--", path.rpartition("/")[0] or "/"]
-            result = self.run(user, "mkdir", above, timeout=timeout)
-            if result.returncode != 0:
-                words = self._words_of(user, "mkdir", above, result.stderr)
-                raise ClusterError(f"{user} can't make the folder {path}: {one_line('; '.join(words))}")
-            result = self.run(user, "mkdir", exclusive, timeout=timeout)
-            if result.returncode == 0:
-                return ""
-            words = self._words_of(user, "mkdir", exclusive, result.stderr)
-        return one_line("; ".join(words))
+        self._words_of(user, "mkdir", exclusive, result.stderr)
+        above = ["-p", "-m", "700", "--", path.rpartition("/")[0] or "/"]
+        result = self.run(user, "mkdir", above, timeout=timeout)
+        if result.returncode != 0:
+            words = self._words_of(user, "mkdir", above, result.stderr)
+            raise ClusterError(f"{user} can't make the folder {path}: {one_line('; '.join(words))}")
+        result = self.run(user, "mkdir", exclusive, timeout=timeout)
+        if result.returncode == 0:
+            return ""
+        return one_line("; ".join(self._words_of(user, "mkdir", exclusive, result.stderr)))
 
     def take_names(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> list[bool]:
         """Take names, each at once and for good, by making a folder of that name as ``user``.

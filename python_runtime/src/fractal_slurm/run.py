@@ -226,21 +226,16 @@ class Run:
         made = self.journal.get("folder_made", None)
         if made is None:  # the journal of an older version, or a new run
             made = any(job.state != "planned" for job in self.journal.jobs())
+        timeout = self.settings.command_timeout_s
         stem = self.folder
-        for _name in range(_NAMES):
-            words = self.sudo.make_folder(self.user, self.folder, timeout=self.settings.command_timeout_s)
-            if not words:
-                made = True
-            elif made and self.sudo.look(self.user, [self.folder], timeout=self.settings.command_timeout_s):
-                break  # the worker proves whose it is
-            elif made:
-                raise ClusterError(f"{self.user} can't make the folder {self.folder}: {words}")
-            if made:
-                break
-            # Somebody was faster, or the answer to an earlier call got lost. No job knows the folder yet.
-            self.folder = f"{stem}-{secrets.token_hex(3)}"
-        if not made:
-            raise ClusterError(f"{self.user} can't make a folder of their own for this run, {stem} say: {words}")
+        if not made or not self.sudo.look(self.user, [stem], timeout=timeout):  # the worker proves whose it is
+            tries = 1 if made else _NAMES
+            while words := self.sudo.make_folder(self.user, self.folder, timeout=timeout):
+                tries -= 1
+                if not tries:
+                    raise ClusterError(f"{self.user} can't make the folder {self.folder}: {words}")
+                # Somebody was faster, or the answer to an earlier call got lost. No job knows the folder yet.
+                self.folder = f"{stem}-{secrets.token_hex(3)}"
         self.job_settings = replace(
             self.job_settings, run_folder=self.folder, slurm_output=slurm_may_write(self.folder, self.user)
         )
