@@ -131,7 +131,7 @@ class Rights:
         self.surprises = []
         self.faults = []
         if sudo is None:
-            self.faults.append("sudo is not installed on this host")
+            self.faults.append(sudoers.not_found("sudo", ("/sbin", "/usr/sbin", "/usr/local/sbin")))
         if os.geteuid() != 0:
             self.faults.append("root's rights are needed to ask sudo about another user: run with become")
         accounts = self._accounts = sudoers.HostAccounts()

@@ -354,6 +354,35 @@ def closing_entries(entries, accounts, service_user, privileged_groups=(), accep
     return ["!%%#%d" % gid for gid in gids] + ["!#%d" % uid for uid in sorted(uids)]
 
 
+def empty_groups(entries, accounts):
+    """Warnings of groups on the list in which nobody is, where their members can all be listed.
+
+    Args:
+        entries: Names of users, and of groups with a leading ``%``.
+        accounts: The host's accounts.
+    """
+    groups = [accounts.group(entry[1:]) for entry in dict.fromkeys(entries) if entry.startswith("%")]
+    return [
+        "group %s: nobody is in it on this host, so it lets nobody's work run" % group.name
+        for group in groups
+        if group is not None and not group.members and accounts.listable
+    ]
+
+
+def not_found(name, more):
+    """That a command is nowhere, and where it was looked for.
+
+    Args:
+        name: The command.
+        more: Folders besides those of PATH.
+    """
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder] + list(more)
+    return "%s is not there: looked in %s: install it, or add its folder to the PATH of Ansible's connection" % (
+        name,
+        ", ".join(dict.fromkeys(folders)),
+    )
+
+
 def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable):
     group = accounts.group(name)
     if group is None:

@@ -81,7 +81,7 @@ options:
   keep:
     description:
       - Number of versions to keep, the current and the previous one among them. Older ones are removed unless a process
-        on the host runs from them.
+        on the host runs from them, or jobs of ours are in the queue.
     type: int
     default: 3
   force:
@@ -332,9 +332,11 @@ def present(module, prefix, settings):
         result["changed"] = True
         if not module.check_mode:
             prefix.switch(version, back=params["version"] == "previous")
-    result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
-    if not params["install"]:
-        result["removed"] = []
+    result["removed"] = []
+    if params["install"]:
+        result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
+    if result["removed"] and runtime_install.queued_jobs(params["bin_dirs"]):
+        result["removed"] = []  # a job in the queue names the version that it was submitted with
     for path in result["removed"]:
         result["changed"] = True
         if not module.check_mode:

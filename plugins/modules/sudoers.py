@@ -245,9 +245,9 @@ class Host:
     def faults(self):
         """What is missing on the host."""
         if self.sudo is None:
-            return ["sudo is not installed on this host: install it first"]
+            return [sudoers.not_found("sudo", _SBIN)]
         if self._visudo is None:
-            return ["visudo is not on this host: it comes with sudo, and nothing is changed without its check"]
+            return [sudoers.not_found("visudo", _SBIN) + ": nothing is changed without its check"]
         return []
 
     def sudo_version(self):
@@ -581,7 +581,8 @@ def main():
     accounts = sudoers.HostAccounts()
     subject = accounts.subject(params["service_user"], socket.gethostname())
     rules = sudoers_rights.Rules(base.files)
-    for warning in sudoers.set_warnings(base.files, subject) + sudoers_rights.foreign_warnings(rules, subject, own):
+    warnings = sudoers.set_warnings(base.files, subject) + sudoers_rights.foreign_warnings(rules, subject, own)
+    for warning in warnings + sudoers.empty_groups(params["impersonate_users"], accounts):
         module.warn(warning)
     diff = [diff_of(own, before, text)] + [diff_of(path, olds[path], rest) for path, rest in replaced.items()]
     module.exit_json(diff=diff if replaced else diff[0], sudo_version=_text(host), **result)

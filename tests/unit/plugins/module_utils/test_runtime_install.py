@@ -197,3 +197,43 @@ class TestUnpack:
         archive = self.archive(tmp_path, {"../evil": b"x"})
         with pytest.raises(InstallError, match="does not belong there"):
             runtime_install._unpack(archive, str(tmp_path))
+
+
+class TestQueuedJobs:
+    def squeue(self, tmp_path, text):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "squeue").write_text(f"#!/bin/sh\n{text}\n")
+        (folder / "squeue").chmod(0o755)
+        return [str(folder)]
+
+    def test_are_those_that_bear_our_mark(self, tmp_path):
+        lines = (
+            "12 anna fractal-slurm:0123456789abcdef\n13_[1-9] anna (null)\n14_2 ben fractal-slurm:fedcba9876543210\n"
+        )
+        found = runtime_install.queued_jobs(self.squeue(tmp_path, f"printf '{lines}'"))
+        assert found == ["2 jobs in the queue need it (12 of anna, 14 of ben)"]
+
+    @pytest.mark.parametrize("text", ["exit 1", "echo '12 anna fractal-slurm:xyz'", "exit 0"])
+    def test_what_is_not_known_is_no_reason(self, tmp_path, text):
+        assert runtime_install.queued_jobs(self.squeue(tmp_path, text)) == []
+
+    def test_no_command_is_run_that_others_could_exchange(self, tmp_path):
+        folders = self.squeue(tmp_path, f"touch {tmp_path}/trace; echo '12 anna fractal-slurm:0123456789abcdef'")
+        (tmp_path / "bin").chmod(0o777)
+        assert runtime_install.queued_jobs(folders) == []
+        assert not (tmp_path / "trace").exists()
+
+
+class TestJournals:
+    def test_are_where_the_settings_say(self, tmp_path):
+        state = tmp_path / "state"
+        settings = tmp_path / "settings.toml"
+        settings.write_text(f'max_retries = 1\nstate_dir = "{state}"\n')
+        assert runtime_install.journals(str(settings), "root") == []
+        state.mkdir()
+        (state / "x").write_text("")
+        assert runtime_install.journals(str(settings), None) == [str(state)]
+
+    def test_nothing_is_known_of_accounts_that_are_not_there(self):
+        assert runtime_install.journals("", "nobody-here") == []

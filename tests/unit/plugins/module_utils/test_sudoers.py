@@ -593,3 +593,17 @@ class TestSudoersSet:
             "/t/file1: syntax error; /t/file10: other", {"/t/file1": "/a", "/t/file10": "/b"}
         )
         assert message == "/a: syntax error; /b: other"
+
+
+class TestEmptyGroups:
+    def test_are_named_where_all_members_can_be_listed(self):
+        (warning,) = sudoers.empty_groups(["anna", "%lab", "%empty", "%empty", "%gone"], Accounts())
+        assert warning.startswith("group empty: nobody is in it on this host")
+        assert sudoers.empty_groups(["%empty"], Accounts(listable=False)) == []
+
+
+class TestNotFound:
+    def test_says_where_it_was_looked_for(self, monkeypatch):
+        monkeypatch.setenv("PATH", "/a:/b")
+        words = sudoers.not_found("sudo", ("/sbin", "/a"))
+        assert words.startswith("sudo is not there: looked in /a, /b, /sbin: install it, or add its folder to the PATH")
