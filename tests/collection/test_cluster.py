@@ -321,7 +321,7 @@ def test_a_configuration_that_does_not_fit_the_cluster_is_not_written(deployed: 
     deployed.hosts["one"]["fractal_slurm_config_content"] = data
     outcome = deployed.play(SITE)
     assert outcome.status != 0
-    assert "found 'gone'; the cluster fscc has main, short" in outcome.output
+    assert f"found 'gone'; the cluster {NAME} has main, short" in outcome.output
     assert f"{EVE} has no account, and the cluster takes jobs of accounts only" in outcome.output
     assert "$.gpu_slurm_config.gres: no node of the partition 'main' fits a task" in outcome.output
     assert path.read_text() == before
@@ -376,7 +376,7 @@ def test_modules_that_only_read(deployed: Site):
 
     assert found["cluster"]["users"] == [ANNA, BEN]
     cluster = found["cluster"]["cluster"]
-    assert (cluster["name"], sorted(cluster["partitions"])) == ("fscc", ["main", "short"])
+    assert (cluster["name"], sorted(cluster["partitions"])) == (NAME, ["main", "short"])
     assert cluster["partitions"]["main"]["is_default"]
     assert sorted(cluster["nodes"]) == ["n1", "n2"]
     assert cluster["has_accounting"]

@@ -617,10 +617,21 @@ class TestRuntime:
 
     def test_what_no_place_has_is_told_in_pips_words_alone(self, site, tmp_path):
         site.hosts["one"].update(fractal_slurm_runtime_no_index=True, fractal_slurm_runtime_cache=str(tmp_path))
-        outcome = site.play(SITE, "--tags", "runtime")
+        before = site.files()
+        outcome = site.play(SITE)
         assert outcome.status == 2, outcome.output
+        assert site.files() == before  # neither rights nor configuration: wheels are made before anything is changed
         assert re.search(r"pip download: ERROR: .* \(without an index, set fractal_slurm_", outcome.output)
         assert "subprocess" not in outcome.output
+
+    def test_a_cache_that_can_not_be_made_is_told_with_its_variable(self, site):
+        site.hosts["one"]["fractal_slurm_runtime_cache"] = "/proc/nowhere/cache"
+        before = site.files()
+        for options in ((), ("--check",)):
+            outcome = site.play(SITE, *options)
+            assert outcome.status == 2, outcome.output
+            assert re.search(r"/proc/nowhere.*fractal_slurm_runtime_cache", outcome.output)
+            assert site.files() == before
 
     def test_a_lock_of_the_sites_own_is_kept_to(self, site, tmp_path):
         lock = tmp_path / "lock.txt"
