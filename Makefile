@@ -13,7 +13,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-oldest molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-tasks test-oldest molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -44,6 +44,9 @@ test-slurm: ## those of them that need a SLURM, without Ansible
 
 test-in: ## the demo and the tests in another release: make test-in RELEASE=forky
 	tools/as-root tools/test-in $(RELEASE)
+
+test-tasks: ## real Fractal tasks, in new processes and in forks
+	tools/test-tasks
 
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap

@@ -334,9 +334,9 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
         for path in sorted((source / name).rglob("*"))
         if _is_source(path)
     }
-    worker = files.get(f"{name}/worker.py")
-    if worker is not None:
-        files[f"{name}-{version}.data/data/share/fractal-slurm/worker.py"] = worker
+    for module in ("worker.py", "nursery.py"):  # as pyproject.toml has them as shared data
+        if f"{name}/{module}" in files:
+            files[f"{name}-{version}.data/data/share/fractal-slurm/{module}"] = files[f"{name}/{module}"]
     metadata = {"Metadata-Version": "2.1", "Name": project["name"], "Version": version}
     for header, key in (("Summary", "description"), ("Requires-Python", "requires-python")):
         if key in project:

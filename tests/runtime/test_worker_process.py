@@ -83,11 +83,11 @@ class Job:
             text=True,
         )
 
-    def run(self, slots=1, **kwargs):
+    def run(self, slots=1, timeout_s=30, **kwargs):
         """Run a worker to its end. Returns its exit code and what it said."""
         process = self.start(slots, **kwargs)
         try:
-            _out, said = process.communicate(timeout=30)
+            _out, said = process.communicate(timeout=timeout_s)
         finally:
             process.kill()
         return process.returncode, said
@@ -693,3 +693,190 @@ class TestRequeue:
         assert job.run(SLURM_RESTART_COUNT="1")[0] == 0
         found = [json.loads(line) for line in (folder / "results-1-0").read_bytes().split(b"\n") if line]
         assert [record["state"] for record in found if "task" in record] == ["succeeded"]
+
+
+FORKED = """
+import argparse, email.mime.text, json, os, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--args-json")
+parser.add_argument("--out-json")
+arguments = parser.parse_args()
+args = json.load(open(arguments.args_json))
+print("task", args["n"])
+with open(sys.argv[0] + ".marks", "a") as marks:
+    marks.write(f"{args['n']}\\n")
+time.sleep(args.get("sleep", 0))
+here = "email.mime.text" in sys.modules
+in_a_fork = "nursery" in open("/proc/self/cmdline").read()
+if in_a_fork and args.get("fails") == "in a fork" or args.get("fails") == "always":
+    sys.exit(3)
+if in_a_fork and args.get("fails") == "by its out-JSON":
+    open(arguments.out_json, "w").write("{")
+else:
+    json.dump({"n": args["n"], "fork": in_a_fork}, open(arguments.out_json, "w"))
+"""
+
+
+class TestForks:
+    """Tasks in forks of a Python that has done their imports (task_start = "fork")."""
+
+    def job(self, folder, tasks, header=None, **settings):
+        script = folder / "forked.py"
+        script.write_text(FORKED)
+        command = settings.pop("command", ("/usr/bin/python3", str(script)))
+        tasks = [{"n": number, **args} for number, args in enumerate(tasks)]
+        return Job(folder, tasks, header, command=command, task_start="fork", **settings)
+
+    def ends(self, job):
+        [record] = [record for record in job.records() if "end" in record]
+        return record
+
+    def marks(self, job):
+        path = job.folder / "forked.py.marks"
+        return sorted(int(line) for line in path.read_text().split()) if path.exists() else []
+
+    @pytest.mark.parametrize("task_logs", ["joined", "separate"])
+    def test_runs_every_task_once_with_its_result_and_log(self, tmp_path, task_logs):
+        job = self.job(tmp_path, [{}] * 20, task_logs=task_logs)
+        code, said = job.run(slots=3)
+        assert (code, said) == (0, "")
+        records = sorted(job.tasks(), key=lambda record: record["task"])
+        assert [record["out"]["n"] for record in records] == list(range(20))
+        assert all(record["state"] == "succeeded" and record["exit"] == 0 for record in records)
+        assert [record["tail"] for record in records] == [f"task {number}\n" for number in range(20)]
+        assert all(record["out"]["fork"] for record in records)
+        assert self.marks(job) == list(range(20))
+        end = self.ends(job)
+        assert (end["forked"], end["fresh_why"], end["fork_off"]) == (20, None, None)
+        assert not list(tmp_path.glob("fractal-*"))
+
+    def test_a_command_that_is_no_python_script_starts_as_ever(self, tmp_path):
+        job = self.job(tmp_path, [{}] * 3, command=("/bin/sh", "-c", "exit 0"))
+        assert job.run()[0] == 0
+        assert [state for _task, state in job.states()] == ["succeeded"] * 3
+        assert self.ends(job)["fresh_why"] == "the command is not PYTHON SCRIPT.py"
+
+    def test_a_python_that_is_not_there_fails_its_tasks_and_not_the_job(self, tmp_path):
+        script = tmp_path / "forked.py"
+        job = self.job(tmp_path, [{}] * 2, command=(str(tmp_path / "python3"), str(script)))
+        assert job.run()[0] == 0
+        assert [state for _task, state in job.states()] == ["failed"] * 2
+        assert "can't be started: No such file" in self.ends(job)["fresh_why"]
+
+    def test_the_environment_of_a_slot_is_its_tasks(self, tmp_path):
+        job = self.job(tmp_path, [{"sleep": 0.3}] * 4)
+        (tmp_path / "forked.py").write_text(
+            "import json, os, sys, time\ntime.sleep(0.3)\n"
+            "json.dump([os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']], open(sys.argv[4], 'w'))\n"
+        )
+        assert job.run(slots=2, CUDA_VISIBLE_DEVICES="0,1")[0] == 0
+        assert sorted(record["out"] for record in job.tasks()) == [["0", "1"]] * 2 + [["1", "1"]] * 2
+
+    @pytest.mark.parametrize("fails", ["in a fork", "by its out-JSON"])
+    def test_what_fails_in_a_fork_alone_runs_again_and_nothing_is_forked_from_then_on(self, tmp_path, fails):
+        job = self.job(tmp_path, [{}, {}, {"fails": fails}, {}, {}, {}])
+        code, said = job.run()
+        assert code == 0
+        records = {record["task"]: record for record in job.tasks()}
+        assert len(job.tasks()) == len(records) == 6
+        assert all(record["state"] == "succeeded" for record in records.values())
+        assert [records[number]["out"]["fork"] for number in range(6)] == [True, True, False, False, False, False]
+        assert records[2]["fork_failed"]
+        assert records[2]["tail"] == "task 2\n"
+        assert self.marks(job) == [0, 1, 2, 2, 3, 4, 5]
+        assert "task 2 failed in a fork" in self.ends(job)["fork_off"]
+        assert "task 2 failed in a fork" in said
+
+    def test_what_fails_in_a_new_process_too_is_the_tasks_own(self, tmp_path):
+        job = self.job(tmp_path, [{}, {"fails": "always"}, {}, {}])
+        assert job.run()[0] == 0
+        records = {record["task"]: record for record in job.tasks()}
+        assert {number: record["state"] for number, record in records.items()} == {
+            0: "succeeded", 1: "failed", 2: "succeeded", 3: "succeeded",
+        }  # fmt: skip
+        assert (records[1]["exit"], records[1]["reason"]) == (3, "exit code 3")
+        assert records[3]["out"]["fork"] is True
+        assert self.ends(job)["fork_off"] is None
+
+    def test_without_the_fallback_a_failed_task_has_failed(self, tmp_path):
+        job = self.job(tmp_path, [{"fails": "in a fork"}, {}], fork_fallback=False)
+        assert job.run()[0] == 0
+        assert sorted(job.states()) == [(0, "failed"), (1, "succeeded")]
+        assert self.marks(job) == [0, 1]
+
+    def test_times_and_signals_hold(self, tmp_path):
+        job = self.job(tmp_path, [{}, {"sleep": 60}, {}], {"task_time_s": 1, "job_limit_s": 100})
+        assert job.run()[0] == 0
+        assert sorted(job.states()) == [(0, "succeeded"), (1, "timeout"), (2, "succeeded")]
+
+    def test_ends_with_its_job(self, tmp_path):
+        job = self.job(tmp_path, [{}, {"sleep": 60}, {}])
+        process = job.start()
+        wait_for(lambda: self.marks(job) == [0, 1])
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        process.stderr.close()
+        assert sorted(job.states()) == [(0, "succeeded"), (1, "cut")]
+        # Neither the nursery nor a task lives on.
+        wait_for(lambda: not processes_of(str(tmp_path)))
+
+    def test_memory_is_watched(self, tmp_path):
+        job = self.job(tmp_path, [{}, {}], {"memory_mb": 120}, memory_limit="watch")
+        (tmp_path / "forked.py").write_text(
+            "import json, sys, time\nargs = json.load(open(sys.argv[2]))\n"
+            "held = bytearray(b'x' * (args['n'] * 300_000_000))\ntime.sleep(3 * args['n'])\n"
+        )
+        assert job.run(before=QUICK)[0] == 0
+        assert sorted(job.states()) == [(0, "succeeded"), (1, "memory")]
+
+    def test_every_task_runs_once_though_nurseries_are_killed_at_random(self, tmp_path):
+        job = self.job(tmp_path, [{}] * 500)
+        # As small as can be, since most start in new processes. The nursery is what a worker starts first.
+        (tmp_path / "forked.py").write_text(
+            "import os, re, sys\nnumber = re.search('[0-9]+', open(sys.argv[2]).read())[0]\n"
+            "fd = os.open(sys.argv[0] + '.marks', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+            "os.write(fd, number.encode() + b'\\n')\n"
+        )
+        end = 500
+        killer = (
+            "import os, random, signal, threading, time\n"
+            "started, spawn = [], worker.spawn\n"
+            "def spawn_and_note(*words):\n"
+            "    started.append(spawn(*words))\n"
+            "    return started[-1]\n"
+            "def kill_the_first():\n"
+            "    time.sleep(random.uniform(0.2, 1.5))\n"
+            "    os.kill(started[0], signal.SIGKILL)\n"
+            "worker.spawn = spawn_and_note\n"
+            "signal.pthread_sigmask(signal.SIG_BLOCK, worker.WAITED)\n"
+            "threading.Thread(target=kill_the_first, daemon=True).start()\n"
+        )
+        code, _said = job.run(slots=4, before=killer, timeout_s=120)
+        assert code == 0
+        assert sorted(job.states()) == [(number, "succeeded") for number in range(end)]
+        assert self.marks(job) == list(range(end))
+        assert self.ends(job)["forked"] < end
+        assert self.ends(job)["fresh_why"]
+
+    def test_tells_how_long_the_start_of_a_task_takes(self, tmp_path):
+        script = tmp_path / "forked.py"
+        script.write_text("import sys, time\ntime.sleep(0.4)\nopen(sys.argv[2]).read()\ntime.sleep(0.4)\n")
+        job = Job(tmp_path, [{}] * 3, command=("/usr/bin/python3", str(script)))
+        assert job.run()[0] == 0
+        first, *others = job.tasks()
+        assert 0.4 <= first["startup_s"] < 0.8 <= first["seconds"]
+        assert not any("startup_s" in record for record in others)
+
+
+def processes_of(word):
+    """The processes whose command lines have a word."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            if word in words:
+                found.append(int(entry.name))
+    return found

@@ -330,6 +330,11 @@ def script(
 @click.option("--user", required=True, metavar="USER", help="Whom to run the tasks as.")
 @click.option("--cache-dir", required=True, metavar="DIR", help="The user's cache_dir, base of user_local_exports.")
 @click.option("--work-dir", required=True, metavar="DIR", help="A folder that the user can write, on the nodes too.")
+@click.option(
+    "--task-start",
+    type=click.Choice(["fresh", "fork"]),
+    help="Whether tasks with a Python script share their imports; else as our settings say.",
+)
 @_config_option
 @_account_option
 @_json_option
@@ -339,16 +344,21 @@ def run(
     user: str,
     cache_dir: str,
     work_dir: str,
+    task_start: str | None,
     config_path: str | None,
     account: str | None,
     as_json: bool,
 ) -> None:
     """Run a unit of work, and wait for it."""
+    from dataclasses import replace
+
     from .prepare import connect, create_run
     from .settings import load_settings
     from .spec import load_spec
 
     settings = load_settings()
+    if task_start:
+        settings = replace(settings, task_start=task_start)
     faults: list[str] = []
     loaded: list[Any] = []
     for load in (lambda: _load_config(config_path), lambda: load_spec(spec_path)):

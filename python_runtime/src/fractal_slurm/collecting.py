@@ -34,6 +34,10 @@ class _TooMany(Exception):
     """Result files hold more records than jobs write."""
 
 
+# Of so many jobs the start of a task is kept, for advice.
+_MOST_STARTUPS = 100
+
+
 class Collector:
     """Reads result files and journals what they say.
 
@@ -206,6 +210,8 @@ class Collector:
                 watch.ends[record["node"]] = record["end"]
         if kind is Kind.END and record["node"] < watch.most_nodes:
             watch.steps[record["restart"], record["node"]] = record["steps"]
+            watch.forked[record["restart"], record["node"]] = record.get("forked") or 0
+            self.take_starts(record)
         return kind
 
     def take_printed(self, record: dict[str, Any], watch: Watch) -> None:
@@ -217,6 +223,18 @@ class Collector:
             if line and not self.told_of_script:
                 self.told_of_script = True
                 self.run.say(f"job {record['job']}: before its first task its script printed: {one_line(line)}")
+
+    def take_starts(self, record: dict[str, Any]) -> None:
+        """How a worker started its tasks, where they were to be forks and were not."""
+        if record.get("fork_off") and self.run.job_settings.task_start == "fork":
+            why = one_line(record["fork_off"])
+            self.run.stop_forking(why)
+            self.run.journal.event("no forks", record["token"], why)
+            self.run.say(f"tasks of later jobs start in new processes: {why}")
+        elif record.get("fresh_why"):
+            words = f"tasks started in new processes: {one_line(record['fresh_why'])}"
+            if self.run.say_once(words):
+                self.run.journal.event("no forks", record["token"], words)
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
         """The end of a task. The first whole record of the valid attempt counts; others are named."""
@@ -234,6 +252,10 @@ class Collector:
             return
         reason = record.get("reason")
         if record["state"] == "succeeded":
+            if record.get("startup_s") is not None and record.get("seconds") is not None:
+                startups = self.run.journal.get("startups", [])
+                if len(startups) < _MOST_STARTUPS:
+                    self.run.journal.put("startups", [*startups, [record["startup_s"], record["seconds"]]])
             self.run.journal.finish_task(index, "succeeded", None, text)
         elif record["state"] == "cut":
             if stored != text:

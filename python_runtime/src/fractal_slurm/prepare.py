@@ -74,6 +74,8 @@ def job_settings(
         memory_limit=settings.memory_limit,
         isolation=settings.isolation,
         task_logs=settings.task_logs,
+        task_start=settings.task_start,
+        fork_fallback=settings.fork_fallback,
         max_out_bytes=settings.max_out_bytes,
         time_scope=settings.time_scope,
         start_slack_s=settings.start_slack_s,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BAR = 24
 # Tasks in a table; with --json there are all.
 _MOST_SHOWN = 50
+# A start that is worth a word; and what a task in a fork takes to begin.
+_MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
 
 
 class ProgressLine:
@@ -124,6 +126,9 @@ def run_head(journal: Journal) -> dict[str, Any]:
     head: dict[str, Any] = {
         key: journal.get(key) for key in ("run_id", "state", "user", "task_name", "created", "run_folder")
     }
+    head["forked"] = journal.get("forked", 0)
+    head["fork_off"] = journal.get("fork_off")
+    head["advice"] = startup_advice(journal.get("startups", []))
     head["jobs"] = [job_row(job) for job in journal.jobs()]
     return head
 
@@ -146,6 +151,7 @@ def task_rows(journal: Journal, *states: str) -> Iterator[dict[str, Any]]:
             "host": record.get("host"),
             "start": record.get("start"),
             "duration_s": record.get("seconds"),
+            "fork_failed": record.get("fork_failed"),
             "peak_mb": record.get("peak_mb"),
             "cpu_s": record.get("cpu_s"),
             "result": record.get("out"),
@@ -194,6 +200,27 @@ def report_json(head: dict[str, Any], tasks: Iterable[dict[str, Any]], damage: S
     yield f'\n  ],\n  "damage": {json_text(list(damage))}\n}}\n'
 
 
+def startup_advice(measured: Sequence[Sequence[float]]) -> str | None:
+    """What it would bring to fork the tasks of a run, by what the workers measured on the first task of each job.
+
+    Args:
+        measured: For each of these tasks the seconds until it read its args, and those that it took in all.
+
+    Returns:
+        A sentence; None where nothing is known, or little would be gained.
+    """
+    if not measured:
+        return None
+    startup, seconds = sorted((startup, seconds) for startup, seconds in measured)[len(measured) // 2]
+    if startup < _MUCH_STARTUP_S or not startup < seconds < 2 * startup:
+        return None
+    faster = seconds / (seconds - startup + _FORK_S)
+    return (
+        f"the start of Python and its imports took {startup:.1f} s of {seconds:.1f} s a task: with task_start = "
+        f'"fork" this run would be about {faster:.1f} times as fast'
+    )
+
+
 def job_row(job: Job) -> dict[str, Any]:
     """One job, for a report."""
     return {
@@ -233,6 +260,12 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
             for job in head["jobs"]
         ],
     )
+    if head["fork_off"]:
+        print(plain(f"from some job on, tasks started in new processes: {head['fork_off']}"))
+    elif head["forked"]:
+        print(f"{count_of(head['forked'], 'task')} ran in forks of a Python that had done their imports")
+    if head["advice"]:
+        print(head["advice"])
     bad = sum(number for state, number in counts.items() if state != "succeeded")
     if bad:
         table(

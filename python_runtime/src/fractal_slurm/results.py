@@ -113,10 +113,18 @@ _FIELDS: dict[Kind, dict[str, Callable[[object], bool]]] = {
         "log": _or_absent(_is_place),
         "exit": _or_absent(_is_number),
         "signal": _or_absent(_is_number),
-        **dict.fromkeys(("start", "seconds", "peak_mb", "cpu_s"), _or_absent(_is_real)),
+        "fork_failed": _or_absent(_is_text),
+        **dict.fromkeys(("start", "seconds", "peak_mb", "cpu_s", "startup_s"), _or_absent(_is_real)),
     },
     Kind.BEGIN: {"job": _is_job_id, "nodes": _is_number, **_WORKER, "printed": _or_absent(_is_text)},
-    Kind.END: {"end": _is_text, "steps": _is_number, **_WORKER},
+    Kind.END: {
+        "end": _is_text,
+        "steps": _is_number,
+        "forked": _or_absent(_is_number),
+        "fresh_why": _or_absent(_is_text),
+        "fork_off": _or_absent(_is_text),
+        **_WORKER,
+    },
     Kind.BEAT: {},
 }
 

@@ -48,6 +48,7 @@ class Watch:
     list_again: bool = False
     shut_out: bool = False
     steps: dict[tuple[int, int], int] = field(default_factory=dict)
+    forked: dict[tuple[int, int], int] = field(default_factory=dict)  # by start and node, as steps
     listed: bool = False
     seen: bool = False
     files: list[str] = field(default_factory=list)
@@ -85,6 +86,8 @@ class Run:
         stored |= {"command": tuple(stored["command"]), "slurm_output": slurm_may_write(self.folder, self.user)}
         stored["clear_preload"] = journal.get("clear_preload", False)
         self.job_settings = JobSettings(**stored)
+        if journal.get("fork_off"):
+            self.job_settings = replace(self.job_settings, task_start="fresh")
         self.hidden: bool = journal.get("hides_jobs")
         self.cancelled: bool = journal.get("cancelled", False)
         self.refusal: str | None = journal.get("refusal")
@@ -100,6 +103,11 @@ class Run:
         self.outage_s = 0.0
         self.outage_until = 0.0
         self.said: set[str] = set()
+
+    def stop_forking(self, why: str) -> None:
+        """Jobs that are submitted from here on start each task in a new process, for a reason in words."""
+        self.journal.put("fork_off", why)
+        self.job_settings = replace(self.job_settings, task_start="fresh")
 
     def has_work(self) -> bool:
         """Whether there is a task that has no end yet."""

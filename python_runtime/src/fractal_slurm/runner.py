@@ -279,6 +279,7 @@ class Runner:
             "sudo_calls": self.run.sudo.calls,
             "squeue_calls": self.run.slurm.squeue_calls,
             "srun_steps": self.run.journal.get("srun_steps", 0),
+            "forked": self.run.journal.get("forked", 0),
             "run_folder": self.run.folder,
             "refusal": self.run.refusal,
             "failures": failures,

@@ -122,6 +122,8 @@ class JobSettings:
         memory_limit: ``job`` or ``watch``.
         isolation: ``none``, or ``step``: each slot in a step of its own.
         task_logs: ``joined`` or ``separate``.
+        task_start: ``fresh``, or ``fork``: tasks are forked of a Python that has done their imports.
+        fork_fallback: Whether a task that failed in a fork runs once more in a new process.
         max_out_bytes: The largest out-JSON, in bytes.
         kill_wait_s: SLURM's KillWait, in seconds.
         max_script_bytes: The largest script that the cluster takes, in bytes.
@@ -142,6 +144,8 @@ class JobSettings:
     memory_limit: str = "job"
     isolation: str = "none"
     task_logs: str = "joined"
+    task_start: str = "fresh"
+    fork_fallback: bool = True
     max_out_bytes: int = 1_000_000
     kill_wait_s: int = 30
     max_script_bytes: int = DEFAULT_MAX_SCRIPT_BYTES
@@ -324,6 +328,8 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         ("task_logs", settings.task_logs),
         *(("command", word) for word in settings.command),
     ]
+    if settings.task_start == "fork":
+        pairs += [("task_start", "fork"), ("fork_fallback", int(settings.fork_fallback))]
     lines = "".join(f"{key}\t{check_text(str(value), key)}\n" for key, value in pairs)
     return MAGIC + b"\n" + lines.encode("utf-8") + b"\n"
 

@@ -54,6 +54,14 @@ class Settings:
         "none: tasks are processes of the worker. step: each slot is a step that SLURM holds to the task's mem.",
         ("none", "step"),
     )
+    task_start: str = _setting(
+        "fresh",
+        "fresh: each task starts a Python of its own. fork: tasks with a Python script share their imports.",
+        ("fresh", "fork"),
+    )
+    fork_fallback: bool = _setting(
+        True, "With task_start = fork: a task that failed runs once more in a new process; false: it failed."
+    )
     task_logs: str = _setting(
         "joined", "joined: the logs of a job's tasks in one file. separate: a file a task.", ("joined", "separate")
     )
@@ -171,7 +179,12 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
 
 def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
     choices = entry.metadata["choices"]
-    if isinstance(entry.default, int):
+    if isinstance(entry.default, bool):
+        if isinstance(value, str) and value.strip(" \t").lower() in ("true", "false"):
+            value = value.strip(" \t").lower() == "true"
+        if not isinstance(value, bool):
+            faults.append(f"{where}: found {shown(value)}; true or false are allowed")
+    elif isinstance(entry.default, int):
         if isinstance(value, str) and re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t]*", value):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:

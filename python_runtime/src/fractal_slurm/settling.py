@@ -43,6 +43,9 @@ class Settler:
         steps = sum(watch.steps.values()) + (job.nodes > 1)
         if steps:
             self.run.journal.put("srun_steps", self.run.journal.get("srun_steps", 0) + steps)
+        forked = sum(watch.forked.values())
+        if forked:
+            self.run.journal.put("forked", self.run.journal.get("forked", 0) + forked)
         self.run.journal.update_job(job.token, "collected", state="collected")
         self.run.watches.pop(job.token, None)
         self.run.full_until = 0.0  # there is room for another

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from .nursery import Nursery
+
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
 # A claim is a symlink to this and the job's id.
 CLAIM_PREFIX = ".job-"
@@ -230,6 +232,8 @@ class Slot:
         self.log_fd = -1
         self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
         self.step = 0  # the srun of its step
+        self.forked = False  # whether its task runs in a fork of the nursery
+        self.first = False  # whether its task is the job's first
         self.starved = False  # whether its step ran out of memory under the task
         self.taken_back = False  # whether its step was told to end before it took the task
         self.line = b""  # the task, as the script has it
@@ -297,6 +301,14 @@ class Worker:
         self.scratch = ""
         self.printed = ""  # the last of what the script printed before the worker
         self.fds: dict[str, int] = {}
+        # How tasks start. Jobs of an earlier version do not say.
+        self.forks = header.get("task_start") == "fork"
+        self.fork_fallback = header.get("fork_fallback") == "1"
+        self.nursery: Nursery | None = None
+        self.fresh_why: str | None = None  # why no task is forked (any more)
+        self.fork_off: str | None = None  # the same, where forks did harm: it holds for the whole run
+        self.failed_in_fork: dict[int, str] = {}  # tasks that get a second try in a new process, and why
+        self.forked = 0
 
     # -- the start ---------------------------------------------------------------------------------------
 
@@ -398,6 +410,8 @@ class Worker:
             if not self.separate_logs:
                 slot.log_fd = self.open_file(slot.log_path, os.O_TRUNC | os.O_NOFOLLOW)
             self.free.append(slot)
+        if self.forks and self.nursery is None and self.fresh_why is None:
+            self.open_nursery()
         self.read_printed()
         printed = ""
         if self.printed and not self.node:
@@ -471,6 +485,85 @@ class Worker:
                     task = record.get("task")
                     if isinstance(task, int) and not isinstance(task, bool):
                         self.finished.add(task)
+
+    # -- tasks in forks ----------------------------------------------------------------------------------
+
+    def open_nursery(self) -> None:
+        """Start the Python of which tasks are forked, if there can be one."""
+        if self.in_steps:
+            self.fresh_why = 'each slot is a step of its own (isolation = "step")'
+            return
+        # On a node this file is a module of its own, and not part of a package.
+        if __package__:
+            from .nursery import Nursery, Unfit
+        else:
+            from nursery import Nursery, Unfit  # type: ignore[import-not-found, no-redef, unused-ignore]
+        slot = self.free[-1]
+        try:
+            self.nursery = Nursery(self.command, self.scratch, slot.env, slot.cpus, spawn, time.monotonic())
+        except Unfit as reason:
+            self.fresh_why = str(reason)
+        except OSError as error:
+            self.fresh_why = f"{self.command[0]} can't be started: {error.strerror}"
+
+    def look_at_nursery(self, now: float) -> None:
+        """Hear what the nursery says. Once it has ended, tasks start in new processes."""
+        if self.nursery is None or self.fresh_why is not None:
+            return
+        self.nursery.look(now)
+        if self.nursery.state == "ended":
+            self.fresh_why = self.nursery.why or "the nursery ended"
+            self.complain(f"tasks start in new processes from here on: {self.fresh_why}")
+
+    def fork(self, slot: Slot) -> int:
+        """Start a task in a fork of the nursery. Returns its pid, or 0: it is to start in a new process."""
+        nursery = self.nursery
+        if nursery is None or self.fresh_why is not None or slot.index in self.failed_in_fork:
+            return 0
+        changes = {name: value for name, value in slot.env.items() if nursery.env.get(name) != value}
+        files = ["--args-json", slot.files[0], "--out-json", slot.files[1]]
+        pid, socket = nursery.fork(files, slot.log_fd, changes, slot.cpus, f"{slot.index}-{slot.attempt}")
+        if not pid or not nursery.begin(socket):
+            return 0
+        slot.forked = True
+        self.forked += 1
+        return pid
+
+    def fork_ended(self, slot: Slot, state: str, reason: str | None) -> bool:
+        """A task ended that had to do with forks. Returns whether it is to run again, in a new process.
+
+        What fails in a fork may be the fork's fault, so it gets one more try. If that one succeeds, no task of the run
+        is forked any more.
+
+        Args:
+            slot: Where it ran.
+            state: What it came to.
+            reason: Why, if it did not succeed.
+        """
+        if not slot.forked:
+            if state == "succeeded" and slot.index in self.failed_in_fork and self.fork_off is None:
+                why = self.failed_in_fork[slot.index]
+                self.fork_off = f"task {slot.index} failed in a fork ({why}), and succeeded in a new process"
+                self.fresh_why = self.fork_off
+                if self.nursery is not None:
+                    self.nursery.end(self.fork_off)
+                self.complain(self.fork_off)
+            return False
+        slot.forked = False
+        now = time.monotonic()
+        if self.nursery is not None:
+            self.nursery.learn(f"{slot.index}-{slot.attempt}", now)
+        if state != "failed" or not self.fork_fallback or self.stopping or not self.in_time(now):
+            return False
+        self.failed_in_fork[slot.index] = (reason or "")[:200]
+        for path in slot.files:
+            remove(path)
+        try:
+            os.ftruncate(slot.log_fd, 0)  # the log is that of the second try
+        except OSError:
+            pass
+        self.release(slot)
+        return True
 
     # -- the queue ---------------------------------------------------------------------------------------
 
@@ -551,7 +644,7 @@ class Worker:
         try:
             if slot.cpus:
                 os.sched_setaffinity(0, slot.cpus)
-            slot.pid = spawn(words, slot.env, self.null_fd, slot.log_fd)
+            slot.pid = self.fork(slot) or spawn(words, slot.env, self.null_fd, slot.log_fd)
         except OSError as error:
             if error.errno in PASSING:
                 self.obstacle = "its tasks could not be started"
@@ -567,13 +660,17 @@ class Worker:
     def put_back(self, slot: Slot) -> None:
         """A task did not start: it keeps its turn, and its slot is free again."""
         remove(slot.files[0])
+        self.release(slot)
+        self.retry_at = time.monotonic() + RETRY_S
+
+    def release(self, slot: Slot) -> None:
+        """Free a slot, whose task keeps its turn."""
         if self.separate_logs and slot.log_fd >= 0:
             os.close(slot.log_fd)
             slot.log_fd = -1
         slot.pid = 0
         self.again.append(slot.line)
         self.free.append(slot)
-        self.retry_at = time.monotonic() + RETRY_S
 
     # -- steps -------------------------------------------------------------------------------------------
 
@@ -749,9 +846,15 @@ class Worker:
         if verdict is None and fault:
             verdict = ("failed", fault)
         state, reason = verdict or ("succeeded", None)
+        if self.forks and self.fork_ended(slot, state, reason):
+            return
         record["state"] = state
         if reason and state == "failed" and self.printed:
             reason = f"{reason[:3000]}; before, the script of its job printed: {' '.join(self.printed.split())}"
+        if slot.index in self.failed_in_fork:
+            record["fork_failed"] = self.failed_in_fork[slot.index]
+        elif slot.first and not self.forks:
+            self.note_startup(slot, record)
         if reason:
             record["reason"] = reason[:4000]  # as much as of a log; a command's name may be longer
         if out is not None:
@@ -770,6 +873,20 @@ class Worker:
         self.ended += 1
         slot.pid = 0
         self.free.append(slot)
+
+    def note_startup(self, slot: Slot, record: dict[str, Any]) -> None:
+        """How long a task took until it read its args: most of that is the start of Python and its imports.
+
+        By the time at which the file was last read. A file system that keeps none (noatime) leaves it out.
+        """
+        if not self.command[0].rpartition("/")[2].startswith("python"):
+            return
+        try:
+            status = os.stat(slot.files[0])
+        except OSError:
+            return
+        if status.st_atime_ns > status.st_mtime_ns:
+            record["startup_s"] = round(max(0.0, status.st_atime_ns / 1e9 - slot.began_clock), 3)
 
     def starved(self, slot: Slot) -> bool:
         """Whether the kernel ended a process for lack of memory, that no task was told of yet."""
@@ -918,6 +1035,7 @@ class Worker:
                 self.look_at_steps()
             self.reap()
             now = time.monotonic()
+            self.look_at_nursery(now)
             self.decide(now)
             self.enforce(now)
             if now >= next_tick:
@@ -968,6 +1086,8 @@ class Worker:
             now = time.monotonic()
             if self.pending or now < self.retry_at:
                 return
+            if self.nursery is not None and self.fresh_why is None and self.nursery.is_busy():
+                return  # what it imports now, no task has to: worth the wait
             if not self.in_time(now):
                 self.stopping = "no further task can end within the job's time limit"
                 return
@@ -981,6 +1101,7 @@ class Worker:
             if line is None:
                 return
             slot = self.free.pop()
+            slot.first = not self.started
             try:
                 self.start(slot, line)
             except OSError as error:
@@ -1016,7 +1137,10 @@ class Worker:
             if self.in_steps:
                 self.look_at_steps()  # a task may have ended just before its step
             slot = self.running.pop(pid, None)
-            if slot is None:
+            if self.nursery is not None and pid == self.nursery.pid:
+                self.nursery.pid = 0
+                self.nursery.end("the nursery ended by itself")
+            elif slot is None:
                 self.forget_step(pid)  # or a child that the script left to us
             elif self.in_steps:
                 self.step_ended(slot, status)
@@ -1138,6 +1262,10 @@ class Worker:
             "steps": self.steps,
             "seconds": round(time.monotonic() - self.began, 3),
         }
+        if self.nursery is not None:
+            self.nursery.end(None)
+        if self.forks:
+            record.update(forked=self.forked, fresh_why=self.fresh_why, fork_off=self.fork_off)
         self.write_record(record)
         give_up = time.monotonic() + (self.grace_s if self.stopping else 600.0)
         while self.pending and time.monotonic() < give_up:
@@ -1184,8 +1312,17 @@ def prepare_process() -> None:
             del os.environ["LC_CTYPE"]
 
 
-def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int:
+def spawn(
+    words: list[str], env: dict[str, str], stdin: int, output: int, more: tuple[tuple[int, int], ...] = ()
+) -> int:
     """Start a process in a process group of its own. Returns its pid.
+
+    Args:
+        words: Its command line.
+        env: Its environment.
+        stdin: The descriptor of its standard input.
+        output: That of its standard output and standard error.
+        more: Pairs of another descriptor and the number that it gets.
 
     Raises:
         OSError: It can't be started.
@@ -1198,6 +1335,7 @@ def spawn(words: list[str], env: dict[str, str], stdin: int, output: int) -> int
             (os.POSIX_SPAWN_DUP2, stdin, 0),
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
+            *((os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in more),
         ),
         setpgroup=0,
         setsigmask=inherited_mask,

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real Fractal tasks, in a virtual environment of their own (`make test-tasks`)."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# The helpers that run a worker in a process of its own.
+sys.path.insert(0, str(ROOT / "tests" / "runtime"))
