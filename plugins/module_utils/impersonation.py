@@ -43,7 +43,7 @@ def forms(commands, work_dir):
         "scancel": ["1"],
         "cat": ["--", path],
         "ls": ["--", path],
-        "mkdir": ["-p", "-m", "700", "--", path],
+        "mkdir": ["-m", "700", "--", path],
     }
     return [[commands[name]] + arguments[name] for name in COMMANDS]
 

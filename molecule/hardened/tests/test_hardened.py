@@ -18,7 +18,8 @@ ALLOWED = {
     "sbatch": [*AS_ANNA, SBATCH, "--parsable"],
     "scancel one": [*AS_ANNA, SCANCEL, "1"],
     "scancel several": [*AS_ANNA, SCANCEL, "1", "2"],
-    "mkdir private": [*AS_ANNA, MKDIR, "-p", "-m", "700", "--", f"{HOME}/work/run"],
+    "mkdir above": [*AS_ANNA, MKDIR, "-p", "-m", "700", "--", f"{HOME}/work"],
+    "mkdir private": [*AS_ANNA, MKDIR, "-m", "700", "--", f"{HOME}/work/run"],
     "mkdir": [*AS_ANNA, MKDIR, "--", f"{HOME}/work/run/claim"],
     "ls": [*AS_ANNA, LS, "--", f"{HOME}/work/run"],
     "ls several": [*AS_ANNA, LS, "--", f"{HOME}/work", f"{HOME}/work/run"],
@@ -90,7 +91,8 @@ ESCAPES = {
     "an option after the dashes": [*AS_ANNA, LS, "--", "-R", f"{HOME}/work"],
     "an option in a name": [*AS_ANNA, LS, "--", f"{HOME}/-R"],
     "another mode": [*AS_ANNA, MKDIR, "-p", "-m", "4777", "--", f"{HOME}/x"],
-    "a mode without -p": [*AS_ANNA, MKDIR, "-m", "700", "--", f"{HOME}/x"],
+    "another mode without -p": [*AS_ANNA, MKDIR, "-m", "755", "--", f"{HOME}/x"],
+    "no mode with -p": [*AS_ANNA, MKDIR, "-p", "--", f"{HOME}/x"],
     "a security context": [*AS_ANNA, MKDIR, "-Z", "--", f"{HOME}/x"],
 }
 
@@ -107,7 +109,8 @@ def work(host):
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_allowed(host, name):
-    host.run(f"rm -rf {HOME}/work/run/claim")
+    # A folder of a run is one that was not there.
+    host.run(f"rm -rf {HOME}/work/run{'' if name == 'mkdir private' else '/claim'}")
     ended = sudo(host, ALLOWED[name], stdin=JOB)
     assert ended.rc == 0, ended.stderr
 
