@@ -13,7 +13,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-tasks test-oldest molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -51,6 +51,10 @@ test-tasks: ## real Fractal tasks, in new processes and in forks
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap
 	tools/as-root tools/test-oldest
+
+fuzz: ## inputs that nobody thought of, SECONDS of them for each reader of others' texts
+	@tools/bootstrap fuzz
+	$(VENV)/python tests/fuzz --seconds $(or $(SECONDS),10)
 
 molecule: ## the collection on clusters of containers
 	tools/as-root tools/molecule --jobs 2 default cluster

@@ -54,7 +54,8 @@ class TestCheck:
     def test_advises_on_the_batching(self):
         advice = messages(check(), fit.Severity.ADVICE)
         assert [line for line in advice if "96 tasks: 3 jobs of up to 32 tasks, 4 at a time" in line]
-        assert len([line for line in advice if "tasks:" in line]) == 4
+        assert [line for line in advice if "1 task: 1 job of up to 1 task, 1 at a time" in line]
+        assert len([line for line in advice if "task: " in line or "tasks: " in line]) == 4
 
 
 class TestPartition:

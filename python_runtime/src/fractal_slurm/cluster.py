@@ -342,7 +342,7 @@ def parse_oneliner(line: str) -> dict[str, str]:
     found: dict[str, str] = {}
     text = line.strip()
     keys = list(_KEY.finditer(text))
-    for key, following in zip(keys, [*keys[1:], None], strict=True):
+    for key, following in zip(keys, [*keys[1:], None], strict=False):
         found.setdefault(key[1], text[key.end() : following.start() if following else None].strip())
     return found
 
@@ -410,7 +410,7 @@ def parse_gres(text: str) -> dict[str, int]:
         FractalSlurmError: It is no such list.
     """
     found: dict[str, int] = {}
-    plain = re.sub(r"\([^)]*\)", "", text).strip()
+    plain = re.sub(r"\([^()]*\)", "", text).strip()
     if plain in _UNLIMITED or plain == "none":
         return found
     for entry in plain.split(","):

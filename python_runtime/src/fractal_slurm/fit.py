@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .batching import heuristics
 from .cluster import Association, Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
 from .config_file import SlurmConfigFile
-from .errors import BatchingError, FractalSlurmError, shown
+from .errors import BatchingError, FractalSlurmError, count_of, shown
 from .walltime import format_walltime, parse_walltime
 
 # Numbers of tasks for which the batching is told: one, a plate of 96 wells, one of 1,536, and a screen.
@@ -430,7 +430,7 @@ def satisfies(features: Sequence[str], constraint: str) -> bool:
         constraint: What is asked for.
     """
     parts = re.findall(r"[()&|,\[\]]|\*[0-9]+|[^()&|,*\[\]\s]+", constraint)
-    names = [part for part in parts if part not in "()&|,[]" and not part.startswith("*")]
+    names = {part for part in parts if part not in "()&|,[]" and not part.startswith("*")}
     if "*" in constraint:
         return True
     if re.search(r"[\[\]]", constraint):
@@ -598,6 +598,6 @@ def _advise(config: SlurmConfigFile) -> Iterator[Finding]:
         yield Finding(
             Severity.ADVICE,
             _BATCHING,
-            f"{number} tasks: {jobs} jobs of up to {size} tasks, {min(batching.parallel_tasks_per_job, size)} at "
-            f"a time, by {batching.branch.value}",
+            f"{count_of(number, 'task')}: {count_of(jobs, 'job')} of up to {count_of(size, 'task')}, "
+            f"{min(batching.parallel_tasks_per_job, size)} at a time, by {batching.branch.value}",
         )
