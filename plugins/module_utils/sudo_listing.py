@@ -90,13 +90,19 @@ def deciding_rule(rules, user, groups, line):
 
 def users_of(run_as):
     """The entries of a list of users, as sudo prints it, that are not negated."""
-    return [entry for entry in re.split(r",\s*", run_as.strip()) if entry and not entry.startswith(("!", "%!"))]
+    return [entry for entry in _entries(run_as) if not entry.startswith(("!", "%!"))]
+
+
+def _entries(run_as):
+    """The entries of a list of users, as sudo prints it, without the quotes that it has around some."""
+    found = re.findall(r'(?:[^,"]|"[^"]*")+', run_as)
+    return [entry.strip().replace('"', "") for entry in found if entry.strip()]
 
 
 def _names_user(run_as, user, groups):
     """Whether a list of users, as sudo prints it, ends up with this user in it: the last entry that names it counts."""
     named = {"ALL", user.name, "#%d" % user.uid} | {"%" + name for name in groups}
-    for entry in reversed(re.split(r",\s*", run_as.strip())):
+    for entry in reversed(_entries(run_as)):
         # sudo 1.9.13 prints "!%wheel" as "%!wheel"
         negated = entry.startswith(("!", "%!"))
         if (entry.replace("!", "", 1) if negated else entry) in named:

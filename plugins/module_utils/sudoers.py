@@ -31,30 +31,48 @@ SYSTEM_DIRS = ("/usr/bin", "/bin")
 # Argument patterns (regular expressions) came with this release; sudo-rs has none.
 HARDENED_SUDO_VERSION = (1, 9, 10)
 
-# Portable account names. Left out on purpose: everything that sudoers reads specially (blanks, commas, colons,
-# equals signs, exclamation marks, quotes, backslashes, a leading #, + or %), and a leading digit or dash.
-_ACCOUNT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-# What sudoers takes for the name of an alias. ALL is one of them.
-_ALIAS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$; and groups such as
+# "Domain Users". Sudo takes all of them, in quotes where it would read them as something else. The runtime has the same
+# rule for users (impersonate.check_user_name).
+_USER_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?")
+_GROUP_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+&'() -]*[A-Za-z0-9_.@+&'()-])?\$?")
+_MAX_NAME = 255
+# What stands in sudoers without quotes: no name in capitals, which is an alias there, and none of its own words.
+_PLAIN_NAME = re.compile(r"(?![A-Z][A-Z0-9_]*$)[A-Za-z_][A-Za-z0-9_.-]*")
+_OWN_WORDS = re.compile(r"sha(224|256|384|512)|sudoedit|list|Defaults|(Host|Cmnd|Cmd|User|Runas)_Alias")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 # The users of what belongs to nobody, by any name.
 _NOBODY = (65534, 65535)
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
 User = namedtuple("User", "name uid gid")
 Group = namedtuple("Group", "name gid members")
 
 
-def fault_of_account_name(name: str, what: str) -> str | None:
-    """The fault of a user's or group's name, or None where sudoers reads it as just that."""
-    if not _ACCOUNT_NAME.fullmatch(name):
-        return (
-            "%s %r: the name is not allowed: it must begin with a letter or _, go on with letters, digits, _ . - "
-            "and have at most 32 of them (sudoers reads other characters specially)" % (what, name)
-        )
-    if _ALIAS_NAME.fullmatch(name):
-        return "%s %r: the name is not allowed: sudoers reads a name in capitals as an alias" % (what, name)
-    return None
+def fault_of_account_name(name: str, what: str, is_group: bool = False) -> str | None:
+    """The fault of a user's or group's name, or None where sudo and SLURM take it as just that.
+
+    Args:
+        name: The name; a group's without its %.
+        what: How messages call it.
+        is_group: Whether it is a group's: these may have blanks and some signs more.
+    """
+    if name == "ALL":
+        return "%s %r: the name is not allowed: sudoers reads it as everybody; name users and %%groups" % (what, name)
+    if (_GROUP_NAME if is_group else _USER_NAME).fullmatch(name) and len(name) <= _MAX_NAME:
+        return None
+    return (
+        "%s %r: the name is not allowed: it must begin with a letter, a digit or _, go on with letters, digits, "
+        "_ . - @ + \\%s, have at most %d of them, end in no \\ and not be a number (in YAML, write DOMAIN\\name with "
+        "one \\, and without quotes)" % (what, name, " & ' ( ) and blanks inside" if is_group else "", _MAX_NAME)
+    )
+
+
+def quoted(entry):
+    """The name of a user, or of a group with a leading ``%``, as it stands in sudoers."""
+    name = entry[1:] if entry.startswith("%") else entry
+    plain = _PLAIN_NAME.fullmatch(name) and not _OWN_WORDS.fullmatch(name)
+    return entry if plain else '"%s"' % entry
 
 
 def fault_of_file_name(name: str) -> str | None:
@@ -234,7 +252,7 @@ def list_faults(entries: list[str], service_user: str, privileged_groups: list[s
         is_group = entry.startswith("%")
         name = entry[1:] if is_group else entry
         what = "group" if is_group else "user"
-        fault = fault_of_account_name(name, what)
+        fault = fault_of_account_name(name, what, is_group)
         if fault:
             faults.append(fault)
         elif is_group and name in privileged_groups:
@@ -309,7 +327,7 @@ def account_faults(
     for entry in dict.fromkeys(entries):
         is_group = entry.startswith("%")
         name = entry[1:] if is_group else entry
-        if fault_of_account_name(name, ""):
+        if fault_of_account_name(name, "", is_group):
             continue
         if is_group:
             faults.extend(
@@ -509,7 +527,7 @@ def render(
         closing: More entries that close the list, as :func:`closing_entries` makes them.
         names: Of the two aliases, as :func:`alias_names` gives them.
     """
-    closing = ["!root", "!#0"] + ["!%" + name for name in privileged_groups] + list(closing)
+    closing = ["!root", "!#0"] + ["!" + quoted("%" + name) for name in privileged_groups] + list(closing)
     grants = []
     for name, path in commands.items():
         if arguments is None:
@@ -521,9 +539,9 @@ def render(
         [
             HEADER + ": what is changed by hand here is lost.",
             "# %s may run these commands as these users, without a password; never as a privileged one." % service_user,
-            "Runas_Alias %s = %s" % (names[0], separator.join(list(entries) + closing)),
+            "Runas_Alias %s = %s" % (names[0], separator.join([quoted(entry) for entry in entries] + closing)),
             "Cmnd_Alias %s = %s" % (names[1], separator.join(grants)),
-            "%s ALL=(%s) NOPASSWD: %s" % (service_user, names[0], names[1]),
+            "%s ALL=(%s) NOPASSWD: %s" % (quoted(service_user), names[0], names[1]),
             "",
         ]
     )

@@ -449,7 +449,7 @@ def wanted_text(params, host, base, slurm_users=None, names=None):
         **known,
     )
     for name in params["privileged_groups"]:
-        fault = sudoers.fault_of_account_name(name, "privileged group")
+        fault = sudoers.fault_of_account_name(name, "privileged group", is_group=True)
         if fault:
             faults.append(fault)
     commands, command_faults = sudoers.find_commands(params["commands"], params["bin_dirs"])

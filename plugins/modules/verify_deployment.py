@@ -161,8 +161,9 @@ from ..module_utils.commands import call_as, run
 
 # States of a run after which no job of it is left.
 ENDED = ("done", "cancelled", "refused")
-# The task says in its out-JSON (the fourth argument that it gets) who ran it, and where.
-PROBE = '/bin/sh -c \'printf "{\\"user\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -un)" "$(hostname)" > "$4"\' probe'
+# The task says in its out-JSON (the fourth argument that it gets) who ran it, and where. A uid: names may have signs
+# that JSON reads specially.
+PROBE = '/bin/sh -c \'printf "{\\"uid\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -u)" "$(hostname)" > "$4"\' probe'
 
 
 class Verification:
@@ -360,7 +361,8 @@ class Verification:
                     state,
                     run_id,
                 )
-        ok, told = judge_probe(answer, report_of(answer, lambda run_id: self._report(run_id, state)), user)
+        report = report_of(answer, lambda run_id: self._report(run_id, state))
+        ok, told = judge_probe(answer, report, user, pwd.getpwnam(user).pw_uid)
         self.add("probe job", what, ok, told or words)
         return ended
 
@@ -415,13 +417,14 @@ def report_of(answer, read):
     return dict(read(run_id), summary=summary) if isinstance(run_id, str) else {}
 
 
-def judge_probe(answer, report, user):
+def judge_probe(answer, report, user, uid):
     """Whether a probe job ran as it must, and in which words.
 
     Args:
         answer: Of ``fractal-slurm run --json``.
         report: What :func:`report_of` made of it.
         user: As whom it must have run.
+        uid: That user's uid.
 
     Returns:
         Two values: whether it did; and a sentence, None where nothing more is known than the answer says.
@@ -433,9 +436,10 @@ def judge_probe(answer, report, user):
     if not result:
         reason = task.get("reason") or summary.get("refusal")
         return False, "the probe did not run: %s" % reason if reason else None
-    ok = summary.get("succeeded") == 1 and result.get("user") == user
-    words = "ran as %s on %s" % (result.get("user"), result.get("host"))
-    if not ok and result.get("user") == user:
+    right = result.get("uid") == str(uid)
+    ok = summary.get("succeeded") == 1 and right
+    words = "ran as %s on %s" % (user if right else "uid %s" % result.get("uid"), result.get("host"))
+    if not ok and right:
         return False, "%s, and failed: %s" % (words, task.get("reason") or last_line(answer))
     if isinstance(summary.get("wall_s"), (int, float)):
         words += " in %.1f s, %s sudo calls" % (summary["wall_s"], summary.get("sudo_calls"))

@@ -166,7 +166,11 @@ def _sudoers_faults(values: Mapping[str, Any]) -> list[str]:
     faults: list[str] = sudoers.list_faults(
         values["fractal_slurm_sudoers_impersonate_users"], values["fractal_slurm_service_user"], privileged
     )
-    faults += [fault for name in privileged if (fault := sudoers.fault_of_account_name(name, "privileged group"))]
+    faults += [
+        fault
+        for name in privileged
+        if (fault := sudoers.fault_of_account_name(name, "privileged group", is_group=True))
+    ]
     file_fault = sudoers.fault_of_file_name(values["fractal_slurm_sudoers_file"])
     faults += [file_fault] if file_fault else []
     faults += sudoers.bin_dir_faults(values["fractal_slurm_bin_dirs"])

@@ -292,6 +292,29 @@ def test_the_list_stays_closed_to_whom_later_joins(deployed: Site):
             subprocess.run(argv, check=True)
 
 
+def test_names_of_directory_services_work_from_the_role_to_the_job(deployed: Site):
+    # SLURM's accounting keeps no backslash, and capitals only where it is told to: tests/slurm has those, without it
+    names = [f"{NAME}@site.org", f"1{NAME}"]
+    try:
+        for number, name in enumerate(names):
+            home = SLURM / "home" / f"odd{number}"
+            subprocess.run(["useradd", "--badname", "--create-home", "--home-dir", home, name], check=True)
+            home.chmod(0o700)
+            known = [SLURM / "bin" / "sacctmgr", "--immediate", "add", "user", name, "account=lab"]
+            subprocess.run(known, check=True, capture_output=True)
+        deployed.hosts["one"]["fractal_slurm_sudoers_impersonate_users"] = names
+        outcome = deployed.play(SITE, "--tags", "sudoers")
+        assert outcome.changed == {"one": 1}, outcome.output
+        params = verify_parameters(deployed, users=names)
+        _outcome, answers = run_tasks(deployed, {"fractal.slurm.verify_deployment": params, "register": "answer"})
+        assert answers["answer"]["faults"] == []
+        probes = [check["words"] for check in answers["answer"]["checks"] if check["check"] == "probe job"]
+        assert [words.partition(" on ")[0] for words in probes] == [f"ran as {name}" for name in names]
+    finally:
+        for name in names:
+            subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
+
+
 @pytest.mark.parametrize("folder", ["scratch", "home"])
 def test_verification_removes_nothing_of_the_users(deployed: Site, folder: str):
     scratch = BASE / "scratch"

@@ -122,7 +122,10 @@ class TestHardenedArguments:
 
 
 class TestCheckUserName:
-    @pytest.mark.parametrize("name", ["ann", "a", "_svc", "ann.lee-2", "Ann", "host$", "a" * 32])
+    @pytest.mark.parametrize(
+        "name",
+        ["ann", "_svc", "ann.lee-2", "Ann", "host$", "ann@site.org", "SITE\\ann", "S+ann", "1ann", "ANN", "a" * 255],
+    )
     def test_takes_names_of_users(self, name):
         assert check_user_name(name) == name
 
@@ -134,7 +137,9 @@ class TestCheckUserName:
         with pytest.raises(FractalSlurmError, match="as a user to impersonate"):
             check_user_name(name)
 
-    @pytest.mark.parametrize("name", ["a" * 33, "é", ".ann", "$ann", "ann$x"])
+    @pytest.mark.parametrize(
+        "name", ["a" * 256, "é", ".ann", "$ann", "ann$x", "SITE\\\\ann", "ann\\", "\\ann", "7", "ALL", "a'b"]
+    )
     def test_refuses_what_is_no_users_name(self, name):
         with pytest.raises(FractalSlurmError, match="as a user to impersonate"):
             check_user_name(name)

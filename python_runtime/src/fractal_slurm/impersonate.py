@@ -25,8 +25,12 @@ SLURM_COMMANDS = ("sbatch", "scancel")
 RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
 CMND_ALIAS = "FRACTAL_CMD"
 
-# useradd(8)'s portable names, plus upper case and dots, which directory services have. No leading dash or digit only.
-_USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
+# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$. Left out: a number,
+# which SLURM reads as a uid, and what sudo reads as something else. The role fractal.slurm.sudoers has the same rule.
+_USER_NAME = re.compile(
+    r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?",
+)
+_MAX_USER_NAME = 255
 # A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot.
 _SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
@@ -80,12 +84,12 @@ class Interrupted(FractalSlurmError):
 
 
 def check_user_name(name: str) -> str:
-    """Accept the name of a user, as sudo -u takes it.
+    """Accept the name of a user, as sudo and SLURM take it, those of directory services among them.
 
     Raises:
-        FractalSlurmError: It is none; ``#uid`` and names with blanks or quotes are none.
+        FractalSlurmError: It is none; ``#uid``, numbers and names with blanks or quotes are none.
     """
-    if not _USER_NAME.fullmatch(name) or name == "root":
+    if not _USER_NAME.fullmatch(name) or len(name) > _MAX_USER_NAME or name in ("root", "ALL"):
         raise FractalSlurmError(f"{name!r} is not allowed as a user to impersonate: give the name of an ordinary user")
     return name
 

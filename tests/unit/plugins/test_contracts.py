@@ -35,9 +35,31 @@ def test_hosts_and_runtime_agree_on_commands_and_aliases():
 
 
 def test_hosts_and_runtime_agree_on_names_of_users():
-    for name in ("anna", "a.b-c_d", "A1b", "_x"):
+    check = runtime_module("impersonate").check_user_name
+    for name in ("anna", "a.b-c_d", "A1b", "_x", "anna@site.org", "SITE\\anna", "SITE+anna", "1anna", "ANNA", "host$"):
         assert sudoers.fault_of_account_name(name, "user") is None
-        assert runtime_module("impersonate").check_user_name(name) == name
+        assert check(name) == name
+    for name in (
+        "",
+        "ALL",
+        "7",
+        "a b",
+        "a\\",
+        "a\\\\b",
+        "-a",
+        "#5",
+        "%a",
+        "a,b",
+        "a" * 256,
+        "é",
+        "a\n",
+        "a'b",
+        ".a",
+        "a$b",
+    ):
+        assert sudoers.fault_of_account_name(name, "user") is not None
+        with pytest.raises(ValueError, match="is not allowed"):
+            check(name)
 
 
 def test_every_module_is_in_the_action_group():

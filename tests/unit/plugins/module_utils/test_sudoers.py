@@ -167,22 +167,68 @@ class TestAccountFaults:
             "#0",
             "#1000",
             "+net",
-            "a\\b",
+            "a\\",
+            "\\a",
+            "a\\\\b",
             '"a"',
             "-a",
-            "1a",
+            "@a",
+            "1",
+            "12$",
             "a\nb",
             "a%b",
-            "a" * 33,
+            "a'b",
+            "a" * 256,
         ],
     )
     def test_refuses_names_that_sudoers_reads_specially(self, name):
         assert "is not allowed" in faults([name])[0]
 
-    @pytest.mark.parametrize("name", ["ALL", "A", "FRACTAL_CMD", "X1"])
-    def test_refuses_names_that_sudoers_reads_as_aliases(self, name):
-        assert "reads a name in capitals as an alias" in faults([name])[0]
-        assert "reads a name in capitals as an alias" in faults(["%" + name])[0]
+    @pytest.mark.parametrize("entry", ["ALL", "%ALL"])
+    def test_refuses_everybody(self, entry):
+        assert "sudoers reads it as everybody" in faults([entry])[0]
+
+    @pytest.mark.parametrize("name", ["a  b", "R&D (all)", "SITE\\domain users", "o'neil", "X", "1a", "a@b.c"])
+    def test_takes_names_of_groups_from_directories(self, name):
+        assert sudoers.fault_of_account_name(name, "group", is_group=True) is None
+
+    @pytest.mark.parametrize("name", ["", " a", "a ", "a,b", 'a"b', "a\nb", "a\\", "#5", ":x", "7", "a=b", "é"])
+    def test_refuses_others(self, name):
+        assert "is not allowed" in sudoers.fault_of_account_name(name, "group", is_group=True)
+
+
+class TestQuoted:
+    @pytest.mark.parametrize("entry", ["anna", "%lab", "a.b-c_d", "Anna", "%Lab", "_x"])
+    def test_leaves_plain_names(self, entry):
+        assert sudoers.quoted(entry) == entry
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            "ANNA",
+            "%X1",
+            "1anna",
+            "anna@site.org",
+            "SITE\\anna",
+            "%SITE\\Domain Users",
+            "host$",
+            "%R&D (all)",
+            "10.0.0.1",
+            "sha256",
+            "sudoedit",
+            "Defaults",
+            "User_Alias",
+        ],
+    )
+    def test_quotes_the_others_and_sudo_reads_them_as_they_are(self, entry):
+        text = "Runas_Alias A = x, %s, !%s\n%s ALL=(ALL) ALL\n" % ((sudoers.quoted(entry),) * 3)
+        alias, rule = sudoers.sudoers_reader.read(text)
+        kind = "group" if entry.startswith("%") else "word"
+        assert [tuple(member) for member in alias.value.members[1:]] == [(False, kind, entry), (True, kind, entry)]
+        assert [tuple(member) for member in rule.value.users] == [(False, kind, entry)]
+        if all(samples.TOOLS):
+            members = [["x", entry, "!" + entry]]
+            assert [found[2] for found in samples.sudos_reading(text)["aliases"]] == members
 
 
 class TestClosingEntries:

@@ -34,17 +34,17 @@ class TestConfigPartitions:
 
 class TestJudgeProbe:
     def judged(self, report, out="{}", err=""):
-        return verify.judge_probe(Answer(0, out, err), report, "anna")
+        return verify.judge_probe(Answer(0, out, err), report, "anna", 1001)
 
     def report(self, result, **summary):
         return {"tasks": [{"result": result, "reason": "exit code 1"}], "summary": {"succeeded": 1, **summary}}
 
     def test_says_who_ran_it_where(self):
-        ok, words = self.judged(self.report({"user": "anna", "host": "n1"}, wall_s=1.26, sudo_calls=3))
+        ok, words = self.judged(self.report({"uid": "1001", "host": "n1"}, wall_s=1.26, sudo_calls=3))
         assert (ok, words) == (True, "ran as anna on n1 in 1.3 s, 3 sudo calls")
 
     def test_knows_another_user(self):
-        assert self.judged(self.report({"user": "ben", "host": "n1"}))[0] is False
+        assert self.judged(self.report({"uid": "1002", "host": "n1"}))[0] is False
 
     @pytest.mark.parametrize("result", [None, {}, [], "anna", 7])
     def test_says_why_it_did_not_run(self, result):
