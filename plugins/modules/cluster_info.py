@@ -121,6 +121,21 @@ cluster:
       type: bool
       returned: success
       sample: true
+    shows_partitions:
+      description: Whether SLURM shows this account partitions. Where it does not (PrivateData), none is known.
+      type: bool
+      returned: success
+      sample: true
+    shows_nodes:
+      description: Whether SLURM shows this account nodes.
+      type: bool
+      returned: success
+      sample: true
+    shows_accounts:
+      description: Whether slurmdbd is known to show this account the associations of others.
+      type: bool
+      returned: success
+      sample: true
     partitions:
       description: The partitions by name, with state, time limits, limits a node and accounts.
       type: dict

@@ -41,7 +41,7 @@ _OTHERS = (
     "fractal_slurm_verify_json",
 )
 _OWN = re.compile(
-    r"fractal_slurm_(demo_\w+|\w+_result|\w+_checked|faults|only_check|variables|version|verification|compute)"
+    r"fractal_slurm_(demo_\w+|\w+_result|\w+_checked|\w*faults|wrong|only_check|variables|version|verification|compute)"
 )
 _VERSION = re.compile(r"bundled|previous|[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
 _PATHS = {

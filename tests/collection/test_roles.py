@@ -85,6 +85,24 @@ class TestWholeLine:
 
 
 class TestPreflight:
+    def test_tells_each_fault_once_with_the_hosts_that_have_it(self, site):
+        for host in ("one", "two"):
+            site.hosts[host].update(
+                fractal_slurm_sudoers_impersonate_users=["root"],
+                fractal_slurm_config_content={"default_slurm_config": {"partition": "main"}},
+                fractal_slurm_runtime_python="/nowhere/python3",
+            )
+        outcome = site.play(SITE, hosts=("one", "two"))
+        assert outcome.status == 2
+        for words in (
+            "one, two: user root: can't be impersonated because of uid 0",
+            "one: the configuration of one: $.batching_config: missing",
+            "two: the configuration of two: $.batching_config: missing",
+            "one, two: no Python 3.10 or newer that all users can run: /nowhere/python3 is not there",
+        ):
+            assert outcome.output.count(words.partition(": ")[2]) == 1, outcome.output
+            assert words in outcome.output
+
     def test_lists_all_faults_of_all_roles_and_hosts_and_changes_nothing(self, site):
         before = site.files()
         site.hosts["two"].update(

@@ -384,7 +384,7 @@ class Slurm:
                 return Submission(Submitted.UNKNOWN, words=own_words(expired.stderr), raw=expired.stderr)
             return Submission(Submitted.UNKNOWN, words=str(expired))
         except TooMuch as much:
-            return Submission(Submitted.UNKNOWN, words=str(much))
+            return Submission(Submitted.UNKNOWN, words=str(much), raw=str(much))
         return judge_submission(
             result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         )
