@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import BOOLEANS
 
 from ..module_utils import sudoers
 from ..module_utils.managed_file import mode_fault
@@ -144,6 +145,9 @@ def check_values(role: str, variables: Iterable[str], value: Callable[[str], Any
     if "fractal_slurm_config_mode" in given and (fault := mode_fault(given["fractal_slurm_config_mode"])):
         faults = [other for other in faults if not other.startswith("fractal_slurm_config_mode:")]
         faults.append(f"fractal_slurm_config_mode: {fault}")
+    against = str(given.get("fractal_slurm_config_against_cluster", "auto")).strip().lower()
+    if against != "auto" and against not in BOOLEANS:
+        faults.append(f"fractal_slurm_config_against_cluster: found {against!r}; auto, true and false are allowed")
     faults += [
         f"{name}: found {values[name]!r}; an absolute path is allowed"
         for name in _PATHS[role]

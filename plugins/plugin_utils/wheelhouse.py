@@ -162,6 +162,8 @@ def make_archive(
     own = own_wheel(folder, source.version)
     needed = ["pip", *requirements(folder, target)]
     locked = None if source.lock is None else locked_requirements(source.lock, needed, target)
+    if locked is None or not all(" --hash=" in line for line in locked):
+        _check_places(find_links)
     try:
         _open_cache(cache)
         archive = cache / f"{source.folder_name}-py{target.python}-{target.machine}-glibc{target.glibc}.tar"
@@ -187,6 +189,23 @@ def make_archive(
             "(fractal_slurm_runtime_cache; for what pip needs meanwhile: TMPDIR)"
         ) from error
     return archive
+
+
+def _check_places(find_links: list[str]) -> None:
+    """Refuse folders of wheels that others could have put some into, where no checksum would tell.
+
+    Raises:
+        AnsibleError: There is one.
+    """
+    owners = trusted_path.trusted_owners(os.stat(__file__).st_uid)
+    for place in find_links:
+        path = os.path.abspath(os.path.expanduser(place.removeprefix("file://")))
+        fault = None if "://" in place.removeprefix("file://") else trusted_path.fault_of_path(path, owners, True)
+        if fault:
+            raise AnsibleError(
+                f"the folder of wheels {place} (fractal_slurm_runtime_find_links) is not safe: {fault}; or use a lock "
+                "with checksums (fractal_slurm_runtime_lock)"
+            )
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -291,7 +310,7 @@ def _fill(
     """Put all wheels, and a manifest of their checksums, into an empty folder."""
     index = ["--no-index"] if no_index else []
     for place in find_links:
-        index += ["--find-links", place]
+        index += ["--find-links", place if "://" in place else os.path.abspath(os.path.expanduser(place))]
     options = ["--dest", str(work), "--only-binary=:all:"]
     if not target.is_controller:
         number = target.python.replace(".", "")
@@ -457,7 +476,8 @@ def _pip(arguments: list[str]) -> None:
         AnsibleError: It failed.
     """
     argv = [sys.executable, "-m", "pip", arguments[0], "--disable-pip-version-check", "--quiet", *arguments[1:]]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    # In a folder of root's: with -m Python looks for modules where it is started, and that may be anybody's.
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd="/")
     if result.returncode == 0:
         return
     # Where a build fails, pip quotes its own words in a frame.

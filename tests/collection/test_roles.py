@@ -150,15 +150,20 @@ class TestPreflight:
             assert outcome.status != 0, outcome.output
             assert "matches fractal_slrum" in " ".join(outcome.output.split())
 
-    @pytest.mark.parametrize("strategy", ["free", "host_pinned"])
-    def test_holds_whatever_the_controllers_strategy(self, site, strategy):
-        configuration = site.folder / "ansible.cfg"
-        configuration.write_text(f"[defaults]\nstrategy = {strategy}\n")
+    @pytest.mark.parametrize(
+        "setting",
+        ["strategy = free", "strategy = host_pinned", "any_errors_fatal = True", "jinja2_native = True", "forks = 1"],
+    )
+    def test_holds_whatever_the_controllers_settings(self, site, setting):
+        (site.folder / "ansible.cfg").write_text(f"[defaults]\n{setting}\n")
+        site.hosts["one"]["fractal_slurm_runtime_settings"] = {"slurm_bin": "/x"}
         site.hosts["two"]["fractal_slurm_config_content"] = {}
         before = site.files()
         outcome = site.play(SITE, hosts=("one", "two"))
         assert outcome.status != 0
         assert outcome.changed == {"one": 0, "two": 0}, outcome.output
+        for words in ("slurm_bin: unknown setting", "$.batching_config: missing"):
+            assert words in outcome.output.partition("TASK [Stop,")[2]
         assert site.files() == before
 
     def test_a_role_alone_stops_all_hosts_too(self, site, tmp_path):

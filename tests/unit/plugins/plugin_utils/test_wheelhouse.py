@@ -137,15 +137,14 @@ class TestCache:
 
         monkeypatch.setattr(wheelhouse, "_pip", pip)
 
-        def make(cache, **options):
+        def make(cache, find_links=()):
             return wheelhouse.make_archive(
                 wheelhouse.read_source(source, lock),
                 Target("3.11", "x86_64", "2.36"),
                 cache=cache,
-                find_links=[],
+                find_links=list(find_links),
                 no_index=True,
                 folder=source,
-                **options,
             )
 
         make.calls, make.lock = calls, lock
@@ -215,6 +214,24 @@ class TestCache:
         good = path.read_bytes()
         path.write_bytes(content)
         assert archive(tmp_path / "cache").read_bytes() == good
+
+    def test_wheels_of_a_folder_that_others_can_write_need_checksums(self, archive, tmp_path):
+        (tmp_path / "wheels").mkdir()
+        (tmp_path / "wheels").chmod(0o777)
+        for place in (str(tmp_path / "wheels"), f"file://{tmp_path}/wheels"):
+            archive(tmp_path / "cache", [place])
+        archive.lock.write_text("pip==25.0\n")
+        for place in (str(tmp_path / "wheels"), f"file://{tmp_path}/wheels"):
+            with pytest.raises(AnsibleError, match=r"fractal_slurm_runtime_find_links.*can be written by others"):
+                archive(tmp_path / "cache", [place])
+        archive(tmp_path / "cache", ["https://wheels.invalid/"])
+
+    def test_pip_is_not_looked_for_where_ansible_was_started(self, tmp_path, monkeypatch):
+        (tmp_path / "pip").mkdir()
+        (tmp_path / "pip" / "__main__.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
+        monkeypatch.chdir(tmp_path)
+        wheelhouse._pip(["--version"])
+        assert not (tmp_path / "trace").exists()
 
     def test_says_where_no_cache_can_be_made(self, archive, tmp_path):
         (tmp_path / "file").write_text("")
