@@ -79,6 +79,13 @@ class Environment:
         """The bin folder of the virtual environment that has the peers."""
         return self.base / "peers" / "bin"
 
+    def tasks_python(self) -> Path:
+        """Make the virtual environment that has real Fractal tasks, of 1 GB, where it is missing; give its Python."""
+        lines = (REPOSITORY / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").split()
+        submitit = next(line for line in lines if line.startswith("submitit=="))
+        self._make_venv("fractal-tasks", ["-r", str(REPOSITORY / "tools" / "requirements-tasks.txt"), submitit])
+        return self.base / "fractal-tasks" / "bin" / "python"
+
     def task(self, name: str) -> str:
         """Give the absolute path of one of TASKS."""
         return str(self.base / "tasks" / name)
@@ -234,13 +241,23 @@ class Environment:
         """Run one of the scripts in ours/ with a request and return its figures."""
         return self._ask(self.runtime, f"ours/{script}", request, user, environment or {})
 
-    def _ask(
-        self, venv: Path, script: str, request: Mapping[str, Any], user: str, environment: Mapping[str, str]
-    ) -> dict[str, Any]:
+    def ask_tasks(self, script: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one of the scripts in peers/ as the user, with the Python that has real Fractal tasks."""
+        return self._ask(self.tasks_python().parent, f"peers/{script}", request, USER, {})
+
+    def copy_script(self, script: str) -> Path:
+        """Copy a script to where every user can read it."""
         source = REPOSITORY / "benchmarks" / script
         copy = Path(shutil.copyfile(source, self.base / "tasks" / source.name))
         copy.chmod(0o644)
-        finished = self.run([venv / "python", copy], user=user, stdin=json.dumps(request), environment=environment)
+        return copy
+
+    def _ask(
+        self, venv: Path, script: str, request: Mapping[str, Any], user: str, environment: Mapping[str, str]
+    ) -> dict[str, Any]:
+        finished = self.run(
+            [venv / "python", self.copy_script(script)], user=user, stdin=json.dumps(request), environment=environment
+        )
         # The libraries may print as well; the figures are the last line.
         figures: dict[str, Any] = json.loads(finished.stdout.rstrip().rpartition("\n")[2])
         return figures | {"peak_mb": finished.peak_mb}

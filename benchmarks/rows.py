@@ -20,6 +20,7 @@ from typing import Any
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 
 SLOTS = NODES * CPUS
+PEER_NAME = "fractal-server 2.18.5"
 POLL_INTERVAL_S = 1  # fractal-server's, as short as its whole seconds allow
 
 
@@ -82,7 +83,15 @@ def write_config(folder: Path, mem: str = "100M", **batching: int) -> Path:
 
 
 def run_ours(
-    environment: Environment, command: str, tasks: int, jobs: int, *, mem: str, slots: int = CPUS
+    environment: Environment,
+    command: str,
+    tasks: int,
+    jobs: int,
+    *,
+    mem: str,
+    slots: int = CPUS,
+    parameters: list[dict[str, Any]] | None = None,
+    task_start: str = "fresh",
 ) -> dict[str, Any]:
     """Run tasks with `fractal-slurm run`; returns what it reports, and its peak memory in MB as peak_mb."""
     local = environment.fresh_folder(SERVICE_USER, "ours-local")
@@ -91,12 +100,12 @@ def run_ours(
     spec = {
         "task": {"name": "benchmark", "command": command},
         "meta": {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": slots},
-        "parameters": [{"zarr_url": f"/benchmark/{index}"} for index in range(tasks)],
+        "parameters": parameters or parameters_of(tasks),
     }
     finished = environment.run(
         [
             environment.runtime / "fractal-slurm",
-            *("run", "-", "--user", USER, "--json", "--config", config),
+            *("run", "-", "--user", USER, "--json", "--config", config, "--task-start", task_start),
             *("--cache-dir", remote / "cache", "--work-dir", remote / "work"),
         ],
         stdin=json.dumps(spec),
@@ -107,6 +116,11 @@ def run_ours(
         raise BenchmarkError(f"`fractal-slurm run` ended with {finished.returncode}:\n{finished.stderr[-2000:]}")
     report: dict[str, Any] = json.loads(finished.stdout)
     return report | {"command_s": finished.wall_s, "peak_mb": finished.peak_mb, "state_folder": str(local)}
+
+
+def parameters_of(tasks: int) -> list[dict[str, Any]]:
+    """Parameters of so many tasks that do not read them."""
+    return [{"zarr_url": f"/benchmark/{index}"} for index in range(tasks)]
 
 
 def slurm_job_ids(environment: Environment, report: Mapping[str, Any]) -> list[int]:
@@ -127,13 +141,21 @@ def settings(environment: Environment, state: Path) -> dict[str, str]:
     }
 
 
-def run_fractal_server(environment: Environment, command: str, tasks: int, jobs: int, *, mem: str) -> dict[str, Any]:
+def run_fractal_server(
+    environment: Environment,
+    command: str,
+    tasks: int,
+    jobs: int,
+    *,
+    mem: str,
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Run tasks with fractal-server's SlurmSudoRunner."""
     local = environment.fresh_folder(SERVICE_USER, "peer-local")
     remote = environment.fresh_folder(USER, "peer-remote")
     request = {
         "command": command,
-        "tasks": tasks,
+        "parameters": parameters or parameters_of(tasks),
         "tasks_per_job": -(-tasks // jobs),
         "parallel_tasks_per_job": CPUS,
         "mem": mem,
@@ -154,14 +176,13 @@ def beside_fractal_server(
     ours = run_ours(environment, environment.task(task), tasks, jobs, mem=mem)
     peer = run_fractal_server(environment, environment.task(task), tasks, jobs, mem=mem)
     details = {"ours": ours, "peer": peer}
-    peer_name = "fractal-server 2.18.5"
     lost = ours["tasks"] - ours["succeeded"]
     # A time in which tasks were lost is no time for the work.
     peer_s = None if peer["lost"] else peer["wall_s"]
-    yield Result(what, "s", ours["wall_s"], peer_s, peer_name, goal, ours["wall_s"] <= goal_s and not lost, details)
-    yield Result("  of which lost", "tasks", lost, peer["lost"], peer_name, "none", not lost)
+    yield Result(what, "s", ours["wall_s"], peer_s, PEER_NAME, goal, ours["wall_s"] <= goal_s and not lost, details)
+    yield Result("  of which lost", "tasks", lost, peer["lost"], PEER_NAME, "none", not lost)
     calls = ours["sudo_calls"]
-    yield Result("  sudo calls", "calls", calls, peer["sudo_calls"], peer_name, "<= 3 a job", calls <= 3 * ours["jobs"])
+    yield Result("  sudo calls", "calls", calls, peer["sudo_calls"], PEER_NAME, "<= 3 a job", calls <= 3 * ours["jobs"])
 
 
 def many_tasks(environment: Environment, mem: str = "1000M") -> Iterator[Result]:
@@ -442,6 +463,56 @@ def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]
         )
 
 
+# --- tasks that start a Python
+
+
+def real_tasks(environment: Environment, images: int = 96, jobs: int = 4) -> Iterator[Result]:
+    """Project 96 images with fractal-tasks-core, forked and fresh, beside fractal-server and submitit."""
+    python = environment.tasks_python()
+    folder = environment.fresh_folder(USER, "images")
+    make = environment.copy_script("ours/make_images.py")
+    environment.run([python, make, folder, str(images)], user=USER)
+    module = environment.run([python, "-c", "import fractal_tasks_core.projection as p; print(p.__file__)"], user=USER)
+    command = f"{python} {module.stdout.strip()}"
+    parameters = [{"zarr_url": f"{folder}/{index}.zarr", "overwrite": True} for index in range(images)]
+    options: dict[str, Any] = {"mem": "500M", "parameters": parameters}
+    figures = {
+        "fork": run_ours(environment, command, images, jobs, task_start="fork", **options),
+        "fresh": run_ours(environment, command, images, jobs, **options),
+        "fractal-server": run_fractal_server(environment, command, images, jobs, **options),
+        "submitit": environment.ask_tasks("run_submitit_projection.py", {"urls": [p["zarr_url"] for p in parameters],
+                                          "folder": str(environment.fresh_folder(USER, "submitit"))}),
+    }  # fmt: skip
+    rates = {name: figure["succeeded"] / figure["wall_s"] for name, figure in figures.items()}
+    what = f"{images} images projected in {jobs} jobs of {CPUS} slots"
+    for name, peer, times in (("fractal-server", PEER_NAME, 4), ("fresh", "ours, task_start = fresh", 3)):
+        lost = images - figures["fork"]["succeeded"]
+        reached = rates["fork"] >= times * rates[name] and not lost
+        yield Result(what, "tasks/s", rates["fork"], rates[name], peer, f">= {times} x", reached, figures)
+    yield Result(what, "tasks/s", rates["fork"], rates["submitit"], "submitit 1.5.4, a job array", "", True, {})
+
+
+def tiny_tasks(environment: Environment, tasks: int = 800, jobs: int = 4) -> Iterator[Result]:
+    """Run 800 tasks of a small Python script (argparse, json), forked beside fresh."""
+    command = f"{SYSTEM_PYTHON} {environment.copy_script('ours/tiny_task.py')}"
+    rates = {}
+    for task_start in ("fresh", "fork"):
+        report = run_ours(environment, command, tasks, jobs, mem="100M", task_start=task_start)
+        if report["succeeded"] != tasks:
+            raise BenchmarkError(f"{tasks - report['succeeded']} of {tasks} tasks did not succeed.")
+        rates[task_start] = tasks / report["wall_s"]
+    yield Result(
+        f"{tasks} tasks of a small Python script in {jobs} jobs",
+        "tasks/s",
+        rates["fork"],
+        rates["fresh"],
+        "ours, task_start = fresh",
+        ">= 2 x",
+        rates["fork"] >= 2 * rates["fresh"],
+        rates,
+    )
+
+
 def growth(environment: Environment) -> Iterator[Result]:
     """See how the cost of a run of empty tasks grows with the number of tasks and of jobs."""
     for tasks, jobs in ((100, 4), (1000, 4), (10_000, 4), (50_000, 4), (100, 1), (100, 10), (100, 100)):
@@ -462,6 +533,8 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "empty": empty_tasks,
     "some": some_tasks,
     "calls": single_calls,
+    "tiny": tiny_tasks,
+    "real": real_tasks,
     "many": many_tasks,
     "many-small": many_small_tasks,
     "growth": growth,

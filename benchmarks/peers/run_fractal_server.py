@@ -4,7 +4,7 @@
 Its calls to the database are replaced by nothing, since there is none here; all else is its own code. The sudo calls
 are counted from outside, by Python's audit events.
 
-Reads one JSON document on standard input: {"command", "tasks", "tasks_per_job", "parallel_tasks_per_job", "mem",
+Reads one JSON document on standard input: {"command", "parameters", "tasks_per_job", "parallel_tasks_per_job", "mem",
 "user", "local_dir", "remote_dir", "cache_dir", "poll_interval"}. Writes {"wall_s", "succeeded", "lost", "jobs",
 "sudo_calls", "first_error"}.
 """
@@ -62,6 +62,7 @@ def leave_out_the_database() -> None:
 def main() -> None:
     """Run the tasks and print the figures."""
     request: dict[str, Any] = json.load(sys.stdin)
+    tasks = len(request["parameters"])
     sudo_calls = 0
 
     def count_sudo(event: str, arguments: tuple[Any, ...]) -> None:
@@ -108,7 +109,7 @@ def main() -> None:
         shared_config=runner.shared_config,
         wftask=workflow_task,
         which_type="parallel",
-        tot_tasks=request["tasks"],
+        tot_tasks=tasks,
     )
     files = TaskFiles(root_dir_local=work[0], root_dir_remote=work[1], task_name="benchmark", task_order=0)
     results, exceptions = runner.multisubmit(
@@ -116,10 +117,10 @@ def main() -> None:
         workflow_task_order=0,
         workflow_task_id=1,
         task_name="benchmark",
-        list_parameters=[{"zarr_url": f"/benchmark/{index}"} for index in range(request["tasks"])],
-        history_unit_ids=list(range(request["tasks"])),
+        list_parameters=request["parameters"],
+        history_unit_ids=list(range(tasks)),
         list_task_files=enrich_task_files_multisubmit(
-            tot_tasks=request["tasks"], batch_size=config.batch_size, base_task_files=files
+            tot_tasks=tasks, batch_size=config.batch_size, base_task_files=files
         ),
         task_type="parallel",
         config=config,
@@ -128,8 +129,8 @@ def main() -> None:
     figures = {
         "wall_s": time.monotonic() - start,
         "succeeded": len(results),
-        "lost": request["tasks"] - len(results),
-        "jobs": -(-request["tasks"] // config.tasks_per_job),
+        "lost": tasks - len(results),
+        "jobs": -(-tasks // config.tasks_per_job),
         "sudo_calls": sudo_calls,
         "first_error": str(next(iter(exceptions.values()), ""))[:500],
     }
