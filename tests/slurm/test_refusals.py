@@ -124,10 +124,9 @@ class TestWhatMayPass:
         call.config(batching=ONE_JOB)
         original = SBATCH.read_text()
         command = original.strip().splitlines()[-1].removeprefix("exec ")
-        once = call.folder / "once"
+        once = call.work(ANNA) / "once"  # hers to remove
         once.touch()
         fails = f"if [ -e {once} ]; then {command} >/dev/null; echo 'the log is full' >&2; rm -f {once} 2>/dev/null"
-        call.folder.chmod(0o777)
         with sbatch_does(f"{fails}; exit 1; fi"):
             outcome = call.run(call.spec(script, 8))
         assert outcome.code == 0, outcome.stderr

@@ -45,8 +45,12 @@ def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Seq
     findings += _files(settings, config_path)
     findings += _cluster(slurm)
     findings += _sudo(slurm)
+    answers = any(finding.check == "SLURM" and finding.ok for finding in findings)
     for user in users:
-        findings += _user(slurm, user)
+        of_sudo = list(_user(slurm, user))
+        findings += of_sudo
+        if answers and all(finding.ok for finding in of_sudo):
+            findings += _sbatch(slurm, user)
         findings += [_work_folder(folder, user) for folder in work_dirs]
     return findings
 
@@ -155,7 +159,6 @@ def _user(slurm: Slurm, user: str) -> Iterator[Finding]:
         yield Finding(f"sudo as {user}", False, slurm.sudo.refusal(user, ", ".join(refused), said))
         return
     yield Finding(f"sudo as {user}", True, f"{current_user()} may run {', '.join(COMMANDS)}")
-    yield from _sbatch(slurm, user)
 
 
 # A job that does nothing, of which SLURM is only asked when it would start.
@@ -165,7 +168,11 @@ _TEST_ONLY = b"#!/bin/sh\n#SBATCH --test-only\nexit 0\n"
 def _sbatch(slurm: Slurm, user: str) -> Iterator[Finding]:
     """Whether sbatch finds the cluster where sudo runs it: sudo takes SLURM_CONF out of its environment."""
     check = f"sbatch as {user}"
-    submission = slurm.submit(user, _TEST_ONLY, timeout=PREFLIGHT_TIMEOUT_S)
+    try:
+        submission = slurm.submit(user, _TEST_ONLY, timeout=PREFLIGHT_TIMEOUT_S)
+    except FractalSlurmError as error:
+        yield Finding(check, False, str(error))
+        return
     advice = no_cluster_advice(submission.words, user=user)
     if advice:
         yield Finding(check, False, f"{submission.words}: {advice}")
