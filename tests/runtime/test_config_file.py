@@ -575,3 +575,15 @@ class TestReadingJson:
     def test_other_faults_keep_the_words_of_the_reader(self, text):
         with pytest.raises(ConfigFileError, match=r"x\.json:1:[0-9]+: no JSON: "):
             parse_json(text, source="x.json")
+
+
+class TestBounds:
+    def test_reads_no_more_than_a_config_can_have(self, tmp_path):
+        path = tmp_path / "large.json"
+        path.write_bytes(b" " * (1 << 24) + b"{}")
+        _config, messages = outcome(load_config_file, path)
+        assert messages == [f"{path}: can't be read: it is larger than {1 << 24} bytes"]
+
+    def test_a_path_with_a_nul(self):
+        _config, messages = outcome(load_config_file, "a\0b")
+        assert messages == ["'a\\x00b': can't be read: embedded null byte"]

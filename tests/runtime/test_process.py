@@ -41,6 +41,17 @@ class TestRunCommand:
         found = run("sh", "-c", "trap 'echo 17; exit 0' TERM; sleep 100 >&- 2>&- & wait", timeout=0.5)
         assert found.stdout == b"17\n"
 
+    def test_kills_what_heeds_nothing_unless_it_is_spared(self):
+        stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
+        with pytest.raises(Expired) as caught:
+            run(*stubborn, timeout=0.2)
+        assert caught.value.process is None
+        with pytest.raises(Expired) as caught:
+            run(*stubborn, timeout=0.2, spare=True)
+        assert caught.value.process.poll() is None
+        caught.value.process.kill()
+        caught.value.process.wait()
+
     def test_does_not_wait_for_whoever_else_holds_the_pipe(self):
         began = time.monotonic()
         assert run("sh", "-c", "sleep 100 & echo a; exit 4").returncode == 4

@@ -36,6 +36,8 @@ from .walltime import parse_walltime
 DEFAULT_CONFIG_FILE = Path("/etc/fractal/slurm_config.json")
 ENVIRONMENT_VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
 
+# A file of thousands of extra_lines takes a tenth of it.
+_MOST_BYTES = 1 << 24
 # Lone surrogates are no characters: JSON can spell them ("\ud800"), but UTF-8 can't hold them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What may stand in the value of an #SBATCH option. sbatch splits those lines at blanks, honours
@@ -470,10 +472,17 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
         ConfigFileError: It can't be read, is no JSON, or is not valid.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigFileError(f"{path}: can't be read: {reason}") from None
+        with Path(path).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise ConfigFileError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigFileError(f"{path}: can't be read: it is not UTF-8") from None
+    except ValueError as error:  # a NUL in the path
+        raise ConfigFileError(f"{str(path)!r}: can't be read: {error}") from None
+    if len(data) > _MOST_BYTES:
+        raise ConfigFileError(f"{path}: can't be read: it is larger than {_MOST_BYTES} bytes")
     return parse_config(parse_json(text, source=str(path)), source=str(path))
 
 

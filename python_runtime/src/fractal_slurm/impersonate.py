@@ -154,7 +154,7 @@ class Impersonator:
             all the same, so that one rule holds for everybody.
         calls: Number of sudo calls so far.
         stop: Asked while files are read: whether to give that up.
-        lingering: Commands that did not end in time, and could not be ended.
+        lingering: Each sbatch that did not end in time, and could not be ended.
     """
 
     sudo: str = "/usr/bin/sudo"
@@ -219,11 +219,12 @@ class Impersonator:
                 stdin=stdin,
                 timeout=timeout,
                 max_bytes=MAX_ANSWER_BYTES,
+                spare=command == "sbatch",
             )
         except FileNotFoundError:
             raise ImpersonationError(_NO_SUDO.format(self.sudo)) from None
         except Expired as expired:
-            if expired.process is not None:
+            if expired.process is not None and command == "sbatch":
                 self.lingering.append(expired.process)
             raise TimedOut(command, user, timeout, expired.stderr.decode(errors="replace")) from None
         except Overflow as overflow:
@@ -232,7 +233,7 @@ class Impersonator:
             raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
 
     def is_lingering(self) -> bool:
-        """Whether a command that did not end in time, and did not heed SIGTERM, lives on."""
+        """Whether an sbatch that did not end in time, and did not heed SIGTERM, lives on: it may submit its job yet."""
         self.lingering = [process for process in self.lingering if process.poll() is None]
         return bool(self.lingering)
 

@@ -38,7 +38,7 @@ class Expired(Exception):
 
     Attributes:
         stderr: What it had said.
-        process: It, if it lives on: it did not heed SIGTERM.
+        process: It, if it lives on.
     """
 
     def __init__(self, stderr: bytes, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -210,6 +210,7 @@ def run_command(
     max_bytes: int,
     stdin: bytes = b"",
     stop: Callable[[], bool] = lambda: False,
+    spare: bool = False,
 ) -> Finished:
     """Run a command, and wait for it.
 
@@ -220,6 +221,8 @@ def run_command(
         max_bytes: The most that it may print to standard output.
         stdin: What it reads on standard input.
         stop: Asked now and then whether to give up.
+        spare: Whether to leave it alive, if it does not end in time, and not on SIGTERM either: what it does may still
+            be of consequence, and killing sudo would only take the command out of sight.
 
     Raises:
         OSError: It can't be started.
@@ -239,7 +242,7 @@ def run_command(
                 child.terminate()
                 deadline = time.monotonic() + END_S  # an answer may come at the last moment
             elif piece is None:
-                raise Expired(bytes(child.stderr), child.process)
+                raise Expired(bytes(child.stderr), child.process if spare or not child.kill() else None)
             elif piece:
                 output += piece
                 if len(output) > max_bytes:

@@ -72,15 +72,17 @@ def load_spec(path: str) -> Spec:
         else:
             with Path(path).open("rb") as file:
                 data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise SpecError(f"{source}: is too large: at most {_MOST_BYTES} bytes are allowed")
         text = data.decode("utf-8-sig")
+    except SpecError:
+        raise
     except OSError as error:
         raise SpecError(f"{source}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SpecError(f"{source}: can't be read: it is not UTF-8") from None
     except ValueError as error:  # a NUL in the path
         raise SpecError(f"{source!r}: can't be read: {error}") from None
-    if len(data) > _MOST_BYTES:
-        raise SpecError(f"{source}: is too large: at most {_MOST_BYTES} bytes are allowed")
     del data
     return parse_spec(text, source=source)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from .collecting import Collector
-from .errors import ImpersonationError
+from .errors import ClusterError, ImpersonationError
 from .impersonate import Stalled
 from .journal import Job
 from .outcome import LOST
@@ -64,7 +64,8 @@ class Submitter:
         if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
             return
         if self.run.sudo.is_lingering():
-            return  # an sbatch that could not be ended: what it submits late would take the room of others
+            # What it submits late would take the room of others.
+            raise ClusterError(f"an sbatch as {self.run.user} that got no answer in time can't be ended")
         # More than max_num_jobs are planned only where tasks run again: then they wait for those that are out.
         most = min(self.run.settings.max_jobs_in_flight or self.run.config.max_num_jobs, self.run.config.max_num_jobs)
         for job in self.run.journal.jobs("planned"):
