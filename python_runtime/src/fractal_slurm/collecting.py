@@ -26,8 +26,8 @@ _FEW_RECORDS, _RECORDS_PER_TASK = 200_000, 20
 _BEAT = re.compile(rb'\{"beat":[0-9]{1,12},"token":"([0-9a-f]{16})"\}')
 # Of what a script prints, what a person wants to know while the run goes on. All of it is among the events.
 _TROUBLE = re.compile(r"not found|no such|error|denied|cannot|can't|fail|invalid|unable", re.IGNORECASE)
-# Records that came too late to count, each of which is named.
-_MOST_LATE = 1_000
+# Records that came too late to count, each of which is named; and reasons that workers give for what they do.
+_MOST_LATE, _MOST_REASONS = 1_000, 5
 
 
 class _TooMany(Exception):
@@ -49,6 +49,8 @@ class Collector:
         self.run = run
         self.told_of_script = False  # whether trouble in extra_lines was told: all jobs have the same
         self.read_s = 0.0  # how long the last reading took
+        self.reading: set[str] = set()  # tokens of the jobs whose files are read; others do not belong there
+        self.reasons: set[str] = set()  # why tasks were not forks, said already
         self.late: set[tuple[str, int]] = set()  # records that came too late to count, named already
 
     def collect(self, jobs: Sequence[Job], now: float) -> None:
@@ -61,6 +63,7 @@ class Collector:
         """
         files: dict[str, Job] = {}
         unlisted = []
+        self.reading = {job.token for job in jobs}
         for job in jobs:
             watch = self.run.watches.setdefault(job.token, Watch())
             if watch.full:  # once is enough
@@ -162,7 +165,7 @@ class Collector:
 
     def take_beat(self, token: str) -> None:
         """A worker is alive: of these there may be very many, and all is said by their number."""
-        if token in self.run.tokens:
+        if token in self.reading:
             watch = self.run.watches.setdefault(token, Watch())
             watch.began = True
             watch.lines += 1
@@ -190,7 +193,7 @@ class Collector:
 
     def take_line(self, line: bytes) -> Kind:
         """One line of a result file; returns what it is."""
-        kind, record = classify(line, self.run.tokens)
+        kind, record = classify(line, self.reading)
         if kind in (Kind.TORN, Kind.FOREIGN):
             return kind
         watch = self.run.watches.setdefault(record["token"], Watch())
@@ -233,7 +236,9 @@ class Collector:
             self.run.say(f"tasks of later jobs start in new processes: {why}")
         elif record.get("fresh_why"):
             words = f"tasks started in new processes: {one_line(record['fresh_why'])}"
-            if self.run.say_once(words):
+            if len(self.reasons) < _MOST_REASONS and words not in self.reasons:
+                self.reasons.add(words)
+                self.run.say(words)
                 self.run.journal.event("no forks", record["token"], words)
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
