@@ -222,6 +222,8 @@ def test_rights_that_the_role_did_not_give_are_named(deployed: Site):
                 f"rights: {other}:1: {SERVICE} may do more than was asked for: ({ANNA}, {EVE}) NOPASSWD: /usr/bin/cat"
             ][:faults]
             assert any(f"{other}:4: noexec" in text for text in answers["answer"]["warnings"])
+            doctor = [item["words"] for item in answers["answer"]["checks"] if item["check"] == "runtime"]
+            assert any("run more than our commands: (root) NOPASSWD: /bin/systemctl" in words for words in doctor)
             # the role says the same, and goes on
             outcome = " ".join(deployed.play(SITE, "--tags", "sudoers").output.split())
             assert f"{other}:1: gives {SERVICE} rights that this role did not" in outcome

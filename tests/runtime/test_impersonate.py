@@ -14,6 +14,7 @@ from fractal_slurm.impersonate import (
     check_user_name,
     clean_environment,
     hardened_arguments,
+    rules_beyond,
 )
 from fractal_slurm.worker import CLAIM_PREFIX
 from hypothesis import given
@@ -420,3 +421,29 @@ class TestFilesThatAreNotThere:
         (tmp_path / "run").mkdir()
         sudo = other(ls=LS)
         assert sudo.list_folders("ann", [f"{tmp_path}/run/gone"], timeout=5) == {f"{tmp_path}/run/gone": []}
+
+
+class TestRulesBeyond:
+    OURS = "    (anna, %lab, !root) NOPASSWD: /bin/sbatch, /bin/scancel ^[0-9]{1,10}( [0-9]{1,10})*$, /usr/bin/cat\n"
+    HEAD = "Matching Defaults entries for svc on h:\n    env_reset, use_pty\n\nUser svc may run the following on h:\n"
+
+    def test_knows_our_own(self):
+        assert rules_beyond(self.HEAD + self.OURS, COMMANDS) == []
+        assert rules_beyond("", COMMANDS) == []
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            "(ALL : ALL) ALL",
+            "(ALL) NOPASSWD: ALL",
+            "(root) NOPASSWD: SETENV: /bin/systemctl restart x",
+            "(anna) /usr/bin/sbatch, /bin/sh",
+            '("a b") /usr/bin/',
+        ],
+    )
+    def test_finds_what_is_more(self, rule):
+        assert rules_beyond(f"{self.HEAD}{self.OURS}    {rule}\n", COMMANDS) == [rule]
+
+    def test_reads_wrapped_lines(self):
+        listing = self.HEAD + "    (anna,\n        ben) NOPASSWD: /usr/bin/cat,\n        /bin/sh\n"
+        assert rules_beyond(listing, COMMANDS) == ["(anna, ben) NOPASSWD: /usr/bin/cat, /bin/sh"]

@@ -126,6 +126,7 @@ def _cluster(slurm: Slurm) -> Iterator[Finding]:
 def _sudo(slurm: Slurm) -> Iterator[Finding]:
     try:
         found = slurm.sudo.holds_programs_back()
+        more = slurm.sudo.other_rights()
     except FractalSlurmError as error:
         yield Finding("sudo", False, str(error))
         return
@@ -137,6 +138,15 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
             "can start no program then: the first job of each run is lost to that, and SLURM runs the users' profiles "
             "for the others. Give the rule the tag EXEC: (`NOPASSWD: EXEC: FRACTAL_CMD`), or except its commands "
             "from that default (`Defaults!FRACTAL_CMD !noexec, !intercept, !log_subcmds`)",
+        )
+    if more:
+        everything = any(rule.endswith(" ALL") for rule in more)
+        yield Finding(
+            "sudo",
+            not everything,
+            f"{'' if everything else 'note: '}sudo lets {current_user()} run more than our commands: "
+            f"{'; '.join(more)[:500]}. Take away what is not meant; the playbook fractal.slurm.verify names file and "
+            "line",
         )
 
 

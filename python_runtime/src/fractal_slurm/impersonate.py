@@ -382,6 +382,16 @@ class Impersonator:
         listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
         return sorted({match[1] for match in _HOLDS_BACK.finditer(listing)})
 
+    def other_rights(self) -> list[str]:
+        """Rules that let this account run more than our commands, as sudo lists them; none where it lists nothing.
+
+        Raises:
+            ImpersonationError: There is no sudo, or it does not answer.
+        """
+        result = self._list([])
+        listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
+        return rules_beyond(listing, COMMANDS)
+
     def _list(self, what: Sequence[str]) -> Finished:
         """What `sudo -l` says."""
         probe = [self.sudo, "--non-interactive", "-l", *what]
@@ -538,6 +548,24 @@ class Impersonator:
                 elif len(current) < most and wanted(name):
                     current.append(name)
         return found
+
+
+def rules_beyond(listing: str, commands: Sequence[str]) -> list[str]:
+    """The rules in the output of ``sudo -l`` that allow something else than these commands.
+
+    Args:
+        listing: The output, in English.
+        commands: Names of commands.
+    """
+    found = []
+    for rule in re.findall(r"^    (\(.*(?:\n {5,}.*)*)", listing, re.MULTILINE):
+        text = " ".join(rule.split())
+        _run_as, _end, granted = text.partition(") ")
+        words = re.sub(r"^(?:[A-Z_]+: ?)+", "", granted).split(", ")
+        paths = [word.split(" ")[0] for word in words if word and not word.startswith("!")]
+        if any(path.rpartition("/")[2] not in commands for path in paths):
+            found.append(text)
+    return found
 
 
 def clean_environment() -> dict[str, str]:
