@@ -11,12 +11,17 @@ import json
 import os
 import pwd
 import select
+import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections import namedtuple
 
 Answer = namedtuple("Answer", "status out err")
+
+# What runs as another account may print what it wants.
+MAX_OUT, MAX_ERR = 1 << 26, 1 << 20
 
 
 def run(argv, timeout=60, user=None, environment=None, stdin=b""):
@@ -30,7 +35,8 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
         stdin: What it reads on standard input.
 
     Returns:
-        An :class:`Answer`; its status is 124 where the time ran out, and 127 where there is no such command.
+        An :class:`Answer`; its status is 124 where the time ran out or it printed too much, and 127 where there is no
+        such command.
     """
     account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     variables = {
@@ -42,26 +48,83 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
     }
     variables.update(environment or {})
 
-    try:
-        result = subprocess.run(  # pylint: disable=ansible-bad-function
-            argv,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
-            env=variables,
-            cwd="/",
-            preexec_fn=(lambda: _become(account)) if user else None,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        said = (late.stderr or b"").decode("utf-8", "replace").rstrip()
-        return Answer(124, "", "%s\nno answer within %d seconds" % (said, timeout))
-    except OSError as error:
-        return Answer(127, "", "%s: %s" % (argv[0], error.strerror))
-    return Answer(
-        result.returncode, result.stdout.decode("utf-8", "replace"), result.stderr.decode("utf-8", "replace").strip()
-    )
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        try:
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function,consider-using-with
+                argv,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=variables,
+                cwd="/",
+                preexec_fn=(lambda: _become(account)) if user else None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Answer(127, "", "%s: %s" % (argv[0], error.strerror))
+        try:
+            texts, trouble = _read_both(process, timeout)
+        finally:
+            if process.poll() is None:
+                _end(process)
+            process.stdout.close()
+            process.stderr.close()
+    out, err = (text.decode("utf-8", "replace") for text in texts)
+    if trouble:
+        return Answer(124, "", "%s\n%s" % (err.rstrip(), trouble))
+    return Answer(process.returncode, out, err.strip())
+
+
+def _read_both(process, timeout):
+    """What a process prints, until it ends.
+
+    Returns:
+        Two values: standard output and standard error; and why the process has to be ended, or None.
+    """
+    texts = {process.stdout: bytearray(), process.stderr: bytearray()}
+    bounds = {process.stdout: MAX_OUT, process.stderr: MAX_ERR}
+    deadline = time.monotonic() + timeout
+    trouble = None
+    with selectors.DefaultSelector() as selector:
+        for stream in texts:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                trouble = "no answer within %d seconds" % timeout
+                break
+            # What it left behind may hold the pipes for ever; what itself printed is there by now.
+            ready = selector.select(min(left, 0.5))
+            if not ready and process.poll() is not None:
+                break
+            for key, _events in ready:
+                stream = key.fileobj
+                chunk = os.read(stream.fileno(), 65536)
+                if not chunk:
+                    selector.unregister(stream)
+                elif len(texts[stream]) < bounds[stream]:
+                    texts[stream] += chunk
+                elif stream is process.stdout:
+                    return texts.values(), "it printed more than %d bytes" % MAX_OUT
+    if trouble is None:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            trouble = "no answer within %d seconds" % timeout
+    return texts.values(), trouble
+
+
+def _end(process):
+    """End a process and what it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(2)
+            break
+        except (OSError, subprocess.TimeoutExpired):
+            continue
 
 
 def call_as(user, function, *arguments, **options):
