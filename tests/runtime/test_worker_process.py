@@ -413,6 +413,20 @@ class TestSteps:
         assert job.end() == ("the job was ended", 6)
         assert not any(Path(f"/proc/{pid}").exists() for pid in (tmp_path / "sruns").read_text().split())
 
+    @pytest.mark.parametrize("memory_limit", ["job", "watch"])
+    def test_ends_a_task_over_its_memory_that_slurm_lets_go_on(self, tmp_path, memory_limit):
+        srun = tmp_path / "srun"
+        srun.write_text(f"#!/bin/sh\n{STEP}")
+        srun.chmod(0o755)
+        hog = (sys.executable, "-I", "-S", "-c", "import time; hog = bytearray(b'x' * 300_000_000); time.sleep(20)")
+        job = Job(
+            tmp_path, [{}], {"memory_mb": 100}, isolation="step", srun=str(srun), command=hog, memory_limit=memory_limit
+        )
+        assert job.run(before=f"{QUICK}\nworker.STEP_WATCH_S, worker.STEP_MEMORY_S = 0.1, 0.5")[0] == 0
+        [task] = job.tasks()
+        assert task["state"] == "memory"
+        assert re.fullmatch(r"used \d+ MB; its mem is 100 MB", task["reason"])
+
     def test_a_step_that_comes_late_finds_nothing_to_do(self, tmp_path):
         srun = tmp_path / "srun"
         srun.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\ntrap '' TERM\nsleep 1\n{STEP}")

@@ -62,6 +62,8 @@ SETTLE_S = 0.3
 ENDING = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP)
 TICK_S = 1.0
 WATCH_S = 0.5
+# How often a worker looks at the memory of steps, and how long it leaves one that has too much to SLURM.
+STEP_WATCH_S, STEP_MEMORY_S = 5.0, 15.0
 SYNC_S = 5.0
 # A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
 BEAT_S = 30.0
@@ -235,6 +237,7 @@ class Slot:
         self.forked = False  # whether its task runs in a fork of the nursery
         self.first = False  # whether its task is the job's first
         self.starved = False  # whether its step ran out of memory under the task
+        self.over_since: float | None = None  # since when it has more memory than it may have
         self.taken_back = False  # whether its step was told to end before it took the task
         self.line = b""  # the task, as the script has it
         self.index = self.attempt = 0
@@ -269,7 +272,8 @@ class Worker:
         self.command = command
         self.cpus_per_task = int(header["cpus_per_task"])
         self.task_time_s = float(header["task_time_s"])
-        self.memory_mb = int(header["memory_mb"]) if header["memory_limit"] == "watch" else 0
+        self.watches = header["memory_limit"] == "watch"
+        self.memory_mb = int(header["memory_mb"]) if self.watches or header["isolation"] == "step" else 0
         self.max_out_bytes = int(header["max_out_bytes"])
         self.in_steps = header["isolation"] == "step"
         self.srun = header["srun"]
@@ -623,7 +627,7 @@ class Worker:
         slot.index, slot.attempt = int(index), int(attempt)
         stem = f"{self.scratch}/{slot.index}-{slot.attempt}"
         slot.files = (f"{stem}-args.json", f"{stem}-out.json")
-        slot.verdict = slot.kill_at = None
+        slot.verdict = slot.kill_at = slot.over_since = None
         self.obstacle = "the files of its tasks could not be written"
         fd = private(slot.files[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
         try:
@@ -757,6 +761,7 @@ class Worker:
         for name in ("todo", "taken", "done", "pid"):
             remove(f"{self.scratch}/slot-{slot.number}.{name}")
         if slot.taken_back:
+            slot.taken_back = False
             self.put_back(slot)
             return
         if untaken and slot.verdict is None and not self.ending:
@@ -785,17 +790,21 @@ class Worker:
         slot.taken_back = True
         return True
 
+    def task_group(self, slot: Slot) -> int:
+        """The process group of the task in a slot; 0 if there is none."""
+        if not self.in_steps:
+            return slot.pid
+        try:
+            with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
+                return int(file.read() or 0)
+        except (OSError, ValueError):
+            return 0
+
     def signal_task(self, slot: Slot, number: int) -> None:
         """Signal the process group of the task in a slot; of its srun, where there is no task."""
-        pid = slot.pid
-        if self.in_steps and not slot.taken_back:
-            try:
-                with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
-                    pid = int(file.read() or 0)
-            except (OSError, ValueError):
-                return
-        if pid:
-            signal_group(pid, number)
+        group = slot.pid if slot.taken_back else self.task_group(slot)
+        if group:
+            signal_group(group, number)
 
     def finish(
         self,
@@ -1044,7 +1053,7 @@ class Worker:
                 if self.pending:
                     self.flush()
             if self.memory_mb and now >= next_watch:
-                next_watch = now + WATCH_S
+                next_watch = now + (WATCH_S if self.watches else STEP_WATCH_S)
                 self.watch_memory()
             if self.ended != ended:
                 ended, next_beat = self.ended, now + BEAT_S
@@ -1061,7 +1070,7 @@ class Worker:
         """Seconds until something is due, at the most."""
         if self.undecided:
             return 0.1
-        timeout = WATCH_S if self.memory_mb else TICK_S
+        timeout = WATCH_S if self.watches else TICK_S
         if self.task_time_s or self.ending:
             now = time.monotonic()
             for slot in self.running.values():
@@ -1218,14 +1227,23 @@ class Worker:
             self.end_all("the run was cancelled")
 
     def watch_memory(self) -> None:
-        """End the task whose process group uses more memory than a task may have."""
-        used = group_memory_mb({slot.pid for slot in self.running.values()})
+        """End the task whose process group uses more memory than a task may have.
+
+        In a step it is SLURM's to do so: where it has not after a while, as some sites and versions have it, we do.
+        """
+        now = time.monotonic()
+        groups = {slot.number: self.task_group(slot) for slot in self.running.values()}
+        used = group_memory_mb({group for group in groups.values() if group})
         for slot in self.running.values():
-            peak = used.get(slot.pid, 0.0)
-            if peak > self.memory_mb and slot.verdict is None:
+            peak = used.get(groups[slot.number], 0.0)
+            if peak <= self.memory_mb or slot.verdict is not None:
+                slot.over_since = None
+                continue
+            slot.over_since = slot.over_since or now
+            if self.watches or now >= slot.over_since + STEP_MEMORY_S:
                 slot.verdict = ("memory", f"used {peak:.0f} MB; its mem is {self.memory_mb} MB")
-                slot.kill_at = time.monotonic()
-                signal_group(slot.pid, signal.SIGKILL)
+                slot.kill_at = now
+                self.signal_task(slot, signal.SIGKILL)
 
     def end_steps(self) -> None:
         """End the slot workers, which wait for another task."""
