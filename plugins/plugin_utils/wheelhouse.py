@@ -223,7 +223,7 @@ def _open_cache(cache: Path) -> None:
     """
     # Whoever owns the collection decides what runs here anyway.
     owners = trusted_path.trusted_owners(os.stat(__file__).st_uid)
-    for _ in range(2):  # the second time with what was made
+    for _attempt in range(2):  # the second time with what was made
         fault = trusted_path.fault_of_path(str(cache), owners, private_groups=True)
         if fault:
             raise AnsibleError(f"the cache of wheels (fractal_slurm_runtime_cache) is not safe: {fault}")
@@ -344,7 +344,8 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
     Raises:
         AnsibleError: pyproject.toml can't be read.
     """
-    project = _project(folder)
+    described = _pyproject(folder)
+    project = described["project"]
     name = project["name"].replace("-", "_")
     info = f"{name}-{version}.dist-info"
     source = folder / "src"
@@ -353,9 +354,9 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
         for path in sorted((source / name).rglob("*"))
         if _is_source(path)
     }
-    for module in ("worker.py", "nursery.py"):  # as pyproject.toml has them as shared data
-        if f"{name}/{module}" in files:
-            files[f"{name}-{version}.data/data/share/fractal-slurm/{module}"] = files[f"{name}/{module}"]
+    hatch = described.get("tool", {}).get("hatch", {}).get("build", {}).get("targets", {}).get("wheel", {})
+    for path, place in sorted(hatch.get("shared-data", {}).items()):
+        files[f"{name}-{version}.data/data/{place}"] = (folder / path).read_bytes()
     metadata = {"Metadata-Version": "2.1", "Name": project["name"], "Version": version}
     for header, key in (("Summary", "description"), ("Requires-Python", "requires-python")):
         if key in project:
@@ -381,7 +382,7 @@ def _record_digest(content: bytes) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
-def _project(folder: Path) -> dict[str, Any]:
+def _pyproject(folder: Path) -> dict[str, Any]:
     """What pyproject.toml says of the runtime."""
     try:
         import tomllib
@@ -395,10 +396,10 @@ def _project(folder: Path) -> dict[str, Any]:
             ) from error
     try:
         with (folder / "pyproject.toml").open("rb") as stream:
-            project: dict[str, Any] = tomllib.load(stream)["project"]
-    except (OSError, ValueError, KeyError) as error:
+            described: dict[str, Any] = tomllib.load(stream)
+    except (OSError, ValueError) as error:
         raise AnsibleError(f"{folder / 'pyproject.toml'} can't be read: {error}") from error
-    return project
+    return described
 
 
 def locked_requirements(lock: Path, needed: list[str], target: Target) -> list[str]:
@@ -461,7 +462,7 @@ def requirements(folder: Path, target: Target) -> list[str]:
     from packaging.requirements import Requirement
 
     found = []
-    for text in _project(folder).get("dependencies", []):
+    for text in _pyproject(folder)["project"].get("dependencies", []):
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate(_environment(target)):
             requirement.marker = None

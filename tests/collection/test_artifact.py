@@ -96,7 +96,7 @@ def test_the_line_that_installs_it_works_a_second_time(artifact, tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^\$ (ansible-galaxy collection install .*?)(?:\s+#.*)?$", readme, re.MULTILINE)
     environment = {"HOME": str(tmp_path), "PATH": f"{BIN}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-    for _ in range(2):
+    for _time in range(2):
         subprocess.run(
             ["/bin/sh", "-c", f"{line} --offline"],
             check=True,

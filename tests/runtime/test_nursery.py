@@ -293,7 +293,7 @@ SCRIPTS = {
     """,
     "warnings": """
         import warnings
-        for _ in range(2):
+        for _time in range(2):
             warnings.warn("by the script", DeprecationWarning)
             warnings.warn("of another kind", ResourceWarning)
         print(warnings.filters[:3], warnings.showwarning)

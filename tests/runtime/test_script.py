@@ -105,7 +105,10 @@ class TestBegin:
         script = script_of(config, job_settings(**settings)).replace(
             "unset SUDO_", f"LD_PRELOAD={library}\nunset SUDO_", 1
         )
-        assert subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True).returncode == PRELOAD_EXIT
+        assert (
+            subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True, check=False).returncode
+            == PRELOAD_EXIT
+        )
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("before", ["/site/lib.so", ""])
@@ -113,7 +116,7 @@ class TestBegin:
         head = script_of(settings=job_settings(clear_preload=True)).partition("set -- ")[0]
         head = head.replace("unset SUDO_", f"LD_PRELOAD={before}\nunset SUDO_", 1)
         result = subprocess.run(
-            ["/bin/sh"], input=f'{head}\necho "${{LD_PRELOAD-unset}}"\n'.encode(), capture_output=True
+            ["/bin/sh"], input=f'{head}\necho "${{LD_PRELOAD-unset}}"\n'.encode(), capture_output=True, check=True
         )
         assert result.stdout.decode().strip() == (before or "unset")
         assert options(script_of(settings=job_settings(clear_preload=True)))["export"] == "ALL,LD_PRELOAD="

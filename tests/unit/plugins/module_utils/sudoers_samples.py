@@ -68,9 +68,9 @@ _KINDS = {
 def text_by_chance(chance: random.Random) -> str:
     """A text that sudo may take or not."""
     if chance.random() < 0.3:
-        return "".join(chance.choice(PIECES) for _ in range(chance.randint(1, 14))) + "\n"
-    text = "\n".join(chance.choice(LINES) for _ in range(chance.randint(1, 3))) + "\n"
-    for _ in range(chance.choice((0, 1, 1, 2))):
+        return "".join(chance.choice(PIECES) for _part in range(chance.randint(1, 14))) + "\n"
+    text = "\n".join(chance.choice(LINES) for _line in range(chance.randint(1, 3))) + "\n"
+    for _option in range(chance.choice((0, 1, 1, 2))):
         place = chance.randint(0, len(text))
         way = chance.random()
         if way < 0.4:

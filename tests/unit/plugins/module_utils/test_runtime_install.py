@@ -70,7 +70,7 @@ class TestPrefix:
         for version in (self.OLDEST, self.OLD, self.NEW):
             pretend(prefix, version)
             prefix.switch(version)
-        for _ in range(3):
+        for _attempt in range(3):
             version = prefix.previous(self.NEW)
             assert version == self.OLD
             prefix.switch(version, back=True)

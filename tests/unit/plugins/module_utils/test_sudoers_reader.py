@@ -41,7 +41,7 @@ def test_agrees_with_the_sudo_of_this_machine():
     seed = random.randrange(10**6)  # noqa: S311
     chance = random.Random(seed)  # noqa: S311
     compared = 0
-    for _ in range(NUMBER):
+    for _text in range(NUMBER):
         text = samples.text_by_chance(chance)
         sudos = samples.sudos_reading(text)
         if sudos is not None:

@@ -120,6 +120,16 @@ class TestOwnWheel:
         assert "Requires-Dist: pydantic<3,>=2.6" in held[f"{info}/METADATA"].decode().replace(">=2.6,<3", "<3,>=2.6")
         assert b"fractal-slurm = fractal_slurm.cli:main" in held[f"{info}/entry_points.txt"]
 
+    def test_the_worker_has_beside_it_what_it_imports(self):
+        package = wheelhouse.SOURCE / "src" / "fractal_slurm"
+        described = (wheelhouse.SOURCE / "pyproject.toml").read_text(encoding="utf-8")
+        shared = set(re.findall(r'"share/fractal-slurm/(\w+)\.py"', described))
+        assert "worker" in shared
+        for name in shared:
+            text = (package / f"{name}.py").read_text(encoding="utf-8")
+            imported = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
+            assert {module for module in imported if (package / f"{module}.py").exists()} <= shared
+
 
 class TestCache:
     @pytest.fixture
