@@ -59,7 +59,8 @@ class Tasks:
         stem = self.folder / f"task-{self.number}"
         log_fd = os.open(f"{stem}.log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        files = ["--out-json", f"{stem}.out"]
+        files = [f"{stem}.args", f"{stem}.out"]
+        Path(files[0]).write_text("{}")
         try:
             pid = start(files, null_fd, log_fd)
             status, usage = reap(pid)
@@ -81,7 +82,11 @@ class Tasks:
         )
 
     def fresh(self) -> End:
-        return self.end(lambda files, null, log: worker.spawn([*self.command, *files], self.env, null, log))
+        return self.end(self.spawned)
+
+    def spawned(self, files: list[str], null: int, log: int) -> int:
+        words = [*self.command, "--args-json", files[0], "--out-json", files[1]]
+        return worker.spawn(words, self.env, null, log)
 
     def fork(self) -> End:
         """A task in a fork; the first call starts the nursery, and lets it learn from a task."""
@@ -99,7 +104,8 @@ class Tasks:
 
     def forked(self, files: list[str], _null: int, log: int) -> int:
         assert self.nursery is not None
-        pid, socket = self.nursery.fork(files, log, {"ONE_MORE": "1"}, None, str(self.number))
+        now = time.monotonic()
+        pid, socket = self.nursery.fork(*files, log, {"ONE_MORE": "1"}, None, str(self.number), now)
         assert pid, self.nursery.why
         assert self.nursery.begin(socket)
         return pid
@@ -325,10 +331,11 @@ SCRIPTS = {
     "an out-JSON": """
         import argparse, json
         parser = argparse.ArgumentParser()
+        parser.add_argument("--args-json")
         parser.add_argument("--out-json")
-        path = parser.parse_args().out_json
-        print(parser.prog)
-        json.dump({"answer": 42}, open(path, "w"))
+        arguments = parser.parse_args()
+        print(parser.prog, json.load(open(arguments.args_json)))
+        json.dump({"answer": 42}, open(arguments.out_json, "w"))
     """,
     "an argument that is wrong": """
         import argparse
@@ -435,6 +442,36 @@ class TestFork:
         assert made.fork().log == "True\n"
         assert made.nursery.modules > 50
 
+    def test_the_first_task_tells_its_modules_when_it_opens_its_args(self, tasks):
+        made = tasks(
+            """
+            import email.mime.text, sys, time
+            print("unittest.mock" in sys.modules)
+            open(sys.argv[2])
+            time.sleep(1)
+            import unittest.mock
+            """
+        )
+        nursery_ = made.open()
+        assert not nursery_.is_learning(time.monotonic())
+
+        def start(files, null, log):
+            pid = made.forked(files, null, log)
+            assert nursery_.is_learning(time.monotonic())
+            while nursery_.is_learning(time.monotonic()):
+                nursery_.learn(str(made.number), time.monotonic())
+                time.sleep(0.01)
+            assert nursery_.state == "importing"
+            made.settle()
+            assert os.path.exists(f"/proc/{pid}")  # it still runs
+            return pid
+
+        assert made.end(start).log == "False\n"
+        assert (nursery_.state, nursery_.rounds) == ("ready", 1)
+        made.learn()  # what it imported later
+        assert nursery_.rounds == 2
+        assert made.fork().log == "True\n"
+
     def test_a_nursery_learns_again_where_its_first_task_ended_early(self, tasks):
         made = tasks(
             """
@@ -524,7 +561,7 @@ class TestExactlyOnce:
         made = tasks(f"open({str(mark)!r}, 'a').write('x')\n")
         made.open()
         log_fd = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        pid, socket = made.nursery.fork([], log_fd, {}, None, "1")
+        pid, socket = made.nursery.fork("args", "out", log_fd, {}, None, "1", time.monotonic())
         os.close(log_fd)
         socket.close()
         status, _usage = reap(pid)
@@ -547,7 +584,7 @@ class TestExactlyOnce:
         os.kill(made.nursery.pid, signal.SIGKILL)
         time.sleep(0.1)
         log_fd = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        assert made.nursery.fork([], log_fd, {}, None, "1") == (0, None)
+        assert made.nursery.fork("args", "out", log_fd, {}, None, "1", time.monotonic()) == (0, None)
         os.close(log_fd)
         assert made.nursery.state == "ended"
         assert made.nursery.why

@@ -764,6 +764,15 @@ class TestForks:
         assert (end["forked"], end["fresh_why"], end["fork_off"]) == (20, None, None)
         assert not list(tmp_path.glob("fractal-*"))
 
+    def test_slots_do_not_wait_where_there_is_one_for_every_task(self, tmp_path):
+        # The script never opens its args file, so the first task would be waited for.
+        job = self.job(tmp_path, [{}] * 3)
+        (tmp_path / "forked.py").write_text("import time\ntime.sleep(1)\n")
+        assert job.run(slots=3)[0] == 0
+        starts = [record["start"] for record in job.tasks()]
+        assert max(starts) - min(starts) < 0.9
+        assert self.ends(job)["forked"] == 3
+
     def test_a_command_that_is_no_python_script_starts_as_ever(self, tmp_path):
         job = self.job(tmp_path, [{}] * 3, command=("/bin/sh", "-c", "exit 0"))
         assert job.run()[0] == 0
@@ -778,13 +787,15 @@ class TestForks:
         assert "can't be started: No such file" in self.ends(job)["fresh_why"]
 
     def test_the_environment_of_a_slot_is_its_tasks(self, tmp_path):
-        job = self.job(tmp_path, [{"sleep": 0.3}] * 4)
+        job = self.job(tmp_path, [{}] * 6)
         (tmp_path / "forked.py").write_text(
-            "import json, os, sys, time\ntime.sleep(0.3)\n"
+            "import json, os, sys, time\nopen(sys.argv[2])\ntime.sleep(0.5)\n"
             "json.dump([os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']], open(sys.argv[4], 'w'))\n"
         )
         assert job.run(slots=2, CUDA_VISIBLE_DEVICES="0,1")[0] == 0
-        assert sorted(record["out"] for record in job.tasks()) == [["0", "1"]] * 2 + [["1", "1"]] * 2
+        outs = [record["out"] for record in job.tasks()]
+        assert len(outs) == 6
+        assert {tuple(out) for out in outs} == {("0", "1"), ("1", "1")}  # each slot has a GPU of its own
 
     @pytest.mark.parametrize("fails", ["in a fork", "by its out-JSON"])
     def test_what_fails_in_a_fork_alone_runs_again_and_nothing_is_forked_from_then_on(self, tmp_path, fails):

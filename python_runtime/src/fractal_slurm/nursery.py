@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 3
 # How long a nursery may take to start, and to import: it is on a network file system, perhaps.
 START_S, IMPORT_S = 60.0, 180.0
+# How long the other slots wait for the modules of the first task: scripts read their args once they have imported.
+LEARN_S = 20.0
 # How long it may take to fork a task.
 FORK_S = 15.0
 # More names are no list of modules.
@@ -91,6 +93,7 @@ class Nursery:
         state: ``starting``, ``ready``, ``importing``, or ``ended``.
         why: Why it ended, or None.
         busy_until: In the state starting or importing: when to give up, by the monotonic clock.
+        rounds: How often it was told of modules.
         modules: How many modules it has imported.
         seconds: How long that took.
 
@@ -113,6 +116,7 @@ class Nursery:
         self.rounds = self.modules = 0
         self.seconds = 0.0
         self.busy_until = now + START_S
+        self.learns_until: float | None = None  # until when its first task may take to tell its modules
         become_subreaper()
         self.ours, theirs = _socket_pair()
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -138,6 +142,10 @@ class Nursery:
     def is_busy(self) -> bool:
         """Whether it starts or imports, so that waiting for it pays."""
         return self.state in ("starting", "importing")
+
+    def is_learning(self, now: float) -> bool:
+        """Whether its first task is about to tell its modules, so that waiting for these pays."""
+        return self.state == "ready" and not self.rounds and now < (self.learns_until or 0.0)
 
     def end(self, why: str | None) -> None:
         """End it. Tasks that were forked of it go on."""
@@ -178,16 +186,18 @@ class Nursery:
             self.end("the nursery ended by itself")
 
     def fork(
-        self, files: list[str], log_fd: int, changes: dict[str, str], cpus: set[int] | None, key: str
+        self, args: str, out: str, log_fd: int, changes: dict[str, str], cpus: set[int] | None, key: str, now: float
     ) -> tuple[int, Any]:
         """Have a task forked. It begins when :meth:`begin` is called with the socket.
 
         Args:
-            files: Arguments after the command's own.
+            args: Its args file. The first task tells its modules when it opens that, and all tasks when they end.
+            out: Its out-JSON.
             log_fd: Where its output goes.
             changes: Variables of the task's own, beside the nursery's environment.
             cpus: Its CPU set, or None.
             key: Names the file for the modules that it imported.
+            now: The monotonic clock.
 
         Returns:
             Its pid, 0 if it could not be forked; and the socket.
@@ -198,9 +208,18 @@ class Nursery:
         ours, theirs = _socket_pair()
         try:
             report = f"{self.folder}/modules-{key}" if self.rounds < MAX_ROUNDS else ""
+            watched = "" if self.learns_until else args
             # Format 2: every Python reads it.
             message = marshal.dumps(
-                ("fork", [*self.arguments, *files], list(changes.items()), sorted(cpus or ()), report), 2
+                (
+                    "fork",
+                    [*self.arguments, "--args-json", args, "--out-json", out],
+                    list(changes.items()),
+                    sorted(cpus or ()),
+                    report,
+                    watched,
+                ),
+                2,
             )
             rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (log_fd, theirs.fileno()))
             self.ours.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
@@ -210,6 +229,7 @@ class Nursery:
             ours.settimeout(1.0)
             if not pid.isdigit():
                 raise OSError(32, "it ended while a task was forked")
+            self.learns_until = self.learns_until or now + LEARN_S
             return int(pid), ours
         except OSError as error:
             ours.close()
@@ -228,7 +248,7 @@ class Nursery:
             socket.close()
 
     def learn(self, key: str, now: float) -> None:
-        """Have it import what a task that has ended reported, if it reported something."""
+        """Have it import what a task reported, if it reported something."""
         path = f"{self.folder}/modules-{key}"
         if self.state != "ready" or self.rounds >= MAX_ROUNDS or not os.path.exists(path):
             return
@@ -270,11 +290,12 @@ def become_subreaper() -> None:
 # -- the nursery's half --------------------------------------------------------------------------------------
 
 
-def serve(fd: int, worker: int, script: str) -> tuple[list[str], str] | None:
+def serve(fd: int, worker: int, script: str) -> tuple[list[str], str, str] | None:
     """Import and fork as the worker says, until it ends. Each answer comes with a signal that wakes the worker.
 
     Returns:
-        In the nursery None. In a forked process the arguments of the script, and the file for its modules.
+        In the nursery None. In a forked process the arguments of the script, the file for its modules, and the args
+        file whose opening is to be watched.
     """
     import _signal  # type: ignore[import-not-found, unused-ignore]
     import _socket
@@ -312,9 +333,9 @@ def serve(fd: int, worker: int, script: str) -> tuple[list[str], str] | None:
         if os.fork():
             os._exit(0)
         sock.close()
-        _kind, arguments, changes, cpus, report = request
+        _kind, arguments, changes, cpus, report, watched = request
         prepare_task(log_fd, task_fd, changes, cpus, printed)
-        return [script, *arguments], report
+        return [script, *arguments], report, watched
 
 
 def prepare_task(log_fd: int, task_fd: int, changes: list[tuple[str, str]], cpus: list[int], printed: bytes) -> None:
@@ -472,9 +493,25 @@ def thread_reason(libraries: set[str]) -> str:
     return f"the imports started {others - known} threads{which}, which a forked process does not have"
 
 
-def run_script(script: str, argv: list[str], report: str) -> BaseException | None:
+def tell_when_opened(path: str, before: set[str], report: str, worker: int) -> None:
+    """Leave the modules of a task once it opens its args file: by then it has imported what it needs, mostly."""
+    opened = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal opened
+        if event == "open" and not opened and arguments[0] == path:
+            opened = True
+            import _signal
+
+            report_modules(before, report)
+            if os.getppid() == worker:
+                os.kill(worker, _signal.SIGUSR1)
+
+    sys.addaudithook(hook)
+
+
+def run_script(script: str, argv: list[str], before: set[str], report: str) -> BaseException | None:
     """Run a script as ``PYTHON SCRIPT`` does. Returns what it raised, if it did."""
-    before = set(sys.modules)
     main = type(sys)("__main__")
     # Since Python 3.9 the path of a script is absolute; before it was as given.
     path = os.path.abspath(script) if sys.version_info >= (3, 9) else script
@@ -499,7 +536,7 @@ def run_script(script: str, argv: list[str], report: str) -> BaseException | Non
 
 
 def report_modules(before: set[str], path: str) -> None:
-    """Leave the names of the modules that a task imported, in their order."""
+    """Leave the names of the modules that a task imported, in their order, and add them to those before."""
     names = [
         name
         for name, module in list(sys.modules.items())
@@ -510,10 +547,12 @@ def report_modules(before: set[str], path: str) -> None:
     ]
     if not names:
         return
+    before.update(names)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             file.write("\n".join(names))
+        os.rename(f"{path}.new", path)
     except (OSError, ValueError):
         pass  # the next task reports
 
@@ -539,11 +578,14 @@ def main() -> BaseException | None:
     task = serve(fd, worker, script)
     if task is None:
         os._exit(0)  # what its modules would do at the end is for tasks to do
-    argv, report = task
+    argv, report, watched = task
     if hasattr(sys, "orig_argv"):
         position = sys.orig_argv.index(os.path.abspath(__file__))
         sys.orig_argv[position:] = argv
-    error = run_script(script, argv, report)
+    before = set(sys.modules)
+    if report and watched:
+        tell_when_opened(watched, before, report, worker)
+    error = run_script(script, argv, before, report)
     sys.excepthook = hide_own_frames(sys.excepthook) if error is not None else sys.excepthook
     return error
 

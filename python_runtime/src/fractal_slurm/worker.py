@@ -515,6 +515,10 @@ class Worker:
         if self.nursery is None or self.fresh_why is not None:
             return
         self.nursery.look(now)
+        if self.nursery.is_learning(now):
+            for slot in self.running.values():
+                if slot.forked:
+                    self.nursery.learn(f"{slot.index}-{slot.attempt}", now)
         if self.nursery.state == "ended":
             self.fresh_why = self.nursery.why or "the nursery ended"
             self.complain(f"tasks start in new processes from here on: {self.fresh_why}")
@@ -525,8 +529,8 @@ class Worker:
         if nursery is None or self.fresh_why is not None or slot.index in self.failed_in_fork:
             return 0
         changes = {name: value for name, value in slot.env.items() if nursery.env.get(name) != value}
-        files = ["--args-json", slot.files[0], "--out-json", slot.files[1]]
-        pid, socket = nursery.fork(files, slot.log_fd, changes, slot.cpus, f"{slot.index}-{slot.attempt}")
+        key, now = f"{slot.index}-{slot.attempt}", time.monotonic()
+        pid, socket = nursery.fork(*slot.files, slot.log_fd, changes, slot.cpus, key, now)
         if not pid or not nursery.begin(socket):
             return 0
         slot.forked = True
@@ -556,7 +560,9 @@ class Worker:
         slot.forked = False
         now = time.monotonic()
         if self.nursery is not None:
-            self.nursery.learn(f"{slot.index}-{slot.attempt}", now)
+            self.nursery.learns_until = now
+            if self.has_tasks():
+                self.nursery.learn(f"{slot.index}-{slot.attempt}", now)
         if state != "failed" or not self.fork_fallback or self.stopping or not self.in_time(now):
             return False
         self.failed_in_fork[slot.index] = (reason or "")[:200]
@@ -1095,8 +1101,8 @@ class Worker:
             now = time.monotonic()
             if self.pending or now < self.retry_at:
                 return
-            if self.nursery is not None and self.fresh_why is None and self.nursery.is_busy():
-                return  # what it imports now, no task has to: worth the wait
+            if self.nursery is not None and self.fresh_why is None and self.waits_for_nursery(now):
+                return
             if not self.in_time(now):
                 self.stopping = "no further task can end within the job's time limit"
                 return
@@ -1118,6 +1124,16 @@ class Worker:
                 self.complain(f"a task can't be started, {self.obstacle}: {error.strerror}; waiting for room")
                 return
             self.started += 1
+
+    def waits_for_nursery(self, now: float) -> bool:
+        """Whether slots stay free for a moment, since what the nursery imports no task has to import.
+
+        Where there is a slot for every task, each imports by itself: that is sooner done.
+        """
+        if self.nursery is None:
+            return False
+        left = len(self.lines) - self.next_line + len(self.again)
+        return self.nursery.is_busy() or (left > len(self.free) and self.nursery.is_learning(now))
 
     def in_time(self, now: float) -> bool:
         """Whether a task that starts now can end before SLURM ends the job."""
