@@ -126,11 +126,13 @@ class TestWhatMayPass:
         command = original.strip().splitlines()[-1].removeprefix("exec ")
         once = call.work(ANNA) / "once"  # hers to remove
         once.touch()
-        fails = f"if [ -e {once} ]; then {command} >/dev/null; echo 'the log is full' >&2; rm -f {once} 2>/dev/null"
+        submits = f"SLURM_CONF={BASE}/etc/slurm.conf {command} >/dev/null"
+        fails = f"if [ -e {once} ]; then {submits}; echo 'the log is full' >&2; rm -f {once}"
         with sbatch_does(f"{fails}; exit 1; fi"):
             outcome = call.run(call.spec(script, 8))
         assert outcome.code == 0, outcome.stderr
         assert starts(marks) == Counter(range(8))
+        assert "the log is full: this may pass" in outcome.stderr
 
     def test_rights_that_are_away_for_a_while(self, call: Call) -> None:
         script, marks = counted(call, 0.2)
