@@ -17,7 +17,9 @@ def trusted_owners(*more: int) -> frozenset[int]:
     return frozenset((0, os.geteuid()) + more)
 
 
-def fault_of_path(path: str, owners: frozenset[int] | None = None, private_groups: bool = False) -> str | None:
+def fault_of_path(
+    path: str, owners: frozenset[int] | None = None, private_groups: bool = False, is_made: bool = False
+) -> str | None:
     """Why a path can't be trusted: another account owns a part of it, or could write it.
 
     Links are followed step by step, so that a folder which holds a link counts, too. A folder in which only owners
@@ -27,6 +29,7 @@ def fault_of_path(path: str, owners: frozenset[int] | None = None, private_group
         path: Absolute path. Its last parts may be missing: then the folder that they would be made in counts.
         owners: Uids that may own a part; None for :func:`trusted_owners`.
         private_groups: Whether a group that has its owner's name and no other member may write.
+        is_made: Whether what is missing is made next, and this asked again: then the sticky bit will do for it, too.
 
     Returns:
         A sentence that names the part and says what to do, or None.
@@ -46,7 +49,7 @@ def fault_of_path(path: str, owners: frozenset[int] | None = None, private_group
         except (FileNotFoundError, NotADirectoryError):
             info = None
         if current != "/":
-            todo.append((os.path.dirname(current), info is not None))
+            todo.append((os.path.dirname(current), is_made or info is not None))
         if info is None:
             continue
         fault = _fault_of_part(current, info, owners, private_groups, has_child)

@@ -224,7 +224,7 @@ def _open_cache(cache: Path) -> None:
     # Whoever owns the collection decides what runs here anyway.
     owners = trusted_path.trusted_owners(os.stat(__file__).st_uid)
     for _attempt in range(2):  # the second time with what was made
-        fault = trusted_path.fault_of_path(str(cache), owners, private_groups=True)
+        fault = trusted_path.fault_of_path(str(cache), owners, private_groups=True, is_made=True)
         if fault:
             raise AnsibleError(f"the cache of wheels (fractal_slurm_runtime_cache) is not safe: {fault}")
         for folder in reversed([cache, *cache.parents]):

@@ -36,6 +36,8 @@ class TestPath:
         assert fault_of_path(str(folder / "a" / "b")) is None
         assert "can be written by others" in fault_of_path(str(folder / "a" / "missing"))
         assert "can be written by others" in fault_of_path(str(folder / "a"))
+        assert fault_of_path(str(folder / "a" / "missing"), is_made=True) is None
+        assert "can be written by others" in fault_of_path(str(folder / "a"), is_made=True)
 
     @ROOT_ONLY
     @pytest.mark.parametrize("part", ["a", "a/b", "a/b/file"])

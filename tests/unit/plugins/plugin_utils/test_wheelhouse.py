@@ -172,7 +172,13 @@ class TestCache:
         assert archive(tmp_path / "cache") == archive(tmp_path / "cache")
         assert len(archive.calls) == 1
 
-    @pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777])
+    def test_may_be_made_in_a_folder_like_tmp(self, archive, tmp_path):
+        (tmp_path / "tmp").mkdir()
+        (tmp_path / "tmp").chmod(0o1777)
+        assert archive(tmp_path / "tmp" / "cache").exists()
+        assert archive(tmp_path / "tmp" / "cache").exists()
+
+    @pytest.mark.parametrize("mode", [0o777, 0o757, 0o2775])
     def test_is_not_used_where_others_can_write(self, archive, tmp_path, mode):
         for folder in (tmp_path / "open" / "cache", tmp_path / "cache2"):
             open_to_all = tmp_path / "open" if folder.name == "cache" else folder
