@@ -421,6 +421,14 @@ class TestFork:
         for values in zip(*logs, strict=True):
             assert len(set(values)) == 4, values
 
+    def test_torch_is_seeded_anew(self, tasks, tmp_path):
+        # Of torch, which is too large for this, only what is called: it draws its seed when it is imported.
+        (tmp_path / "torch.py").write_text(
+            "import os\nnumber = os.urandom(8)\ndef seed():\n    global number\n    number = os.urandom(8)\n"
+        )
+        made = tasks("import torch\nprint(torch.number)\n")
+        assert len({made.fork().log for _number in range(3)}) == 3
+
     def test_memory_and_cpu_are_those_of_the_task(self, tasks):
         use = """
             import os, time

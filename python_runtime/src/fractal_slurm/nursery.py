@@ -381,6 +381,8 @@ def reset_state() -> None:
     modules = sys.modules
     if "numpy.random" in modules:
         modules["numpy.random"].seed()
+    if hasattr(modules.get("torch"), "seed"):
+        modules["torch"].seed()
     if "uuid" in modules:
         modules["uuid"]._last_timestamp = None  # type: ignore[attr-defined]
     if "multiprocessing.process" in modules:
