@@ -597,13 +597,14 @@ def alias_names(files, own_file, service_user):
     return plain
 
 
-def without_our_rights(text, service_user, commands):
+def without_our_rights(text, service_user, commands, elsewhere=()):
     """A file without the rights that the role is to give: aliases of our names, and rules for these commands alone.
 
     Args:
         text: The file's text.
         service_user: Who impersonates.
         commands: Names of the commands.
+        elsewhere: Names of aliases that other files use, which stay.
 
     Returns:
         Three values: the rest of the text; the statements that stay; and the faults, (line, sentence): what holds such
@@ -613,19 +614,33 @@ def without_our_rights(text, service_user, commands):
     groups = {}
     for statement in sudoers_reader.read(text):
         groups.setdefault(statement.span, []).append(statement)
-    rest, kept, faults = "", [], []
-    end = 0
+    gone, faults = [], []
     for span, statements in groups.items():
         ours = [_is_our_right(statement, rules, service_user, commands) for statement in statements]
-        if any(mine is not False for mine in ours) and not all(ours):
+        if all(ours):
+            gone.append(span)
+        elif any(mine is not False for mine in ours):
             faults.append(
                 (statements[0].line, "has rights of this role together with others: take them apart by hand first")
             )
-        if all(ours):
-            rest += text[end : span[0]]
-            end = span[1]
-        else:
-            kept.extend(statements)
+    # Aliases that nobody uses without these go, too, and those that only such aliases use.
+    while True:
+        gone = set(gone)
+        used = sudoers_rights.alias_uses(found for span in groups if span not in gone for found in groups[span])
+        let_go = sudoers_rights.alias_uses(found for span in gone for found in groups[span]) - used - set(elsewhere)
+        unused = [
+            span
+            for span, statements in groups.items()
+            if span not in gone and all(found.kind == "alias" and found.value.name in let_go for found in statements)
+        ]
+        if not unused:
+            break
+        gone.update(unused)
+    rest, end = "", 0
+    for begin, after in sorted(gone):
+        rest += text[end:begin]
+        end = after
+    kept = [found for span, statements in groups.items() if span not in gone for found in statements]
     return rest + text[end:], kept, faults
 
 

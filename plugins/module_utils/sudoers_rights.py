@@ -83,6 +83,24 @@ class Rules:
         return False
 
 
+def alias_uses(statements):
+    """The names of all aliases that statements use.
+
+    Args:
+        statements: Of any kinds.
+    """
+    members = []
+    for statement in statements:
+        value = statement.value
+        if statement.kind in ("alias", "defaults"):
+            members += value.members
+        elif statement.kind == "rule":
+            members += value.users
+            for grant in value.grants:
+                members += [grant.command, *grant.hosts, *(grant.run_as or []), *(grant.groups or [])]
+    return {member.text for member in members if member.kind == "alias"}
+
+
 def is_user(member, subject):
     """Whether a member of a list is this account: by name, uid or group; None where that can't be known."""
     if member.kind == "group":
@@ -102,7 +120,9 @@ def is_host(member, subject):
     if member.kind == "netgroup" or re.fullmatch(r"[0-9A-Fa-f.:/]*[.:/][0-9A-Fa-f.:/]*", member.text):
         return None
     host, pattern = subject.host.lower(), member.text.lower()
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (host, host.partition(".")[0]))
+    short = host.partition(".")[0]
+    # Sudo may know this host by a longer name than we do.
+    return pattern.partition(".")[0] == short or any(fnmatch.fnmatchcase(name, pattern) for name in (host, short))
 
 
 def _concerns(rules, value, subject):

@@ -398,21 +398,41 @@ def rights_to_replace(params, files, own, faults):
         if path not in files or os.path.islink(path):
             faults.append("%s: its rights can't be taken over: sudo does not read it, or it is a link" % path)
             continue
-        rest, kept, mixed = sudoers.without_our_rights(files[path], params["service_user"], params["commands"])
+        rest, kept, mixed = sudoers.without_our_rights(
+            files[path], params["service_user"], params["commands"], uses_of_others(files, path)
+        )
         faults.extend("%s:%d: %s" % (path, line, words) for line, words in mixed)
         if rest != files[path]:
             found[path] = rest if kept or path == params["main_file"] else None
     return found
 
 
-def fault_of_overwriting(params, path):
-    """Why what lies where our file is to be can't be overwritten; None where it can."""
+def uses_of_others(files, path):
+    """The names of the aliases that files but this one use."""
+    return {
+        name
+        for other, text in files.items()
+        if other != path
+        for name in sudoers_rights.alias_uses(sudoers_reader.read(text))
+    }
+
+
+def fault_of_overwriting(params, files, path):
+    """Why what lies where our file is to be can't be overwritten; None where it can.
+
+    Args:
+        params: The module's parameters.
+        files: Path to text of the other files.
+        path: Where our file is to be.
+    """
     before = sudoers.read_file(path)
     if before is None:
         return "%s is no plain file, and is left alone" % path if os.path.lexists(path) else None
     if before.startswith(sudoers.HEADER):
         return sudoers.fault_of_foreign_file(path, before, params["service_user"])
-    _rest, kept, mixed = sudoers.without_our_rights(before, params["service_user"], params["commands"])
+    _rest, kept, mixed = sudoers.without_our_rights(
+        before, params["service_user"], params["commands"], uses_of_others(files, path)
+    )
     if not kept and not mixed:
         return None
     return (
@@ -550,7 +570,7 @@ def main():
     if broken:
         faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
     if base is not None:
-        fault = fault_of_overwriting(params, own)
+        fault = fault_of_overwriting(params, base.files, own)
         faults.extend([fault] if fault else [])
         replaced = rights_to_replace(params, base.files, own, faults)
         base = host.read_set({own: None, **replaced})

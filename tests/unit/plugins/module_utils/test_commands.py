@@ -33,12 +33,18 @@ def test_ends_one_that_hangs_with_all_that_it_started():
     assert (answer.status, answer.out) == (124, "")
     assert answer.err.startswith("soon")
     assert answer.err.endswith("no answer within 1 seconds")
-    pid = answer.err.splitlines()[1]
+    stat = f"/proc/{answer.err.splitlines()[1]}/stat"
+    while is_alive(stat):
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
+
+
+def is_alive(stat):
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as stream:
-            assert stream.read().split()[2] == "Z"  # ended, and not yet collected
-    except FileNotFoundError:
-        pass
+        with open(stat, encoding="ascii") as stream:
+            return stream.read().split()[2] != "Z"  # a zombie has ended, and is not yet collected
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_does_not_wait_for_what_one_leaves_behind():

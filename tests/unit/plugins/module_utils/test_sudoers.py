@@ -444,9 +444,18 @@ class TestWithoutOurRights:
             "fractal ALL=(FRACTAL_IMPERSONATE_USERS) FRACTAL_CMD"
         )
         rest, kept, faults = self.rest(text)
-        assert rest == "# a comment\nCmnd_Alias C = /opt/bin/sbatch\n"
-        assert [(statement.kind, statement.value.name) for statement in kept] == [("alias", "C")]
-        assert faults == []
+        assert rest == "# a comment\n"
+        assert (kept, faults) == ([], [])
+
+    @pytest.mark.parametrize(("elsewhere", "stays"), [((), False), (("D",), True), (("X",), False)])
+    def test_takes_aliases_away_that_nobody_else_uses(self, elsewhere, stays):
+        aliases = "Cmnd_Alias D = /bin/cat\nCmnd_Alias C = /opt/bin/sbatch, D\nRunas_Alias R = anna\n"
+        rule = "fractal ALL=(R) NOPASSWD: C\n"
+        rest, kept, _faults = sudoers.without_our_rights(aliases + rule, "fractal", ("sbatch", "cat"), elsewhere)
+        assert rest == ("Cmnd_Alias D = /bin/cat\n" if stays else "")
+        assert bool(kept) is stays
+        used = aliases + "bob ALL=(R) C\n"
+        assert sudoers.without_our_rights(used + rule, "fractal", ("sbatch", "cat"))[0] == used
 
     @pytest.mark.parametrize(
         "text",

@@ -89,6 +89,7 @@ class TestForeignRights:
             ("ALL ALL=(ALL) ALL", "(ALL) ALL"),
             ("User_Alias U = x, fractal\nCmnd_Alias C = /bin/sh\n\nU ALL=(ben) C", ":4: gives fractal"),
             ("Runas_Alias R = ben, !root\nfractal ALL=(R) /bin/sh", "that this role did not: (ben, !root) /bin/sh;"),
+            ("fractal node1.site.org=(ben) /bin/sh", "(ben) /bin/sh"),
             ("fractal node1, other=(ben) /bin/sh", "(ben) /bin/sh"),
             ("root h=ALL\nanna,fractal ALL=/bin/a, (ben) /bin/b", "(root) /bin/a; (ben) /bin/b"),
         ],
