@@ -8,7 +8,7 @@ import fnmatch
 import re
 import signal
 
-# A pattern that takes longer is not read here; what sudo makes of it is sudo's to say.
+# A pattern that takes more of the processor's time is not read here; what sudo makes of it is sudo's to say.
 _PATIENCE_S = 0.2
 _MAX_PATTERN = 65536
 _unreadable = set()  # patterns that were given up
@@ -134,19 +134,19 @@ def _matches(pattern, text, translate=str):
     # Python reads [[:alpha:]] in a way of its own.
     if pattern in _unreadable or len(pattern) > _MAX_PATTERN or "[:" in pattern:
         return None
-    previous = signal.signal(signal.SIGALRM, _give_up)
+    previous = signal.signal(signal.SIGVTALRM, _give_up)
     try:
         # Again and again: one that comes while Python can't heed it is lost.
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE_S, _PATIENCE_S)
+        signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE_S, _PATIENCE_S)
         try:
             return re.match(translate(pattern), text) is not None
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     except (re.error, OverflowError, RecursionError, MemoryError, ValueError, TimeoutError):
         _unreadable.add(pattern)
         return None
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def _give_up(_number, _frame):

@@ -29,7 +29,7 @@ def test_says_that_there_is_no_such_command():
 def test_ends_one_that_hangs_with_all_that_it_started():
     began = time.monotonic()
     answer = shell("echo soon >&2; sleep 60 & echo $! >&2; sleep 60", timeout=1)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert (answer.status, answer.out) == (124, "")
     assert answer.err.startswith("soon")
     assert answer.err.endswith("no answer within 1 seconds")
@@ -49,8 +49,8 @@ def is_alive(stat):
 
 def test_does_not_wait_for_what_one_leaves_behind():
     began = time.monotonic()
-    assert shell("sleep 5 & echo done") == (0, "done\n", "")
-    assert time.monotonic() - began < 4
+    assert shell("sleep 60 & echo done") == (0, "done\n", "")
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
