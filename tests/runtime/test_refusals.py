@@ -85,6 +85,7 @@ class TestKindOf:
             (Refusal.FULL, "sbatch: error: QOSGrpSubmitJobsLimit"),
             (Refusal.FULL, "sbatch: error: MaxSubmitJobsPerAccount"),
             (Refusal.FULL, "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying."),
+            (Refusal.FULL, "sbatch: error: Slurm job queue full, sleeping and retrying"),  # 26.05
             (Refusal.NOT_NOW, FAILED + "Required partition not available (inactive or drain)"),
             (Refusal.NOT_NOW, FAILED + "Requested partition configuration not available now"),
             (Refusal.NOT_NOW, FAILED + "Partition in DOWN state"),

@@ -58,7 +58,8 @@ _FORBIDDEN = re.compile(r"User's group not permitted to use this partition|Acces
 _TOO_LARGE = re.compile(r"Pathname of a file, directory or other parameter too long|[Ss]cript .{0,40}too (?:large|big)")
 # Limits on the number of jobs: any limit whose name has Submit in it, of a QOS, an association, an account or a user.
 _FULL = re.compile(
-    r"\b(?:QOS|Assoc)?(?:Max|Grp)Submit\w*|Slurm temporarily unable to accept job|Job limit exceeded|MaxJobCount"
+    r"\b(?:QOS|Assoc)?(?:Max|Grp)Submit\w*|Slurm temporarily unable to accept job|Slurm job queue full"
+    r"|Job limit exceeded|MaxJobCount"
 )
 
 # SLURM builds the names of its limits: whose (QOS or Assoc), which (Max, Min or Grp), of what, and per what. A job is
