@@ -345,8 +345,8 @@ class TestLoadConfigFile:
             (b"{", "no JSON"),
             (b'{"a": 1,}', "no JSON"),
             (b"a: 1", "no JSON"),
-            (b"\xff\xfe", "it is not UTF-8"),
-            (b"\xef\xbb\xbf{}", "no JSON: Unexpected UTF-8 BOM"),
+            (b"{\xff}", "it is not UTF-8: save it as UTF-8"),
+            ("{}".encode("utf-16"), "it is UTF-16: save it as UTF-8"),
             (b'{"a": 1, "a": 2}', "the key 'a' stands twice in one object: keep one"),
             (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice"),
             (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
@@ -362,6 +362,11 @@ class TestLoadConfigFile:
         (line,) = caught.value.messages
         assert line.startswith(str(path))
         assert words in line
+
+    def test_takes_a_byte_order_mark(self, tmp_path):
+        path = tmp_path / "config.json"
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(config_data()).encode())
+        assert load_config_file(path) == config_file()
 
     def test_tells_line_and_column_of_broken_json(self, tmp_path):
         path = tmp_path / "config.json"

@@ -474,11 +474,12 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # an editor may have begun it with a byte order mark
     except OSError as error:
         raise ConfigFileError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigFileError(f"{path}: can't be read: it is not UTF-8") from None
+        what = "it is UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "it is not UTF-8"
+        raise ConfigFileError(f"{path}: can't be read: {what}: save it as UTF-8") from None
     except ValueError as error:  # a NUL in the path
         raise ConfigFileError(f"{str(path)!r}: can't be read: {error}") from None
     if len(data) > _MOST_BYTES:
