@@ -114,6 +114,12 @@ class TestRun:
         path.write_text(json.dumps(document))
         call.config(time="00:00:05", batching=ONE_JOB)
         outcome = call.run(str(path))
+        assert outcome.code == 3
+        assert "2 jobs would be needed, over max_num_jobs (1)" in outcome.stderr
+        assert not call.runs()
+        call.config(time="00:00:05", batching={**ONE_JOB, "max_num_jobs": 2})
+        path.write_text(json.dumps({**document, "meta": {"tasks_per_job": 2000, "parallel_tasks_per_job": 4}}))
+        outcome = call.run(str(path))
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 2000
         assert outcome["jobs"] == 2
