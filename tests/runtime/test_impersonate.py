@@ -46,6 +46,7 @@ class TestHardenedArguments:
             ("cat", ["--", "/home/ann/work/run/results-0-0"]),
             ("cat", ["--", "/home/ann/work/a", "/scratch/b/c.json"]),
             ("ls", ["--", "/scratch/run"]),
+            ("cat", ["--", "/scratch/ann@site.org/run+1/results-0-0"]),
             ("mkdir", ["-p", "-m", "700", "--", "/scratch/run"]),
             ("mkdir", ["-p", "-m", "700", "--", "/scratch"]),
             ("mkdir", ["-m", "700", "--", "/scratch/run"]),
@@ -153,7 +154,7 @@ class TestCheckPath:
         if messages:
             assert "\n" not in messages[0]
         else:
-            assert re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", path)
+            assert re.fullmatch(r"(/[A-Za-z0-9_.@+-]+)+", path)
             assert not any(part.startswith((".", "-")) for part in path.split("/"))
 
 

@@ -32,7 +32,8 @@ _USER_NAME = re.compile(
 )
 _MAX_USER_NAME = 255
 # A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot.
-_SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+# Homes of a directory service may be called user@domain.
+_SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
@@ -99,12 +100,12 @@ def check_path(path: str | Path, what: str) -> str:
 
     Raises:
         FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot, or a character
-            other than letters, digits, ``_``, ``.`` and ``-``.
+            other than letters, digits, ``_``, ``.``, ``@``, ``+`` and ``-``.
     """
     if not _SAFE_PATH.fullmatch(str(path)):
         raise FractalSlurmError(
-            f"{what} {str(path)!r} is not allowed: it must be absolute, of names that consist of letters, digits, "
-            "_ . - and begin with none of . and -"
+            f"{what} {str(path)!r} is not allowed: it must be absolute, of names that consist of letters, digits and "
+            "_ . @ + -, and begin with a letter, a digit or _"
         )
     return str(path)
 
