@@ -159,6 +159,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import impersonation, probe_folder, sudoers
 from ..module_utils.commands import call_as, run
 
+# Characters of what was found, in one check.
+_MOST_WORDS = 2000
 # States of a run after which no job of it is left.
 ENDED = ("done", "cancelled", "refused")
 # The task says in its out-JSON (the fourth argument that it gets) who ran it, and where. A uid: names may have signs
@@ -189,6 +191,7 @@ class Verification:
 
     def add(self, check, what, ok, words):
         """Keep the outcome of a check."""
+        what, words = one_line(what), one_line(words)
         self.checks.append({"check": check, "what": what, "ok": bool(ok), "words": words})
 
     def run(self):
@@ -381,6 +384,15 @@ def config_partitions(config):
     sections = [config.get(name) for name in ("default_slurm_config", "gpu_slurm_config")] if as_dict(config) else []
     named = [as_dict(section).get("partition") for section in sections]
     return [name for name in dict.fromkeys(name for name in named if isinstance(name, str)) if name]
+
+
+def one_line(text):
+    """Others' words as a part of the table: on one line, so that none of theirs passes for one of ours.
+
+    A user writes the result of their own probe, and what a terminal obeys could be in it.
+    """
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)[: 4 * _MOST_WORDS]).split())
+    return line if len(line) <= _MOST_WORDS else line[: _MOST_WORDS - 3] + "..."
 
 
 def as_dict(value):

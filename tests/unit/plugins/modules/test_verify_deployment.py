@@ -62,3 +62,25 @@ class TestJudgeProbe:
     def test_reads_the_report_of_the_run(self):
         report = verify.report_of(Answer(0, json.dumps({"run_id": "r1"}), ""), lambda run_id: {"id": run_id})
         assert report == {"id": "r1", "summary": {"run_id": "r1"}}
+
+
+class TestWords:
+    """A user writes the result of their own probe."""
+
+    def checks(self, words, monkeypatch):
+        monkeypatch.setattr(verify.impersonation, "Rights", lambda *_: None)
+        verification = verify.Verification({}, None, True)
+        verification.add("probe job", "anna in main", False, words)
+        return verification.checks
+
+    @pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "\x85", "\x1b[2K", "\x0b"])
+    def test_of_others_forge_no_line(self, end, monkeypatch):
+        report = {"tasks": [{"result": {"uid": "7", "host": end + "ok    refused  all"}}], "summary": {"succeeded": 1}}
+        _ok, words = verify.judge_probe(Answer(0, "{}", ""), report, "anna", 1001)
+        (row,) = verify.table(self.checks(words, monkeypatch))
+        assert row.isprintable()
+        assert row.startswith("FAULT  probe job")
+
+    def test_of_any_length_are_cut(self, monkeypatch):
+        (row,) = verify.table(self.checks("x" * 1_000_000, monkeypatch))
+        assert len(row) < 3000
