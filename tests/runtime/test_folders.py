@@ -43,6 +43,7 @@ class TestFoldersAbove:
         (public / "hop").symlink_to("real/../real/deep")
         (public / "link").symlink_to(f"{public}/hop")
         found = self.names(public / "link" / "run")
+        assert f"{public}/link" in found
         assert found[-1] == f"{public}/real/deep"
         assert f"{public}/real" in found
 
@@ -92,6 +93,19 @@ class TestLookAbove:
         (public / "mine").mkdir(mode=0o700)
         public.chmod(0o777)
         assert look_above(f"{public}/mine/run", os.geteuid())[0] == EVERYBODY
+
+    @pytest.mark.parametrize(("uid", "who"), [(UID, NOBODY), (0, NOBODY), (4321, GROUP)])
+    @pytest.mark.parametrize("closed", [False, True])
+    def test_a_link_is_its_owners_to_exchange(self, monkeypatch, uid, who, closed):
+        parts = [
+            ("/a", SimpleNamespace(st_mode=0o41777, st_uid=0, st_gid=0)),
+            ("/a/link", SimpleNamespace(st_mode=0o120777, st_uid=uid, st_gid=uid)),
+            ("/home/anna", SimpleNamespace(st_mode=0o40700 if closed else 0o40755, st_uid=UID, st_gid=GID)),
+        ]
+        monkeypatch.setattr(worker, "folders_above", lambda _path: iter(parts))
+        found, words = look_above("/a/link/run", UID)
+        assert found == (CLOSED if closed and who == NOBODY else who)
+        assert ("/a/link is a link" in words) == (who == GROUP)
 
     def test_what_can_not_be_looked_at_is_unknown(self, public):
         assert look_above(f"{public}/gone/run", os.geteuid())[0] == UNKNOWN

@@ -43,7 +43,7 @@ def check_work_dir(work_dir: str, user: str) -> str | None:
     if who == GROUP:
         return (
             f"--work-dir {work_dir}: {words}. A job whose run folder was renamed ends without running anything; to "
-            "prevent that, give the folder the sticky bit (chmod +t)"
+            "prevent that, give the folder the sticky bit (chmod +t); in place of a link, name where it leads"
         )
     return None
 

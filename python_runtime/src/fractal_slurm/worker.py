@@ -1472,7 +1472,7 @@ def open_own_folder(path: str, name: str) -> int:
 
 
 def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The folders that the kernel goes through to find a path, from / on, links among them resolved.
+    """The folders and links that the kernel goes through to find a path, from / on.
 
     Args:
         path: An absolute path; its last part is not looked at.
@@ -1497,6 +1497,7 @@ def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
             links += 1
             if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            yield target, status
             link = os.readlink(target)
             rest += link.split("/")[::-1]
             if link.startswith("/"):
@@ -1510,7 +1511,7 @@ def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, st
     """Who else than a user (and root) may put something else in the place of a file or folder.
 
     As sshd's StrictModes does, it looks at the folders above. Where they have the sticky bit, others can't rename what
-    is not theirs.
+    is not theirs; a link is its owner's there, who may exchange it.
 
     Args:
         path: Absolute; what is above it is looked at.
@@ -1525,6 +1526,10 @@ def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, st
     try:
         for folder, status in folders_above(path):
             mode, mine = stat.S_IMODE(status.st_mode), status.st_uid in (0, uid)
+            if stat.S_ISLNK(status.st_mode):
+                if not mine and worst < GROUP:
+                    worst, words = GROUP, f"{folder} is a link that its owner (uid {status.st_uid}) may exchange"
+                continue
             who, whose = NOBODY, ""
             if mode & 0o002 and not mode & stat.S_ISVTX:
                 who, whose = EVERYBODY, "everybody"
