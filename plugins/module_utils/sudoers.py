@@ -203,10 +203,12 @@ def parse_slurm_users(config):
         A list of (name, uid or None, the setting that names it: SlurmUser or SlurmdUser).
     """
     found = []
-    pattern = r"^[ \t]*(Slurmd?User)[ \t]*=[ \t]*([^\s#()]+)(?:\(([0-9]{1,10})\))?"
-    for setting, name, uid in re.findall(pattern, config, re.MULTILINE | re.IGNORECASE):
-        number = uid or (name if re.fullmatch("[0-9]{1,10}", name) else "")
-        found.append((name, int(number) if number else None, setting))
+    # In slurm.conf a line may hold several settings, and a value quotes.
+    pattern = r"(?:^|[ \t])(Slurmd?User)[ \t]*=[ \t]*\"?([^\s\"()]+)\"?(?:\(([0-9]{1,10})\))?"
+    for line in config.splitlines():
+        for setting, name, uid in re.findall(pattern, line.partition("#")[0], re.IGNORECASE):
+            number = uid or (name if re.fullmatch("[0-9]{1,10}", name) else "")
+            found.append((name, int(number) if number else None, setting))
     return found
 
 

@@ -261,6 +261,10 @@ class TestSlurmUsers:
         text = "#SlurmUser=old\n slurmuser=fancy # ours\nSlurmdUser=77\n"
         assert sudoers.parse_slurm_users(text) == [("fancy", None, "slurmuser"), ("77", 77, "SlurmdUser")]
 
+    @pytest.mark.parametrize("text", ["ClusterName=c SlurmUser=fancy", 'SlurmUser="fancy"', "SlurmUser=fancy#old"])
+    def test_reads_it_as_slurm_does(self, text):
+        assert sudoers.parse_slurm_users(text) == [("fancy", None, "SlurmUser")]
+
 
 class TestNameService:
     def test_reads_uid_max(self):
