@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from types import SimpleNamespace
+
+import pytest
+from fractal_slurm.doctor import _sudo
+
+
+class TestRightsBeyondOurs:
+    @pytest.mark.parametrize(
+        ("rule", "ok"),
+        [
+            ("(ALL : ALL) ALL", False),
+            ("(ALL) NOPASSWD:ALL", False),
+            ("(ALL) NOPASSWD: ALL, !/usr/bin/su", False),
+            ("(anna) /usr/bin/cat, ALL", False),
+            ("(ALL) NOPASSWD: /usr/bin/systemctl restart fractal-server", True),
+            ("(root) /opt/ALL/bin/tool", True),
+        ],
+    )
+    def test_all_commands_are_a_fault_some_left_out_or_not(self, rule, ok):
+        sudo = SimpleNamespace(holds_programs_back=list, other_rights=lambda: [rule])
+        (finding,) = _sudo(SimpleNamespace(sudo=sudo))
+        assert finding.ok == ok
+        assert rule in finding.words
