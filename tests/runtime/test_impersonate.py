@@ -418,6 +418,22 @@ class TestFilesThatAreNotThere:
         with pytest.raises(ClusterError, match="quelque chose"):
             list(sudo.read_files("ann", [f"{tmp_path}/there"], timeout=5, max_bytes=100))
 
+    def test_are_looked_for_once_however_many_lines_the_user_writes(self, other, tmp_path):
+        (tmp_path / "run").mkdir()
+        paths = [f"{tmp_path}/run/{name}" for name in ("gone", "lost")]
+        sudo = other(cat=f"#!/bin/sh\nyes 'pas de {paths[0]} {paths[1]}' | head -2000 >&2\nexit 1\n")
+        assert list(sudo.read_files("ann", paths, timeout=5, max_bytes=100)) == []
+        assert sudo.calls <= 1 + len(paths)
+
+    def test_are_looked_for_until_the_driver_is_wanted_elsewhere(self, other, tmp_path):
+        (tmp_path / "run").mkdir()
+        paths = [f"{tmp_path}/run/{number}" for number in range(100)]
+        sudo = other(cat='#!/bin/sh\nshift\nfor path; do echo "pas de $path" >&2; done\nexit 1\n')
+        sudo.stop = lambda: sudo.calls > 5
+        with pytest.raises(Interrupted):
+            list(sudo.read_files("ann", paths, timeout=5, max_bytes=100))
+        assert sudo.calls < 10
+
     def test_a_folder_that_is_not_there_has_no_names(self, other, tmp_path):
         (tmp_path / "run").mkdir()
         sudo = other(ls=LS)

@@ -106,6 +106,11 @@ class TestFirstError:
         assert words == "a b; c"
         assert first_error(" \n") == "no reason given"
 
+    def test_is_one_short_line_whatever_a_user_wrote_into_it(self):
+        words = first_error("scancel: error: " + "x" * 4_000_000 + "\x1b[2K\n")
+        assert len(words) <= 500
+        assert first_error("scancel: error: \x1b[2Ka\x85b").isprintable()
+
 
 MARK = "0123456789abcdef"
 

@@ -326,7 +326,9 @@ class Impersonator:
         Raises:
             ClusterError: It means something else.
             ImpersonationError: It is sudo's.
+            Interrupted: The driver has something else to do.
         """
+        wanted, absent = set(paths), set[str]()
         for line in self._words_of(user, command, ["--", *paths], stderr):
             match = _ABOUT_PATH.search(line)
             path, words = (match[1], match[2]) if match else ("", line)
@@ -335,11 +337,14 @@ class Impersonator:
             if closed is not None and path and words.startswith(_CLOSED):
                 closed.setdefault(path, words)
                 continue
-            # Another implementation, or another language, may say so in other words: a second look tells.
-            parts = re.split(r"[\s:'\"`\u2018\u2019]+", line)
-            path = next((path for path in paths if path in parts), "")
-            if not path or not self._is_absent(user, path, timeout):
+            # Another implementation, or another language, may say so in other words: a second look tells. One for each
+            # path: the user may write any number of lines.
+            named = wanted.intersection(re.split(r"[\s:'\"`\u2018\u2019]+", line))
+            if not named or not all(path in absent or self._is_absent(user, path, timeout) for path in named):
                 raise ClusterError(f"{user}'s files can't be read: {one_line(line)}")
+            absent |= named
+            if self.stop():
+                raise Interrupted(f"{user}'s files were not read to the end: the driver was told to stop")
 
     def _is_absent(self, user: str, path: str, timeout: float, levels: int = 3) -> bool:
         """Whether a path is surely not there: what is above it can be listed, and does not have it."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from . import cluster
 from .cluster import Cluster, expand_hostlist, parse_config_lines
-from .errors import ClusterError, FractalSlurmError
+from .errors import ClusterError, FractalSlurmError, one_line
 from .impersonate import Impersonator, TimedOut, TooMuch, clean_environment
 from .process import Expired, Overflow, run_command
 from .refusals import Refusal, is_sudos_final_word, kind_of, own_words, says_sudo, sudo_words
@@ -185,12 +185,12 @@ def _first_host(text: str) -> str:
 
 
 def first_error(stderr: str) -> str:
-    """SLURM's own words, without the name of the command before them."""
+    """SLURM's own words, without the name of the command before them, on one line and cut where they are long."""
     lines = [
         re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip())
         for line in stderr.splitlines()
     ]
-    return "; ".join(list(dict.fromkeys(line for line in lines if line))[:2]) or "no reason given"
+    return one_line("; ".join(list(dict.fromkeys(line for line in lines if line))[:2])) or "no reason given"
 
 
 def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
