@@ -14,7 +14,8 @@ author:
   - The fractal.slurm authors (@fractal-analytics-platform)
 description:
   - Asks sudo about every user and command, asks the runtime whether the host is ready, and runs a probe job as every
-    user and one in every partition that the configuration names; on every node, too, where O(every_node) asks for it.
+    user, one in every partition that the configuration names, and one on each of O(hosts) that is a node; on every node
+    of the cluster where O(every_node) asks for it.
   - What must be refused is tried for real only where sudo has said that it refuses it, and only in forms that print
     something and do nothing else. What sudo allows is never tried.
   - Names each rule of sudo that gives the account rights and is not the role's, with file and line. What is more than
@@ -68,10 +69,21 @@ options:
     default: []
   every_node:
     description:
-      - Run a probe job on each node, too, which shows that each sees the same version of the runtime. One after the
-        other, some seconds each. Nodes that can't take a job now are named and not probed.
+      - Run a probe job on each node of the cluster, in the first of its partitions. One after the other, some seconds
+        each, and more where a probe has to wait for room. Nodes that can't take a job now are named and not probed.
     type: bool
     default: false
+  hosts:
+    description:
+      - The hosts of the deployment. The name of each in the inventory leads to two texts, which are its own name
+        (C(uname -n)) and the Python that its runtime has (C(readlink -e PREFIX/current/bin/python)).
+      - A probe job runs on each that is a node with room for it now, in a partition that is probed anyway.
+      - A host whose runtime has no Python is a fault. One with another Python than this host is named.
+    type: dict
+    default: {}
+  python:
+    description: The Python that the runtime of this host has, to compare with.
+    type: str
   command:
     description: The runtime's command.
     type: path
@@ -208,11 +220,14 @@ class Verification:
             if tried:
                 self.add("refused", what, *tried)
         self._rights()
+        for what, ok, words in judge_pythons(self._params["hosts"], self._params["python"]):
+            self.add("python", what, ok, words)
         if self._doctor() and not self._only_ask:
-            for user, partition in self._probes():
+            probes = self._probes()
+            for user, partition in probes:
                 self._probe(user, partition)
-            if self._params["every_node"] and self.rights.users:
-                self._probe_nodes(self.rights.users[0])
+            if self.rights.users and (self._params["every_node"] or self._params["hosts"]):
+                self._probe_nodes(self.rights.users[0], list(dict.fromkeys(partition for _user, partition in probes)))
 
     def _rights(self):
         """Rules of sudo that give the service user more than was asked for, or the same a second time."""
@@ -279,25 +294,20 @@ class Verification:
             return []
         return [(user, partitions[0]) for user in users] + [(users[0], name) for name in partitions[1:] if users]
 
-    def _probe_nodes(self, user):
-        """A probe on each node, in the first partition that has it."""
+    def _probe_nodes(self, user, partitions):
+        """A probe on each node of the cluster, or on each of the hosts that is one."""
         for folder in self._params["bin_dirs"] + ["/usr/bin", "/usr/local/bin"]:
             if os.access(os.path.join(folder, "sinfo"), os.X_OK):
                 break
-        answer = self._as_service([os.path.join(folder, "sinfo"), "-h", "-N", "-o", "%N|%R|%T"])
+        answer = self._as_service([os.path.join(folder, "sinfo"), "-h", "-N", "-o", "%N|%R|%T|%n|%o"])
         if answer.status != 0:
             self.add("probe job", "every node", False, answer.err)
-        nodes = {}
-        for line in answer.out.splitlines():
-            words = line.strip().split("|")
-            if len(words) == 3:
-                nodes.setdefault(words[0], (words[1], words[2]))
-        for node in sorted(nodes):
-            partition, state = nodes[node]
-            if state in ("idle", "mixed", "allocated", "completing"):
-                self._probe(user, partition, node)
+        hosts = None if self._params["every_node"] else self._params["hosts"]
+        for node, partition, why_not in choose_nodes(answer.out, hosts, partitions):
+            if why_not:
+                self.add("probe job", "%s on %s" % (user, node), True, "not tried: " + why_not)
             else:
-                self.add("probe job", "%s on %s" % (user, node), True, "not tried: the node is %s" % state)
+                self._probe(user, partition, node)
 
     def _probe(self, user, partition, node=None):
         what = "%s on %s" % (user, node) if node else "%s in %s" % (user, partition)
@@ -395,6 +405,74 @@ def one_line(text):
     return line if len(line) <= _MOST_WORDS else line[: _MOST_WORDS - 3] + "..."
 
 
+def host_facts(value):
+    """What is known of a host of the deployment: its own name, and the Python of its runtime; empty where unknown."""
+    texts = [str(text or "") for text in value] if isinstance(value, (list, tuple)) else []
+    return (texts + ["", ""])[:2]
+
+
+def judge_pythons(hosts, own):
+    """Compare the Pythons of the hosts with this host's.
+
+    Args:
+        hosts: The module's parameter.
+        own: Path of this host's, or None.
+
+    Returns:
+        Host, whether it is as it must be, and a sentence; of each host.
+    """
+    found = []
+    for host, value in sorted(hosts.items()):
+        python = host_facts(value)[1]
+        if not python:
+            words = "the Python of its runtime is not there: run the playbook site, which installs the runtime anew"
+        elif own and python != own:
+            words = "%s, and this host has %s: on a node that lacks that, jobs run with the node's own" % (python, own)
+        else:
+            words = python
+        found.append((host, bool(python), words))
+    return found
+
+
+def choose_nodes(told, hosts, partitions):
+    """Choose the nodes to probe.
+
+    Args:
+        told: What ``sinfo -N`` prints: a node's name, partition, state, host name and address, in each line.
+        hosts: The module's parameter; None for every node of the cluster.
+        partitions: Those that are probed anyway, the preferred one first.
+
+    Returns:
+        Node, partition, and why it is not to be probed, or None; of each node.
+    """
+    nodes = {}
+    for line in told.splitlines():
+        words = line.strip().split("|")
+        if len(words) == 5:
+            node = nodes.setdefault(words[0], {"partitions": [], "state": words[2], "names": set()})
+            node["partitions"].append(words[1])
+            node["names"].update(name.lower() for name in (words[0], words[3], words[4]))
+    names = set()
+    for host, value in (hosts or {}).items():
+        for name in (host, host_facts(value)[0]):
+            # A node has the first part of a host's name; an address has no such part.
+            names.update((name.lower(), name.lower() if name[:1].isdigit() else name.lower().split(".")[0]))
+    chosen = []
+    for name, node in sorted(nodes.items()):
+        if hosts is not None and not node["names"] & names - {""}:
+            continue
+        served = [partition for partition in partitions if partition in node["partitions"]]
+        # Where nobody asked for each node, no probe waits for room, and none runs where Fractal's jobs do not.
+        ready = ("idle", "mixed") if hosts is not None else ("idle", "mixed", "allocated", "completing")
+        why_not = None
+        if node["state"] not in ready:
+            why_not = "the node is %s" % node["state"]
+        elif hosts is not None and not served:
+            why_not = "it is in none of the partitions that are probed"
+        chosen.append((name, (served + node["partitions"])[0], why_not))
+    return chosen
+
+
 def as_dict(value):
     """The value where it is a dict, else an empty one."""
     return value if isinstance(value, dict) else {}
@@ -486,6 +564,8 @@ def main():
             main_file={"type": "path", "default": "/etc/sudoers"},
             partitions={"type": "list", "elements": "str", "default": []},
             every_node={"type": "bool", "default": False},
+            hosts={"type": "dict", "default": {}},
+            python={"type": "str"},
             command={"type": "path", "default": "/usr/local/bin/fractal-slurm"},
             config_path={"type": "path", "default": "/etc/fractal/slurm_config.json"},
             settings_file={"type": "path", "default": "/etc/fractal/fractal-slurm.toml"},

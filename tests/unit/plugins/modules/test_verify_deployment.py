@@ -84,3 +84,52 @@ class TestWords:
     def test_of_any_length_are_cut(self, monkeypatch):
         (row,) = verify.table(self.checks("x" * 1_000_000, monkeypatch))
         assert len(row) < 3000
+
+
+class TestChooseNodes:
+    told = "\n".join(
+        [
+            "c1|main|idle|c1|10.0.0.1",
+            "c1|gpu|idle|c1|10.0.0.1",
+            "c2|long|idle|c2.site|c2",
+            "c3|main|allocated|c3|c3",
+            "n4|main|mixed|Big4|big4.site",
+            "c5|main|down*|c5|c5",
+            "a line that is none",
+        ]
+    )
+
+    def test_every_node_wherever_it_is(self):
+        chosen = verify.choose_nodes(self.told, None, ["main"])
+        assert [entry[:2] for entry in chosen] == [
+            ("c1", "main"),
+            ("c2", "long"),
+            ("c3", "main"),
+            ("c5", "main"),
+            ("n4", "main"),
+        ]
+        assert [name for name, _partition, why_not in chosen if why_not] == ["c5"]
+
+    @pytest.mark.parametrize(
+        ("hosts", "expected"),
+        [
+            ({"c1": ["c1", "/usr/bin/python3.11"]}, [("c1", "gpu", None)]),
+            ({"10.0.0.1": ["", ""]}, [("c1", "gpu", None)]),
+            ({"somewhere": ["c1.domain", ""]}, [("c1", "gpu", None)]),
+            ({"big4": []}, [("n4", "main", None)]),
+            ({"c2.site": ["c2", ""]}, [("c2", "long", "it is in none of the partitions that are probed")]),
+            ({"c3": ["c3", ""]}, [("c3", "main", "the node is allocated")]),
+            ({"login": ["login1", ""]}, []),
+            ({"10.0.0.9": ["", ""]}, []),
+        ],
+    )
+    def test_hosts_that_are_nodes_with_room(self, hosts, expected):
+        assert verify.choose_nodes(self.told, hosts, ["gpu", "main"]) == expected
+
+
+class TestJudgePythons:
+    def test_names_another_python_and_a_missing_one(self):
+        hosts = {"c1": ("c1", "/usr/bin/python3.11"), "c2": ["c2", "/usr/bin/python3.13"], "c3": ["c3", ""], "c4": None}
+        found = verify.judge_pythons(hosts, "/usr/bin/python3.11")
+        assert [(host, ok) for host, ok, _words in found] == [("c1", True), ("c2", True), ("c3", False), ("c4", False)]
+        assert "/usr/bin/python3.13, and this host has /usr/bin/python3.11" in found[1][2]
