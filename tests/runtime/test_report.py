@@ -58,7 +58,7 @@ class TestReport:
             journal.finish_task(2, "succeeded", None, text + ', "out": [NaN, Infinity, -Infinity, 1e999, 1.5]}')
         code, out, _err = run("report", RUN, "--json")
         assert code == 0
-        document = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+        document = json.loads(out, parse_constant=pytest.fail)
         assert document["tasks"][2]["result"] == [None, None, None, None, 1.5]
 
     @pytest.mark.parametrize(("index", "words"), [(2, "it has not run yet"), (9, "has no task 9"), (-1, "has no task")])
@@ -108,7 +108,7 @@ class TestOthersText:
     def test_becomes_json_without_what_a_terminal_obeys(self, value):
         text = json_text(value)
         assert all(char.isprintable() or char == "\n" for char in text)
-        json.loads(text, parse_constant=lambda name: pytest.fail(name))
+        json.loads(text, parse_constant=pytest.fail)
 
 
 class TestTerminals:

@@ -7,3 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # The helpers that run a worker in a process of its own.
 sys.path.insert(0, str(ROOT / "tests" / "runtime"))
+
+import test_nursery  # noqa: E402 - found there alone
+
+tasks = test_nursery.tasks  # a fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_nursery import Tasks, tasks  # noqa: F401 - a fixture
+from test_nursery import Tasks
 from test_worker_process import Job
 
 PYTHON = Path(os.environ.get("FRACTAL_TASKS_PYTHON", ROOT / ".build/tasks/bin/python"))
@@ -219,7 +219,7 @@ LIBRARIES = {
 
 class TestLibraries:
     @pytest.mark.parametrize("name", LIBRARIES)
-    def test_compute_the_same_in_a_fork(self, tasks, name):  # noqa: F811 - the fixture
+    def test_compute_the_same_in_a_fork(self, tasks, name):
         # More than one: then OpenBLAS has threads when the process is forked.
         made: Tasks = tasks(LIBRARIES[name], env={"OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"})
         made.command[0] = str(PYTHON)
@@ -227,7 +227,7 @@ class TestLibraries:
         assert (fresh.status, fork.status) == (0, 0), fresh.log + fork.log
         assert comparable(fork.log, made.folder) == comparable(fresh.log, made.folder)
 
-    def test_no_two_tasks_share_the_numbers_of_numpy(self, tasks):  # noqa: F811 - the fixture
+    def test_no_two_tasks_share_the_numbers_of_numpy(self, tasks):
         made: Tasks = tasks("import numpy as np\nprint(np.random.random(), np.random.default_rng().random())\n")
         made.command[0] = str(PYTHON)
         logs = [made.fork().log.split() for _number in range(3)]

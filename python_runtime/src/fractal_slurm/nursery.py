@@ -72,7 +72,9 @@ def split_python(command: list[str]) -> tuple[list[str], str, list[str]] | None:
     if position >= len(command) or not command[position].endswith(".py"):
         return None
     script = command[position]
-    return (command[:position], script, command[position + 1 :]) if os.path.isfile(script) else None
+    if not os.path.isfile(script):
+        return None
+    return command[:position], script, command[position + 1 :]
 
 
 class Unfit(Exception):
@@ -112,7 +114,8 @@ class Nursery:
         self.words = command
         self.folder = folder
         self.env = env
-        self.state, self.why = "starting", None  # type: str, str | None
+        self.state = "starting"
+        self.why: str | None = None
         self.rounds = self.modules = 0
         self.seconds = 0.0
         self.busy_until = now + START_S
