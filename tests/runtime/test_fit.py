@@ -222,6 +222,56 @@ class TestAccount:
         assert errors({"account": "proj2"}, users=["anna", "zoe"], on=free) == []
 
 
+class TestWhatIsHidden:
+    """What SLURM does not show is unknown, and unknown is no error."""
+
+    def test_a_partition_that_is_not_shown_where_some_are(self):
+        private = replace(CLUSTER, private_data=("accounts", "partitions"))
+        assert errors({"partition": "secret"}) != []
+        assert errors({"partition": "secret"}, on=private) == []
+        assert any(
+            "'secret'" in line and "PrivateData" in line for line in warnings({"partition": "secret"}, on=private)
+        )
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"constraint": "far"}, {"nodelist": "c9"}, {"gres": "gpu:9"}],
+    )
+    def test_nodes_in_a_cloud_that_are_powered_down(self, options):
+        main = CLUSTER.partitions["main"]
+        partitions = {**CLUSTER.partitions, "main": replace(main, total_nodes=main.total_nodes + 8)}
+        cloud = replace(CLUSTER, partitions=partitions)
+        assert errors(options) != []
+        assert errors(options, on=cloud) == []
+        assert any("nodes of 'main'" in line for line in warnings(options, on=cloud))
+        assert errors(options, on=replace(cloud, nodes={"else": replace(CLUSTER.nodes["n1"], partitions=())})) == []
+
+    @pytest.mark.parametrize(
+        ("enforced", "heeded"),
+        [
+            (("associations", "limits"), True),
+            (("safe",), True),
+            (("all",), True),
+            (("associations", "qos"), False),
+            ((), False),
+        ],
+    )
+    def test_limits_of_accounts_where_slurm_heeds_none(self, enforced, heeded):
+        qos = {name: replace(entry, max_wall_s=60) for name, entry in CLUSTER.qos.items()}
+        site = replace(CLUSTER, qos=qos, accounting_enforced=enforced)
+        assert bool(errors({"time": "00:30:00"}, users=["anna"], on=site)) is heeded
+        assert (
+            any("submitted jobs" in line for line in warnings(batching={"max_num_jobs": 10}, users=["ben"], on=site))
+            is heeded
+        )
+
+    @pytest.mark.parametrize(("version", "severe"), [("22.05.8", True), ("24.11.3", False), ("25.05.0", False)])
+    def test_accounts_below_one_that_a_partition_allows(self, version, severe):
+        main = replace(CLUSTER.partitions["main"], allow_accounts=("parent",))
+        site = replace(CLUSTER, version=version, partitions={**CLUSTER.partitions, "main": main})
+        assert any("'main' is for only parent" in line for line in errors({"account": "proj1"}, on=site)) is severe
+
+
 class TestBatching:
     def test_warns_of_jobs_larger_than_a_node(self):
         found = warnings(batching={"max_cpus_per_job": 8, "max_mem_per_job": "16G"})

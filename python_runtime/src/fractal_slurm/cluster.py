@@ -238,6 +238,20 @@ class Cluster:
         """Whether slurmctld shows ordinary users their own jobs only (PrivateData, slurm.conf(5))."""
         return "jobs" in map(str.lower, self.private_data)
 
+    @property
+    def hides_partitions(self) -> bool:
+        """Whether there may be partitions that SLURM does not show this account (PrivateData)."""
+        return not self.shows_partitions or "partitions" in map(str.lower, self.private_data)
+
+    @property
+    def limits_jobs(self) -> bool:
+        """Whether SLURM heeds limits of QOS and associations (AccountingStorageEnforce)."""
+        return bool({"limits", "safe", "all"} & {name.lower() for name in self.accounting_enforced})
+
+    def hides_nodes_of(self, partition: Partition) -> bool:
+        """Whether a partition has nodes that SLURM does not show: those in a cloud, while they are powered down."""
+        return len(self.nodes_of(partition.name)) < partition.total_nodes
+
     def nodes_of(self, partition: str) -> list[Node]:
         """The nodes of a partition."""
         return [node for node in self.nodes.values() if partition in node.partitions]

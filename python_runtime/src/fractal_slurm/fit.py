@@ -8,7 +8,7 @@ unless the site sets EnforcePartLimits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -116,7 +116,9 @@ def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> 
     unknown = [name for name in names if name not in cluster.partitions]
     if unknown:
         known = ", ".join(sorted(cluster.partitions))
-        yield Finding(Severity.ERROR, path, f"found {unknown[0]!r}; the cluster {cluster.name} has {known}")
+        hidden = " that it shows this account (PrivateData)" if cluster.hides_partitions else ""
+        severity = Severity.WARNING if hidden else Severity.ERROR
+        yield Finding(severity, path, f"found {unknown[0]!r}; the cluster {cluster.name} has {known}{hidden}")
         return
     partitions = [cluster.partitions[name] for name in dict.fromkeys(names)]
     for partition in partitions:
@@ -130,7 +132,7 @@ def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> 
         [
             [
                 *_check_time(options, cluster, partition, users),
-                *_check_nodes(options, cluster, partition),
+                *_softened(_check_nodes(options, cluster, partition), if_=cluster.hides_nodes_of(partition)),
                 *_check_partition_account(options, cluster, partition),
             ]
             for partition in partitions
@@ -139,13 +141,19 @@ def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> 
     yield from _check_account(options, cluster, users)
 
 
+def _softened(found: Iterable[Finding], *, if_: bool) -> list[Finding]:
+    """Findings of which none is an error where not all is known."""
+    return [
+        finding._replace(severity=Severity.WARNING) if if_ and finding.severity is Severity.ERROR else finding
+        for finding in found
+    ]
+
+
 def _of_any(alternatives: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
     """What is found of several partitions, of which SLURM takes one that fits: an error only if it is one in each."""
     fits = any(all(finding.severity is not Severity.ERROR for finding in found) for found in alternatives)
     for found in alternatives:
-        for finding in found:
-            softer = fits and finding.severity is Severity.ERROR
-            yield finding._replace(severity=Severity.WARNING) if softer else finding
+        yield from _softened(found, if_=fits)
 
 
 def walltime_limit(
@@ -202,8 +210,9 @@ def _walltime_limits(
 ) -> list[WalltimeLimit]:
     """The limits on the time of a job, in seconds, each with the words that say whose it is.
 
-    Of the partition's QOS, the job's QOS and the user's association SLURM heeds the first that sets a limit; beside it
-    the partition's MaxTime, unless a QOS has the flag PartitionTimeLimit. What is not known limits nobody.
+    Of the partition's QOS, the job's QOS and the user's association SLURM heeds the first that sets a limit, and none
+    of them where AccountingStorageEnforce has no limits; beside it the partition's MaxTime, unless a QOS has the flag
+    PartitionTimeLimit. What is not known limits nobody.
     """
     entry = _association_of(cluster, partition, user, account)
     sorts = _sorts(cluster, partition, entry, qos)
@@ -213,6 +222,7 @@ def _walltime_limits(
     if entry is not None:
         limits.append((entry.max_wall_s, f"the association of {user} with {entry.account!r} allows"))
     first = [WalltimeLimit(limit, whose, "MaxWall") for limit, whose in limits if limit is not None][:1]
+    first = first if cluster.limits_jobs else []
     if partition.max_time_s is not None and not any("PartitionTimeLimit" in sort.flags for sort in sorts):
         first.append(WalltimeLimit(partition.max_time_s, f"the partition {partition.name!r} allows", "MaxTime"))
     return first
@@ -285,6 +295,15 @@ def _check_nodes(options: Options, cluster: Cluster, partition: Partition) -> It
         )
         return
     nodes = cluster.nodes_of(partition.name)
+    if cluster.hides_nodes_of(partition):
+        yield Finding(
+            Severity.WARNING,
+            options.path("partition"),
+            f"the cluster shows {len(nodes)} of the {partition.total_nodes} nodes of {partition.name!r}: "
+            "the others are not compared",
+        )
+        if not nodes:
+            return
     if not nodes:
         yield Finding(Severity.ERROR, options.path("partition"), f"the partition {partition.name!r} has no nodes")
         return
@@ -481,8 +500,10 @@ def _check_partition_account(options: Options, cluster: Cluster, partition: Part
     denied = [name.lower() for name in partition.deny_accounts]
     if (allowed is not None and account.lower() not in allowed) or (allowed is None and account.lower() in denied):
         only = f"only {', '.join(partition.allow_accounts or ())}" if allowed is not None else "others only"
+        # Newer versions take the accounts below those that are allowed, too.
+        known = _needs_account(cluster) and (allowed is None or re.match(r"2[0-2]\.", cluster.version))
         yield Finding(
-            Severity.ERROR if _needs_account(cluster) else Severity.WARNING,
+            Severity.ERROR if known else Severity.WARNING,
             options.path("account"),
             f"found {account!r}; {partition.name!r} is for {only}",
         )
@@ -547,7 +568,7 @@ def _check_batching(
                 f"found {value}; the largest node of {partition.name!r} has {most} {unit}: such jobs spread over "
                 "several nodes, or wait for ever where nodes is 1",
             )
-    for user in users:
+    for user in users if cluster.limits_jobs else ():
         for limit, whose in _submit_limits(options, cluster, partition, user):
             if limits.max_num_jobs > limit:
                 yield Finding(

@@ -93,7 +93,7 @@ def walltime_of(cluster: Cluster, resolution: Resolution, user: str) -> Walltime
     """
     config = resolution.config
     names = [name.strip() for name in config.partition.split(",") if name.strip()]
-    missing = [name for name in names if name not in cluster.partitions] if cluster.shows_partitions else []
+    missing = [name for name in names if name not in cluster.partitions] if not cluster.hides_partitions else []
     if missing:
         raise ClusterError(
             f"the partition {missing[0]!r} (from {resolution.sources['partition']}) does not exist; "
