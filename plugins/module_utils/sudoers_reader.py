@@ -179,6 +179,7 @@ class _Lexer:
                     text += self._arguments()
                 kind = "command"
             elif kind in ("path", "regex", "edit"):
+                text = text if kind == "regex" else _unescaped(text)  # here sudo reads it as it reads a word
                 kind = "command"
             elif kind in ("word", "group", "netgroup", "included"):
                 text = _unescaped(text)

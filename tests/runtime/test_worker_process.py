@@ -845,6 +845,14 @@ class TestForks:
         # Neither the nursery nor a task lives on.
         wait_for(lambda: not processes_of(str(tmp_path)))
 
+    def test_nothing_lives_on_where_the_worker_is_killed(self, tmp_path):
+        job = self.job(tmp_path, [{}, {"sleep": 2}, {}])
+        process = job.start()
+        wait_for(lambda: self.marks(job) == [0, 1])
+        process.kill()
+        process.communicate()
+        wait_for(lambda: not processes_of(str(tmp_path)), timeout_s=30)
+
     def test_memory_is_watched(self, tmp_path):
         job = self.job(tmp_path, [{}, {}], {"memory_mb": 120}, memory_limit="watch")
         (tmp_path / "forked.py").write_text(

@@ -38,7 +38,8 @@ def test_agrees_with_what_sudo_was_seen_to_read(entry):
 
 @pytest.mark.skipif(not all(samples.TOOLS), reason="visudo and cvtsudoers are needed")
 def test_agrees_with_the_sudo_of_this_machine():
-    seed = random.randrange(10**6)  # noqa: S311
+    # The same on every run, so that a red test means a change; a search tries other seeds.
+    seed = int(os.environ.get("FRACTAL_TEST_SUDOERS_SEED", "1"))
     chance = random.Random(seed)  # noqa: S311
     compared = 0
     for _text in range(NUMBER):
@@ -48,6 +49,12 @@ def test_agrees_with_the_sudo_of_this_machine():
             compared += 1
             assert samples.our_reading(sudoers_reader.read(text)) == sudos, (seed, text)
     assert compared > NUMBER / 10
+
+
+def test_a_command_of_defaults_is_read_as_a_word():
+    text = "Defaults!/bin/a\\ b, /bin/a\\#b noexec\n"
+    (statement,) = sudoers_reader.read(text)
+    assert [member.text for member in statement.value.members] == ["/bin/a b", "/bin/a#b"]
 
 
 class TestComments:
