@@ -137,6 +137,14 @@ class TestSudosWords:
             ("sudo: unable to execute /usr/bin/sbatch: Exec format error", False, "/usr/bin/sbatch is not there"),
             ("sudo: /etc/sudoers.d/x:1:10: syntax error\nsudo: error initializing audit plugin", False, "visudo -c"),
             ("sudo: something new", False, ""),
+            # These have no name before them.
+            ("svc is not in the sudoers file.", True, ""),
+            ("svc is not in the sudoers file.\nThis incident has been reported to the administrator.", True, ""),
+            ("svc is not allowed to run sudo on login.", True, ""),
+            # What sudo says by the way hides no cause.
+            ("sudo: setrlimit(RLIMIT_CORE): Operation not permitted\nsudo: a password is required", True, ""),
+            ("sudo: unable to send audit message: Operation not permitted\nsudo: a password is required", True, ""),
+            ("sudo: unable to mkdir /run/sudo/ts: Read-only file system\nsudo: a password is required", True, ""),
         ],
     )  # fmt: skip
     def test_each_cause_has_its_advice(self, said, final, advice):
@@ -153,11 +161,22 @@ class TestSudosWords:
             "sbatch: error: Batch job submission failed: Invalid qos specification",
             "sudo: unable to resolve host login: Name or service not known\nThe cluster is closed.",
             "sudo: unable to resolve host login: Name or service not known\nsbatch: error: no",
+            "sudo: setrlimit(RLIMIT_CORE): Operation not permitted\nThe cluster is closed.",
+            "sudo: unable to send audit message: Operation not permitted\nThe cluster is closed.",
+            'sudo: /etc/sudoers.d/x:1:61: unknown defaults entry "y"\nThe cluster is closed.',
+            "This file is not in the sudoers file.",
             "",
         ],
     )
     def test_what_others_say_is_not_sudos(self, said):
         assert not says_sudo(said)
+
+    def test_what_sudo_says_by_the_way_is_not_told_as_the_cause(self):
+        lines = ["sudo: setrlimit(RLIMIT_CORE): Operation not permitted", "sudo: a password is required"]
+        assert sudo_words(lines) == "a password is required"
+        assert (
+            sudo_words(["sudo-rs: interactive authentication is required"]) == "interactive authentication is required"
+        )
 
     def test_pam_tells_the_cause_where_sudo_does_not(self):
         lines = ["There were too many logins for 'ann'.", "sudo: pam_open_session: Permission denied"]

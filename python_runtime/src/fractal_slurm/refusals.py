@@ -83,7 +83,14 @@ _HOPELESS = frozenset(
 )
 # How they begin what they say.
 _SBATCH_SAYS = re.compile(r"(?:\S*/)?sbatch: (?:(?:error|fatal|info): )?")
-_SUDO_SAYS = re.compile(r"sudo(?:-rs)?: |Sorry, user ")
+_SUDO_SAYS = re.compile(
+    r"sudo(?:-rs)?: |Sorry, user |\S+ is not (?:in the sudoers file|allowed to run sudo on )|\S+ may not run sudo on "
+)
+# What sudo says beside its work: it goes on after it.
+_ASIDE = re.compile(
+    r"unable to resolve host|sudo: setrlimit\(|unable to (?:send|open) audit|This incident (?:will|has) be"
+    r"|unable to (?:mkdir|open|update|write|lock) \S*(?:/ts|lectured|\.log|sudo\.log|/seq)\b"
+)
 # What sudo says to a caller whom it does not let: words, whether they are known to be final, and what helps.
 _SUDO_CAUSES: tuple[tuple[str, bool, str], ...] = (
     (
@@ -154,14 +161,21 @@ def is_hopeless(reason: str) -> bool:
 
 
 def says_sudo(stderr: str) -> bool:
-    """Whether it was sudo that refused, and not the command that it was to run."""
-    lines = [line.strip() for line in stderr.splitlines() if "unable to resolve host" not in line]
-    return any(map(_SUDO_SAYS.match, lines)) and not any(map(_SBATCH_SAYS.match, lines))
+    """Whether it was sudo that refused, and not the command that it was to run.
+
+    Sudo's refusal is the last that it says: where others speak after it, the command was run.
+    """
+    lines = _without_asides(stderr.splitlines())
+    return bool(lines) and _SUDO_SAYS.match(lines[-1]) is not None and not any(map(_SBATCH_SAYS.match, lines))
+
+
+def _without_asides(lines: Iterable[str]) -> list[str]:
+    return [line.strip() for line in lines if line.strip() and not _ASIDE.search(line)]
 
 
 def is_sudos_final_word(stderr: str) -> bool:
     """Whether sudo's refusal is one that no waiting cures."""
-    said = "\n".join(line for line in stderr.splitlines() if "unable to resolve host" not in line)
+    said = "\n".join(_without_asides(stderr.splitlines()))
     for words, final, _advice in _SUDO_CAUSES:
         if re.search(words, said):
             return final
@@ -177,8 +191,9 @@ def sudo_advice(stderr: str, *, service: str, user: str, command: str) -> str:
         user: Whom the command was to be run as.
         command: The command's path.
     """
+    said = "\n".join(_without_asides(stderr.splitlines()))
     for words, _final, advice in _SUDO_CAUSES:
-        if re.search(words, stderr):
+        if re.search(words, said):
             return advice.format(service=service, user=user, command=command)
     return ""
 
@@ -208,9 +223,9 @@ def sudo_words(lines: Iterable[str]) -> str:
 
     Where there is none, or where it but says that PAM let nobody in, PAM's own words tell the cause.
     """
-    said = [line.strip() for line in lines if line.strip() and "unable to resolve host" not in line]
-    own = [line.removeprefix("sudo: ") for line in said if line.startswith("sudo: ")][:1]
-    others = [line for line in said if not line.startswith("sudo: ")]
+    said = _without_asides(lines)
+    own = [line.partition(": ")[2] for line in said if line.startswith(("sudo: ", "sudo-rs: "))][:1]
+    others = [line for line in said if not line.startswith(("sudo: ", "sudo-rs: "))]
     if not own:
         return _bounded("".join(others[-1:]))
     if "pam_" in own[0] or "session initialization" in own[0]:
