@@ -103,6 +103,8 @@ _CONTINUATION = re.compile(_CONTINUED[1])
 _QUOTED_GLOB = re.compile(r"\\[*?\[\]!^]")
 _QUOTED_SIGN = re.compile(r"\\[:\\,= \t#]")
 _PLAIN = re.compile(r"[^#\\:, \t\r\n]+")
+_MEMBER_ID = re.compile(r"(%?:?#)(-?[0-9]{1,20})")
+_BEHIND_NUL = re.compile(r"\0[^\n]*")
 
 
 class _Unread(Exception):
@@ -323,6 +325,15 @@ def _unescaped(text):
     )
 
 
+def _with_plain_id(text):
+    """A member; the number of one that is a number (``#5``, ``%#5``) as sudo counts it, without zeros before it."""
+    match = _MEMBER_ID.fullmatch(text)
+    if not match or not -(2**31) <= int(match.group(2)) < 2**32:
+        return text
+    number = int(match.group(2))
+    return match.group(1) + str(number if number >= -1 else number + 2**32)
+
+
 def _unescaped_command(text):
     return re.sub(r"\\([,:= \t#])", r"\1", text)
 
@@ -422,7 +433,7 @@ class _Parser:
 
     def _member(self, negated):
         token = self._next("all", "alias", "word", "group", "netgroup", "command", "address")
-        return Member(negated, "word" if token.type == "address" else token.type, token.text)
+        return Member(negated, "word" if token.type == "address" else token.type, _with_plain_id(token.text))
 
     def _rule(self):
         users = self._members()
@@ -482,6 +493,8 @@ def _with_tag(tags, name):
 def read(text):
     """The statements of a sudoers file, in order."""
     found = []
+    # Of a line with a NUL in it sudo reads what is before that. Blanks keep all places as they are.
+    text = _BEHIND_NUL.sub(lambda match: " " * len(match.group()), text)
     for line, tokens, span in _Lexer(text).statements():
         try:
             if tokens is None:

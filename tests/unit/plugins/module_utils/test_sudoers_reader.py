@@ -109,6 +109,28 @@ class TestIncludes:
         assert includes(text) == []
 
 
+class TestWhatIsBehindANul:
+    def test_is_no_part_of_its_line(self):
+        text = "User_Alias A = a\0, b : B = c\nCmnd_Alias C = /bin/ls \\\0x\n  -l\n# c\0\nHost_Alias D = h\n"
+        found = {found.value.name: found.value.members for found in sudoers_reader.read(text)}
+        assert {name: [member.text for member in members] for name, members in found.items()} == {
+            "A": ["a"],
+            "C": ["/bin/ls -l"],
+            "D": ["h"],
+        }
+
+    def test_leaves_the_places_of_includes_as_they_are(self):
+        text = "# \0 comment\n@include a\0 b\n@include c\n"
+        assert includes(text) == [("include", "a", "a"), ("include", "c", "c")]
+
+
+class TestNumbers:
+    def test_are_as_sudo_counts_them(self):
+        (statement,) = sudoers_reader.read("User_Alias A = #0005, %#027, #-2, #-1, %#0, #99999999999, a5\n")
+        texts = [member.text for member in statement.value.members]
+        assert texts == ["#5", "%#27", "#4294967294", "#-1", "%#0", "#99999999999", "a5"]
+
+
 class TestStatements:
     @pytest.mark.parametrize("text", [" Runas_AliasX = ALL\n", "Cmd_Alias X=/bin/ls", "\tHost_Alias\\\nX = h\n"])
     def test_reads_every_form_of_an_alias(self, text):
