@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import urllib.parse
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -199,8 +200,11 @@ def _check_places(find_links: list[str]) -> None:
     """
     owners = trusted_path.trusted_owners(os.stat(__file__).st_uid)
     for place in find_links:
-        path = os.path.abspath(os.path.expanduser(place.removeprefix("file://")))
-        fault = None if "://" in place.removeprefix("file://") else trusted_path.fault_of_path(path, owners, True)
+        if "://" in place and urllib.parse.urlsplit(place).scheme != "file":
+            continue
+        # As pip reads it: file://localhost/a%20b is a folder of this host, too.
+        path = urllib.parse.unquote(urllib.parse.urlsplit(place).path) if "://" in place else place
+        fault = trusted_path.fault_of_path(os.path.abspath(os.path.expanduser(path)), owners, True)
         if fault:
             raise AnsibleError(
                 f"the folder of wheels {place} (fractal_slurm_runtime_find_links) is not safe: {fault}; or use a lock "

@@ -237,7 +237,8 @@ class TestCache:
         for place in (str(tmp_path / "wheels"), f"file://{tmp_path}/wheels"):
             archive(tmp_path / "cache", [place])
         archive.lock.write_text("pip==25.0\n")
-        for place in (str(tmp_path / "wheels"), f"file://{tmp_path}/wheels"):
+        urls = [f"file://{tmp_path}/wheels", f"file://localhost{tmp_path}/wheels", f"FILE://{tmp_path}/w%68eels"]
+        for place in (str(tmp_path / "wheels"), *urls):
             with pytest.raises(AnsibleError, match=r"fractal_slurm_runtime_find_links.*can be written by others"):
                 archive(tmp_path / "cache", [place])
         archive(tmp_path / "cache", ["https://wheels.invalid/"])
