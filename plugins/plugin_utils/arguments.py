@@ -55,8 +55,15 @@ def _faults(name: str, value: Any, option: Mapping[str, Any], numbers: frozenset
         return [] if _is_text(value) or (name in numbers and _is_number(value)) else [_unquoted(name, value)]
     if kind == "int" and isinstance(value, (bool, float)):
         return [f"{name}: found {value!r}; a whole number is allowed"]
+    if kind == "list" and not isinstance(value, (str, list, tuple)):
+        return [_unquoted(name, value)] if _is_scalar(value) else []
     if kind == "list" and isinstance(value, str):
         parts = value.split(",")
+        if value.strip()[:1] in ("[", "{"):
+            return [
+                f"{name}: found the string {value!r}; a list is allowed. On the command line, give it as JSON: "
+                f'-e \'{{"{name}": ["..."]}}\''
+            ]
         if not value or any(part != part.strip() or not part for part in parts):
             return [f"{name}: found the string {value!r}; a list is allowed, such as {_as_list(parts)}"]
     if kind == "list" and isinstance(value, (list, tuple)) and option.get("elements", "str") in ("str", "path"):
@@ -68,6 +75,8 @@ def _fault_of_entry(name: str, entry: Any) -> str | None:
     if not _is_text(entry):
         return _unquoted(f"{name}: an entry", entry)
     parts = entry.split(",")
+    if not entry:
+        return f"{name}: an entry is empty: take it out, or write what it stands for"
     if len(parts) > 1 or entry != entry.strip():
         return f"{name}: the entry {entry!r} is one string; give each an entry of its own: {_as_list(parts)}"
     return None
@@ -78,7 +87,11 @@ def _as_list(parts: list[str]) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, bytes))
+    return isinstance(value, str)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (bytes, bool, int, float, datetime.date))
 
 
 def _is_number(value: Any) -> bool:

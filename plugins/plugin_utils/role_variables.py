@@ -153,6 +153,12 @@ def check_values(role: str, variables: Iterable[str], value: Callable[[str], Any
         for name in _PATHS[role]
         if values.get(name) and not str(values[name]).startswith(("/", "~") if name in _HOME_PATHS else "/")
     ]
+    faults += [
+        f"{name}: found {values[name]!r}; {allowed}"
+        for name in _PATHS[role]
+        for allowed in [_path_fault(values.get(name), specs[name].get("default"))]
+        if allowed
+    ]
     if incomplete:
         return values, faults
     try:
@@ -163,6 +169,15 @@ def check_values(role: str, variables: Iterable[str], value: Callable[[str], Any
     except AnsibleError as error:  # what judges them is missing on the controller
         faults.append(str(error))
     return values, faults
+
+
+def _path_fault(path: Any, default: Any) -> str:
+    """What is allowed in the place of a path that is empty, or has a character in it that none should have."""
+    if path == "" and default:
+        return f"leave the variable out to get its default ({default!r})"
+    if isinstance(path, str) and any(ord(char) < 32 or "\ud800" <= char <= "\udfff" for char in path):
+        return "a path without control characters is allowed"
+    return ""
 
 
 def _sudoers_faults(values: Mapping[str, Any]) -> list[str]:

@@ -154,3 +154,21 @@ class TestCheckValues:
         _values, found = role_variables.check_values("sudoers", ["fractal_slurm_sudoers_impersonate_users"], value)
         assert found[0].startswith("fractal_slurm_sudoers_impersonate_users: ")
         assert "'lab' is undefined" in found[0]
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("role", "name"),
+        [
+            ("runtime", "fractal_slurm_runtime_prefix"),
+            ("sudoers", "fractal_slurm_sudoers_directory"),
+            ("sudoers", "fractal_slurm_sudoers_main_file"),
+            ("slurm_config", "fractal_slurm_config_path"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["", "/a\0b", "/a\nb", "/a\ud800"])
+    def test_refuses_what_is_no_path(self, role, name, path):
+        given = {name: path, "fractal_slurm_sudoers_impersonate_users": ["anna"]}
+        known = {key: value for key, value in given.items() if key in role_variables.options(role)}
+        _values, faults = role_variables.check_values(role, known, known.__getitem__)
+        assert any(fault.startswith(f"{name}: found {path!r}; ") for fault in faults)
