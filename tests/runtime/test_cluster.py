@@ -220,3 +220,10 @@ class TestExpandHostlist:
         with pytest.raises(FractalSlurmError) as caught:
             cluster.expand_hostlist(text)
         assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize(
+        "text", ["n" * 50_000 + "[1-90000]", "n[1-90000]" + "n" * 50_000, "n" + "[1,22]" * 14 + "x" * 255]
+    )
+    def test_bounds_the_length_of_names_before_it_makes_them(self, text):
+        with pytest.raises(FractalSlurmError, match="a name has over 255 characters"):
+            cluster.expand_hostlist(text)

@@ -56,6 +56,8 @@ _KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=")
 _NUMBER = re.compile(r"\s*([0-9]{1,18})(?![0-9])")
 # More names are no part of one cluster.
 _MOST_HOSTS = 100_000
+# No name of a host is longer (hostname(7)).
+_LONGEST_HOST = 255
 _UNLIMITED = frozenset(("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "NO_VAL", ""))
 
 
@@ -446,7 +448,8 @@ def expand_hostlist(text: str) -> list[str]:
     """The names in a host list such as ``gpu[01-03,7],login``.
 
     Raises:
-        FractalSlurmError: It is no host list, or one of more than 100,000 names in all.
+        FractalSlurmError: It is no host list, or one of more than 100,000 names in all or with a name of over 255
+            characters.
     """
     refusal = FractalSlurmError(
         f"the host list {shown(text)} is not allowed: give names, or ranges such as node[01-04]"
@@ -455,11 +458,16 @@ def expand_hostlist(text: str) -> list[str]:
         raise refusal
     found: list[str] = []
     for entry in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip()):
-        names = [""]
+        names, longest = [""], 0
         for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", entry):
             ends = [literal] if literal else _ranges(ranges, text)
             if len(found) + len(names) * len(ends) > _MOST_HOSTS:
                 raise FractalSlurmError(f"the host list {shown(text)} is not allowed: it has over {_MOST_HOSTS} names")
+            longest += max(map(len, ends))
+            if longest > _LONGEST_HOST:
+                raise FractalSlurmError(
+                    f"the host list {shown(text)} is not allowed: a name has over {_LONGEST_HOST} characters"
+                )
             names = [name + end for name in names for end in ends]
         found += names
     if not found:
