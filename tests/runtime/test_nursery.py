@@ -439,8 +439,8 @@ class TestFork:
         idle, busy = tasks(use), tasks(use, env={"HOLD": "1"})
         assert idle.fork().peak_mb < 60
         fresh, fork = busy.fresh(), busy.fork()
-        assert abs(fork.peak_mb - fresh.peak_mb) < 30
-        assert 0.4 < fork.cpu_s < 2
+        assert abs(fork.peak_mb - fresh.peak_mb) < 100  # of 300
+        assert 0.4 < fork.cpu_s < 5
 
     def test_imports_are_done_once(self, tasks):
         made = tasks(
