@@ -85,8 +85,7 @@ class Runner:
             FractalSlurmError: The user's folder can't be made, or sudo refuses, and no job is out yet.
             Detached: The second interrupt: jobs go on without a driver.
         """
-        if self.run.has_work():
-            self.guarded(self.run.make_folder)
+        has_folder = not self.run.has_work() or self.guarded(self.run.make_folder)
         if self.run.hidden:
             self.run.say(
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
@@ -108,11 +107,15 @@ class Runner:
             self.submitter.plan_again()
             if self.run.may_ask():
                 self.guarded(self.submitter.settle_unknown)
-            if self.run.may_ask():
-                self.guarded(self.pursue_cancel if self.run.cancelled else self.submitter.submit_some)
+            if self.run.cancelled and self.run.may_ask():
+                self.guarded(self.pursue_cancel)
+            elif has_folder and self.run.may_ask():
+                self.guarded(self.submitter.submit_some)
             if time.monotonic() >= self.next_poll and self.run.may_ask():
                 self.guarded(self.tracker.poll)
                 self.next_poll = time.monotonic() + self.tracker.pause()
+            if not has_folder and self.run.may_ask():
+                has_folder = self.guarded(self.run.make_folder)
             if not self.run.has_work():
                 break
             self.report()
@@ -133,8 +136,11 @@ class Runner:
         else:
             self.run.detach_requested = True
 
-    def guarded(self, step: Callable[[], None]) -> None:
+    def guarded(self, step: Callable[[], None]) -> bool:
         """Do a step; if SLURM is silent, or the user's side is in trouble, say so once and try again later.
+
+        Returns:
+            Whether it is done.
 
         Raises:
             ClusterError: There is trouble, and no job is out yet that would be left alone; or it does not pass.
@@ -143,7 +149,7 @@ class Runner:
         try:
             step()
         except Interrupted:
-            return
+            return False
         except Silence as silence:
             self.run.outage(f"{NO_ANSWER} ({silence}): waiting; what runs goes on")
         except ClusterError as error:
@@ -160,6 +166,8 @@ class Runner:
             self.failing.pop(name, None)
             if step == self.tracker.poll and not self.failing:
                 self.run.outage_is_over()
+            return True
+        return False
 
     def wait(self) -> None:
         """Sleep until something is due, or an interrupt comes."""
