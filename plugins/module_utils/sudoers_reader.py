@@ -236,14 +236,19 @@ class _Lexer:
         self._at = position
         self._line_start = False
 
+    def _took_continuation(self):
+        """Go on behind a line's end that a backslash continues, and the blanks that follow it, if one is here."""
+        continued = _CONTINUATION.match(self._text, self._at)
+        if continued:
+            self._take(continued.end())
+            self._take(re.compile(r"[ \t]*").match(self._text, self._at).end())
+        return continued is not None
+
     def _string(self):
         """The rest of a text in quotes."""
         found = []
         while True:
-            continued = _CONTINUATION.match(self._text, self._at)
-            if continued:
-                self._take(continued.end())
-                self._take(re.compile(r"[ \t]*").match(self._text, self._at).end())
+            if self._took_continuation():
                 continue
             char = self._text[self._at : self._at + 1]
             if not char or char in "\r\n":
@@ -295,10 +300,7 @@ class _Lexer:
         """A regular expression over all arguments, to its closing $."""
         found = ""
         while True:
-            continued = _CONTINUATION.match(self._text, self._at)
-            if continued:
-                self._take(continued.end())
-                self._take(re.compile(r"[ \t]*").match(self._text, self._at).end())
+            if self._took_continuation():
                 continue
             char = self._text[self._at : self._at + 1]
             if not char or char in "#\r\n":

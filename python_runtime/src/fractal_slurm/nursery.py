@@ -97,7 +97,6 @@ class Nursery:
         busy_until: In the state starting or importing: when to give up, by the monotonic clock.
         rounds: How often it was told of modules.
         modules: How many modules it has imported.
-        seconds: How long that took.
 
     Raises:
         Unfit: There can be none.
@@ -111,13 +110,11 @@ class Nursery:
         if parts is None:
             raise Unfit("the command is not PYTHON SCRIPT.py")
         python, script, self.arguments = parts
-        self.words = command
         self.folder = folder
         self.env = env
         self.state = "starting"
         self.why: str | None = None
         self.rounds = self.modules = 0
-        self.seconds = 0.0
         self.busy_until = now + START_S
         self.learns_until: float | None = None  # until when its first task may take to tell its modules
         become_subreaper()
@@ -179,10 +176,9 @@ class Nursery:
         words = said.decode("utf-8", "replace").split(" ", 2)
         if words[0] == "ready":
             self.state = "ready"
-        elif words[0] == "imported" and len(words) == 3 and words[1].isdigit():
+        elif words[0] == "imported" and len(words) == 2 and words[1].isdigit():
             self.state = "ready"
             self.modules = int(words[1])
-            self.seconds += float(words[2]) / 1000
         elif words[0] == "unfit":
             self.end(said.decode("utf-8", "replace")[6:])
         else:
@@ -403,9 +399,6 @@ def reset_state() -> None:
 
 def import_modules(path: str) -> bytes:
     """Import the modules whose names a task left, one a line. Returns the answer for the worker."""
-    import time
-
-    began = time.monotonic()
     try:
         with open(path, encoding="utf-8") as file:
             names = file.read(MAX_NAMES_BYTES).split("\n")[:MAX_MODULES]
@@ -430,7 +423,7 @@ def import_modules(path: str) -> bytes:
 
     gc.collect()
     gc.freeze()  # so that the garbage collector of a task does not copy all pages
-    return b"imported %d %d" % (len(sys.modules), (time.monotonic() - began) * 1000)
+    return b"imported %d" % len(sys.modules)
 
 
 def unfit_reason() -> str:
