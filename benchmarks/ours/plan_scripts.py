@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import fractal_slurm
-from fractal_slurm.config_file import load_config_file
-from fractal_slurm.plan import make_plan
-from fractal_slurm.resolve import resolve
-from fractal_slurm.script import JobSettings, render
+from fractal_slurm.config.file import load_config_file
+from fractal_slurm.config.resolve import resolve
+from fractal_slurm.jobs.plan import make_plan
+from fractal_slurm.jobs.script import JobSettings, render
 from fractal_slurm.spec import load_spec
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         run_folder=request["folder"],
         cache_dir=request["folder"],
         worker_python="/usr/bin/python3",
-        worker_folder=str(Path(fractal_slurm.__file__).parent),
+        worker_folder=str(Path(fractal_slurm.__file__).with_name("node")),
     )
     plan = make_plan(resolution, settings, len(spec.parameters))
     written = 0

@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from fractal_slurm.config_file import load_config_file
-from fractal_slurm.prepare import connect, create_run
+from fractal_slurm.config.file import load_config_file
+from fractal_slurm.driver.prepare import connect, create_run
 from fractal_slurm.settings import load_settings
 from fractal_slurm.spec import load_spec
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import fractal_slurm
-from fractal_slurm.config_file import parse_config
-from fractal_slurm.resolve import resolve
-from fractal_slurm.script import JobSettings, render
+from fractal_slurm.config.file import parse_config
+from fractal_slurm.config.resolve import resolve
+from fractal_slurm.jobs.script import JobSettings, render
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
         run_folder=request["folder"],
         cache_dir=request["folder"],
         worker_python="/usr/bin/python3",
-        worker_folder=str(Path(fractal_slurm.__file__).parent),
+        worker_folder=str(Path(fractal_slurm.__file__).with_name("node")),
     )
     tasks = [(index, 1, json.dumps({"zarr_url": f"/benchmark/{index}"})) for index in range(request["tasks"])]
     script = render(resolution.config, settings, token="0" * 16, tasks=tasks)

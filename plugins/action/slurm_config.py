@@ -99,7 +99,7 @@ class ActionModule(ConfigActionBase):
                 f"not answer: {' '.join('; '.join(map(str, why)).split())}"
             )
             return []
-        fit = runtime_module("fit")
+        fit = runtime_module("cluster.fit")
         findings = fit.check(config, cluster, users=outcome["users"])
         by_severity = {
             severity: [str(finding) for finding in findings if finding.severity is severity]

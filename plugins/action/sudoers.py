@@ -21,7 +21,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module on the host; see its documentation."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        impersonate = runtime_module("impersonate")
+        impersonate = runtime_module("sudo")
         arguments = dict(self._task.args)
         arguments["commands"] = list(impersonate.COMMANDS)
         if arguments.get("mode") == "hardened" and arguments.get("state", "present") == "present":

@@ -27,13 +27,13 @@ def _for_users(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def slurm_memory_mb(value: object) -> int:
     """Memory in MB from a number or a string with M, G or T."""
-    memory_mb: int = runtime_module("memory").parse_memory(value)
+    memory_mb: int = runtime_module("config.memory").parse_memory(value)
     return memory_mb
 
 
 def slurm_walltime_seconds(value: object) -> int:
     """Seconds from one of SLURM's six formats of a time limit."""
-    seconds: int = runtime_module("walltime").parse_walltime(value)
+    seconds: int = runtime_module("config.walltime").parse_walltime(value)
     return seconds
 
 
@@ -48,7 +48,7 @@ def slurm_config_merge(
     """What a task gets from a configuration and its metas, and where each value came from."""
     from dataclasses import asdict
 
-    resolution = runtime_module("resolve").resolve(
+    resolution = runtime_module("config.resolve").resolve(
         config_input.check(config, "slurm_config").model,
         task_name=task_name,
         task_meta=task_meta,

@@ -58,9 +58,9 @@ for wheel in marker["wheels"].values():
         if not os.path.exists(path) or (file.size is not None and os.path.getsize(path) != file.size):
             sys.exit("%s is missing, or not as it was installed" % path)
 import fractal_slurm
-for module in pkgutil.iter_modules(fractal_slurm.__path__):
-    if not module.name.startswith("_"):
-        importlib.import_module("fractal_slurm." + module.name)
+for module in pkgutil.walk_packages(fractal_slurm.__path__, "fractal_slurm."):
+    if not module.name.rpartition(".")[2].startswith("_"):
+        importlib.import_module(module.name)
 """
 
 

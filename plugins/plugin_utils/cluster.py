@@ -32,7 +32,7 @@ def look(
     Returns:
         The module's result without what the commands printed, and the runtime's Cluster (None if it failed).
     """
-    cluster = runtime_module("cluster")
+    cluster = runtime_module("cluster.facts")
     outcome = execute(
         module_name="fractal.slurm.cluster_info",
         module_args={

@@ -17,7 +17,7 @@ from ansible.plugins.loader import lookup_loader
 from . import config_input
 from .runtime import preload
 
-preload("config_file")
+preload("config.file")
 
 _COLLECTION = Path(__file__).resolve().parents[2]
 

@@ -59,7 +59,7 @@ def parse_text(text: str, source: str) -> Any:
         ValueError: It is neither; the message says where.
     """
     if source.endswith(".json"):
-        return runtime_module("config_file").parse_json(text, source=source)
+        return runtime_module("config.file").parse_json(text, source=source)
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -80,7 +80,7 @@ def check(data: Any, source: str) -> CheckedConfig:
     Raises:
         ValueError: It is not valid; one line for each fault.
     """
-    config_file = runtime_module("config_file")
+    config_file = runtime_module("config.file")
     if isinstance(data, str):
         data = parse_text(data, source)
     # ansible-core 2.19 and newer hand over tagged subclasses of str and dict; the model wants plain mappings.

@@ -20,7 +20,7 @@ from . import settings_input
 from .arguments import convert
 from .runtime import preload, runtime_module
 
-preload("impersonate")
+preload("sudo")
 
 PREFIX = "fractal_slurm_"
 # The roles of the playbook site, and the tags that choose each.
@@ -209,7 +209,7 @@ def hardened_faults(work_dirs: Iterable[str]) -> list[str]:
     faults = []
     for folder in folders:
         try:
-            runtime_module("impersonate").hardened_arguments([folder])
+            runtime_module("sudo").hardened_arguments([folder])
         except ValueError as error:
             faults.append(str(error))
     return faults

@@ -113,5 +113,5 @@ class TestFractalServer:
             data = jobs_runner.to_jobs_runner_config(CONFIG)
             data["default_slurm_config"]["mem"] = text
             read = ask("fractal-server>=2.17", READ_RESOURCE, data)
-            ours = runtime_module("memory").parse_memory(text)
+            ours = runtime_module("config.memory").parse_memory(text)
             assert read["default_slurm_config"]["mem"] == expected == ours

@@ -554,7 +554,7 @@ class TestRuntime:
         folder = installed.path("one", "opt", "fractal-slurm", current)
         package = next(folder.glob("lib/python3*/site-packages/click"))
         (package / "core.py").unlink()
-        worker = package.parent / "fractal_slurm" / "worker.py"
+        worker = package.parent / "fractal_slurm" / "node" / "worker.py"
         with subprocess.Popen([sys.executable, "-c", READER, worker], stdout=subprocess.PIPE, text=True) as reader:
             reader.stdout.readline()
             outcome = installed.play(SITE, "--tags", "runtime")

@@ -9,18 +9,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fractal_slurm import cluster, fit
-from fractal_slurm.config_file import parse_config, parse_json
+from fractal_slurm.cluster import facts as cluster
+from fractal_slurm.cluster import fit
+from fractal_slurm.cluster.commands import judge_submission, read_exit_code, read_sacct, read_squeue
+from fractal_slurm.config.file import parse_config, parse_json
+from fractal_slurm.config.memory import parse_memory
+from fractal_slurm.config.walltime import parse_walltime
+from fractal_slurm.driver.journal import record_of
+from fractal_slurm.driver.prepare import resolve_spec
+from fractal_slurm.driver.records import classify
 from fractal_slurm.errors import FractalSlurmError
-from fractal_slurm.journal import record_of
-from fractal_slurm.memory import parse_memory
-from fractal_slurm.prepare import resolve_spec
+from fractal_slurm.process import slices, split_lines
 from fractal_slurm.report import indented, json_text
-from fractal_slurm.results import classify, slices, split_lines
 from fractal_slurm.settings import load_settings
-from fractal_slurm.slurm import judge_submission, read_exit_code, read_sacct, read_squeue
 from fractal_slurm.spec import parse_spec
-from fractal_slurm.walltime import parse_walltime
 
 CONFIG = parse_config(
     {

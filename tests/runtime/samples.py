@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fractal_slurm.cli import cli
-from fractal_slurm.config_file import SlurmConfigFile, parse_config
+from fractal_slurm.config.file import SlurmConfigFile, parse_config
+from fractal_slurm.config.resolve import SlurmConfig, resolve
 from fractal_slurm.errors import FractalSlurmError
-from fractal_slurm.resolve import SlurmConfig, resolve
-from fractal_slurm.script import JobSettings
+from fractal_slurm.jobs.script import JobSettings
 from hypothesis import strategies as st
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@ import re
 import time
 
 import pytest
-from fractal_slurm.batching import Branch, heuristics
+from fractal_slurm.config.batching import Branch, heuristics
 from fractal_slurm.errors import BatchingError
 from hypothesis import assume, given
 from hypothesis import strategies as st

@@ -9,7 +9,7 @@ import time
 import jsonschema
 import pytest
 from fractal_slurm import __version__
-from fractal_slurm.config_file import json_schema
+from fractal_slurm.config.file import json_schema
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import any_texts, config_data, json_values, run

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fractal_slurm import cluster
+from fractal_slurm.cluster import facts as cluster
 from fractal_slurm.errors import ClusterError, FractalSlurmError
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -7,13 +7,13 @@ import time
 from dataclasses import asdict
 
 import pytest
-from fractal_slurm import collecting
-from fractal_slurm.collecting import Collector
-from fractal_slurm.impersonate import Impersonator, Interrupted
-from fractal_slurm.journal import Journal
-from fractal_slurm.run import Run
+from fractal_slurm.cluster.commands import Slurm
+from fractal_slurm.driver import collect as collecting
+from fractal_slurm.driver.collect import Collector
+from fractal_slurm.driver.context import Run
+from fractal_slurm.driver.journal import Journal
 from fractal_slurm.settings import Settings
-from fractal_slurm.slurm import Slurm
+from fractal_slurm.sudo import Impersonator, Interrupted
 from samples import TOKEN, job_settings, slurm_config
 
 RUN = "20260101-000000-abcdef"

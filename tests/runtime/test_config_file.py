@@ -3,7 +3,7 @@ import json
 
 import jsonschema
 import pytest
-from fractal_slurm.config_file import (
+from fractal_slurm.config.file import (
     RESERVED_OPTIONS,
     check_extra_line,
     check_option_value,

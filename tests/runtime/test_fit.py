@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fractal_slurm import cluster, config_file, fit
+from fractal_slurm.cluster import facts as cluster
+from fractal_slurm.cluster import fit
+from fractal_slurm.config import file as config_file
 
 RECORDED = Path(__file__).parent / "recorded" / "cluster-22.05"
 CLUSTER = cluster.parse({path.stem: path.read_text() for path in RECORDED.glob("*.txt")})

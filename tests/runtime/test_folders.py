@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fractal_slurm import folders, worker
+from fractal_slurm.driver import folders
+from fractal_slurm.driver.folders import check_work_dir, slurm_may_write
 from fractal_slurm.errors import RunError
-from fractal_slurm.folders import check_work_dir, slurm_may_write
-from fractal_slurm.impersonate import clean_path
-from fractal_slurm.worker import CLOSED, EVERYBODY, GROUP, NOBODY, UNKNOWN, folders_above, look_above
+from fractal_slurm.node import worker
+from fractal_slurm.node.worker import CLOSED, EVERYBODY, GROUP, NOBODY, UNKNOWN, folders_above, look_above
+from fractal_slurm.sudo import clean_path
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 UID, GID = 1000, 1000

@@ -3,7 +3,8 @@ import re
 
 import pytest
 from fractal_slurm.errors import ClusterError, FractalSlurmError, ImpersonationError
-from fractal_slurm.impersonate import (
+from fractal_slurm.node.worker import CLAIM_PREFIX
+from fractal_slurm.sudo import (
     COMMANDS,
     Impersonator,
     Interrupted,
@@ -16,7 +17,6 @@ from fractal_slurm.impersonate import (
     hardened_arguments,
     rules_beyond,
 )
-from fractal_slurm.worker import CLAIM_PREFIX
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import outcome

@@ -14,8 +14,8 @@ import time
 from dataclasses import asdict
 
 import pytest
+from fractal_slurm.driver.journal import Driver, Journal, is_driven, prune, run_ids
 from fractal_slurm.errors import RunError
-from fractal_slurm.journal import Driver, Journal, is_driven, prune, run_ids
 from fractal_slurm.settings import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
+from fractal_slurm.config.memory import MAX_MEMORY_MB, parse_memory
 from fractal_slurm.errors import FractalSlurmError
-from fractal_slurm.memory import MAX_MEMORY_MB, parse_memory
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import outcome, vectors

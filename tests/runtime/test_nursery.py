@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fractal_slurm import nursery, worker
+from fractal_slurm.node import nursery, worker
 
 PYTHON = "/usr/bin/python3"
 

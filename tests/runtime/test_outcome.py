@@ -2,8 +2,8 @@
 import itertools
 
 import pytest
-from fractal_slurm.outcome import LOST, Action, judge
-from fractal_slurm.slurm import FINAL_STATES, NODE_FAULTS
+from fractal_slurm.cluster.commands import FINAL_STATES, NODE_FAULTS
+from fractal_slurm.driver.outcome import LOST, Action, judge
 
 AGAIN, RETRY, ALONE, FAIL, NOT_RUN = Action.AGAIN, Action.RETRY, Action.ALONE, Action.FAIL, Action.NOT_RUN
 

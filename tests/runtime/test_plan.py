@@ -4,10 +4,10 @@ import random
 from dataclasses import replace
 
 import pytest
+from fractal_slurm.config.resolve import resolve
 from fractal_slurm.errors import ClusterError
-from fractal_slurm.plan import fit_scripts, fit_walltime, make_plan, replan, without_nodes
-from fractal_slurm.resolve import resolve
-from fractal_slurm.script import job_limit_s, render
+from fractal_slurm.jobs.plan import fit_scripts, fit_walltime, make_plan, replan, without_nodes
+from fractal_slurm.jobs.script import job_limit_s, render
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import config_file, job_settings, outcome, slurm_config

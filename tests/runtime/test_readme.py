@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import yaml
-from fractal_slurm.config_file import parse_config
+from fractal_slurm.config.file import parse_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
-from fractal_slurm.batching import Branch
-from fractal_slurm.config_file import parse_config
-from fractal_slurm.errors import BatchingError, SpecError
-from fractal_slurm.resolve import (
+from fractal_slurm.config.batching import Branch
+from fractal_slurm.config.file import parse_config
+from fractal_slurm.config.resolve import (
     BATCHING_CONFIG,
     BUILT_IN,
     DEFAULT_SLURM_CONFIG,
@@ -14,6 +13,7 @@ from fractal_slurm.resolve import (
     WORKFLOW_TASK_META,
     resolve,
 )
+from fractal_slurm.errors import BatchingError, SpecError
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import config_data, config_file, json_objects, json_values, outcome, vectors

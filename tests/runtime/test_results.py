@@ -2,7 +2,8 @@
 import json
 
 import pytest
-from fractal_slurm.results import TASK_STATES, Kind, classify, slices, split_lines
+from fractal_slurm.driver.records import TASK_STATES, Kind, classify
+from fractal_slurm.process import slices, split_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, json_values

@@ -6,11 +6,11 @@ import shlex
 import subprocess
 import sys
 
-import fractal_slurm.script as script_module
+import fractal_slurm.jobs.script as script_module
 import pytest
-from fractal_slurm.config_file import RESERVED_OPTIONS
+from fractal_slurm.config.file import RESERVED_OPTIONS
 from fractal_slurm.errors import FractalSlurmError, SpecError
-from fractal_slurm.script import (
+from fractal_slurm.jobs.script import (
     ScriptTooLarge,
     claim_path,
     export_path,
@@ -25,7 +25,7 @@ from fractal_slurm.script import (
     split_command,
     stop_path,
 )
-from fractal_slurm.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
+from fractal_slurm.node.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import HERE, TOKEN, job_settings, json_objects, outcome, slurm_config, texts

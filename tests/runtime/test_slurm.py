@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
-from fractal_slurm.errors import ClusterError
-from fractal_slurm.impersonate import Impersonator
-from fractal_slurm.slurm import (
+from fractal_slurm.cluster.commands import (
     JobState,
     Slurm,
     Submitted,
@@ -12,6 +10,8 @@ from fractal_slurm.slurm import (
     read_sacct,
     read_squeue,
 )
+from fractal_slurm.errors import ClusterError
+from fractal_slurm.sudo import Impersonator
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import yaml
+from fractal_slurm.driver.prepare import resolve_spec
 from fractal_slurm.errors import SpecError
-from fractal_slurm.prepare import resolve_spec
 from fractal_slurm.spec import build_spec, load_spec, parse_spec, to_line
 from hypothesis import given
 from hypothesis import strategies as st

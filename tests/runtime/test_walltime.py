@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
+from fractal_slurm.config.walltime import MAX_SECONDS, format_walltime, parse_walltime
 from fractal_slurm.errors import FractalSlurmError
-from fractal_slurm.walltime import MAX_SECONDS, format_walltime, parse_walltime
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from samples import outcome

@@ -7,9 +7,9 @@ import sys
 from itertools import pairwise
 
 import pytest
-from fractal_slurm import worker
-from fractal_slurm.script import render
-from fractal_slurm.worker import chunk_bounds, oom_counters, read_work, slot_environment, slots_of_node, split_cpus
+from fractal_slurm.jobs.script import render
+from fractal_slurm.node import worker
+from fractal_slurm.node.worker import chunk_bounds, oom_counters, read_work, slot_environment, slots_of_node, split_cpus
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, job_settings, slurm_config

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fractal_slurm import worker
-from fractal_slurm.script import render
+from fractal_slurm.jobs.script import render
+from fractal_slurm.node import worker
 from samples import TOKEN, job_settings, slurm_config
 
 JOB = "4711"

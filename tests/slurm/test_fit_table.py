@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from conftest import ANNA, BASE, CONFIG, SETTINGS, restart, slurm, wait_for
-from fractal_slurm import cluster, fit
-from fractal_slurm.config_file import parse_config
+from fractal_slurm.cluster import facts as cluster
+from fractal_slurm.cluster import fit
+from fractal_slurm.config.file import parse_config
+from fractal_slurm.config.resolve import resolve
 from fractal_slurm.errors import FractalSlurmError
+from fractal_slurm.jobs.script import JobSettings, sbatch_options
 from fractal_slurm.refusals import is_hopeless
-from fractal_slurm.resolve import resolve
-from fractal_slurm.script import JobSettings, sbatch_options
 
 # Nodes n1 to n4 differ in their features; the partitions in what they allow.
 FEATURES = {"n1": "a,b,7z", "n2": "a,c,x86-64", "n3": "b,c,cpu:amd", "n4": "d,e.f,g_h"}

@@ -155,7 +155,7 @@ class TestCommandsThatDoNotEnd:
         os.mkfifo(pipe)
         os.chown(pipe, pwd.getpwnam(ANNA).pw_uid, -1)
         program = (
-            "from fractal_slurm.impersonate import Impersonator, TimedOut\n"
+            "from fractal_slurm.sudo import Impersonator, TimedOut\n"
             f"try: Impersonator().run({ANNA!r}, 'cat', ['--', {str(pipe)!r}], timeout=2)\n"
             "except TimedOut: print('timed out')\n"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import ANNA, ONE_JOB, Call
 
-WORKER = Path(__file__).resolve().parents[2] / "python_runtime" / "src" / "fractal_slurm" / "worker.py"
+WORKER = Path(__file__).resolve().parents[2] / "python_runtime" / "src" / "fractal_slurm" / "node" / "worker.py"
 
 
 def test_a_node_without_the_python_of_the_host_that_submits_takes_its_own(call: Call) -> None:

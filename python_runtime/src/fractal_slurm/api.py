@@ -16,8 +16,11 @@ Example::
 
 from __future__ import annotations
 
-from .batching import Batching, Branch, heuristics
-from .config_file import SlurmConfigFile, json_schema, load_config_file, parse_config
+from .config.batching import Batching, Branch, heuristics
+from .config.file import SlurmConfigFile, json_schema, load_config_file, parse_config
+from .config.memory import parse_memory
+from .config.resolve import Resolution, SlurmConfig, resolve
+from .config.walltime import format_walltime, parse_walltime
 from .errors import (
     BatchingError,
     ClusterError,
@@ -28,9 +31,6 @@ from .errors import (
     SettingsError,
     SpecError,
 )
-from .memory import parse_memory
-from .resolve import Resolution, SlurmConfig, resolve
-from .walltime import format_walltime, parse_walltime
 
 __all__ = [
     "Batching",

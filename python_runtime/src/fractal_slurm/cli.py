@@ -23,13 +23,13 @@ from . import __version__
 from .errors import ClusterError, FractalSlurmError, RunError
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .config_file import SlurmConfigFile
-    from .journal import Journal
-    from .resolve import Resolution
-    from .runner import Runner
+    from .cluster.commands import Slurm
+    from .cluster.facts import Cluster
+    from .config.file import SlurmConfigFile
+    from .config.resolve import Resolution
+    from .driver.journal import Journal
+    from .driver.runner import Runner
     from .settings import Settings
-    from .slurm import Slurm
     from .spec import Spec
 
 EXIT_TASKS_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -102,13 +102,13 @@ def cli() -> None:
 
 
 def _config_path(path: str | None) -> str:
-    from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE
+    from .config.file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE
 
     return path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
 
 
 def _load_config(path: str | None) -> SlurmConfigFile:
-    from .config_file import config_warnings, load_config_file
+    from .config.file import config_warnings, load_config_file
 
     file = _config_path(path)
     config = load_config_file(file)
@@ -125,7 +125,7 @@ def _load_config(path: str | None) -> SlurmConfigFile:
 @_guarded
 def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_json: bool) -> None:
     """Check config files; a line for each fault."""
-    from .config_file import config_warnings, load_config_file
+    from .config.file import config_warnings, load_config_file
     from .errors import ConfigFileError
 
     facts = _facts(users) if cluster else None
@@ -136,7 +136,7 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
             config = load_config_file(file)
             row["warnings"] = [f"{file}: {warning}" for warning in config_warnings(config)]
             if facts is not None:
-                from .fit import Severity, check
+                from .cluster.fit import Severity, check
 
                 lists = {Severity.ERROR: "errors", Severity.WARNING: "warnings", Severity.ADVICE: "advice"}
                 for finding in check(config, facts, users=users):
@@ -156,7 +156,7 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
 
 
 def _facts(users: tuple[str, ...]) -> Cluster:
-    from .prepare import connect
+    from .driver.prepare import connect
     from .settings import load_settings
 
     return connect(load_settings()).facts(users)
@@ -167,14 +167,14 @@ def _facts(users: tuple[str, ...]) -> Cluster:
 @_guarded
 def schema(as_json: bool) -> None:
     """Print the JSON Schema of the config file."""
-    from .config_file import json_schema
+    from .config.file import json_schema
 
     print_json(json_schema())
 
 
 def _resolved(spec_path: str, config_path: str | None, account: str | None) -> tuple[Spec, Resolution]:
+    from .driver.prepare import resolve_spec
     from .errors import FractalSlurmError
-    from .prepare import resolve_spec
     from .spec import load_spec
 
     faults: list[str] = []
@@ -240,11 +240,11 @@ def plan(
     spec_path: str, config_path: str | None, account: str | None, cluster: bool, user: str | None, as_json: bool
 ) -> None:
     """Show which jobs a unit of work would become."""
-    from .plan import fit_scripts, make_plan
-    from .prepare import connect, job_settings, walltime_of
+    from .config.walltime import format_walltime
+    from .driver.prepare import connect, job_settings, walltime_of
+    from .jobs.plan import fit_scripts, make_plan
     from .report import table
     from .settings import load_settings
-    from .walltime import format_walltime
 
     settings = load_settings()
     spec, resolution = _resolved(spec_path, config_path, account)
@@ -301,11 +301,11 @@ def script(
     as_json: bool,
 ) -> None:
     """Print the sbatch script of one of the jobs."""
-    from .impersonate import clean_path
-    from .plan import fit_scripts, make_plan
-    from .prepare import check_cache_dir, job_settings
-    from .script import render
+    from .driver.prepare import check_cache_dir, job_settings
+    from .jobs.plan import fit_scripts, make_plan
+    from .jobs.script import render
     from .settings import load_settings
+    from .sudo import clean_path
 
     spec, resolution = _resolved(spec_path, config_path, account)
     work_dir = clean_path(work_dir, "--work-dir")
@@ -352,7 +352,7 @@ def run(
     """Run a unit of work, and wait for it."""
     from dataclasses import replace
 
-    from .prepare import connect, create_run
+    from .driver.prepare import connect, create_run
     from .settings import load_settings
     from .spec import load_spec
 
@@ -383,8 +383,8 @@ def run(
 @_guarded
 def resume(run_id: str, as_json: bool) -> None:
     """Go on with a run whose driver is gone."""
-    from .journal import Journal
-    from .prepare import connect
+    from .driver.journal import Journal
+    from .driver.prepare import connect
     from .settings import load_settings
 
     settings = load_settings()
@@ -401,8 +401,8 @@ def _drive(
     cancel: bool = False,
     resumed: bool = False,
 ) -> NoReturn:
+    from .driver.runner import Detached, Runner
     from .report import ProgressLine, print_summary
-    from .runner import Detached, Runner
 
     line = ProgressLine()
     runner = Runner(journal, settings, slurm, say=line.say, show=line.show)
@@ -465,8 +465,8 @@ def _heed_signals(runner: Runner) -> None:
 @_guarded
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
-    from .journal import ENDED, Journal, check_run_id, is_driven
-    from .prepare import connect
+    from .driver.journal import ENDED, Journal, check_run_id, is_driven
+    from .driver.prepare import connect
     from .settings import load_settings
 
     settings = load_settings()
@@ -498,7 +498,7 @@ def status(as_json: bool) -> None:
     """List the runs."""
     import time
 
-    from .journal import Journal, is_driven, run_ids, state_now
+    from .driver.journal import Journal, is_driven, run_ids, state_now
     from .report import table
     from .settings import load_settings
 
@@ -555,8 +555,8 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
     """Show the jobs and tasks of a run."""
     import time
 
-    from .journal import Journal, is_driven, state_now
-    from .prepare import connect
+    from .driver.journal import Journal, is_driven, state_now
+    from .driver.prepare import connect
     from .report import indented, plain, print_report, report_json, run_head, task_log, task_rows
     from .settings import load_settings
 
@@ -606,7 +606,7 @@ def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
     """Remove the journals of runs that have ended: args, results and the ends of logs are in them."""
     import time
 
-    from .journal import prune as prune_journals
+    from .driver.journal import prune as prune_journals
     from .settings import load_settings
 
     match = re.fullmatch(r"([0-9]{1,5})([dh])", older_than)

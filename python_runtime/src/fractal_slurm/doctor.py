@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .config_file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
+from .cluster.commands import Silence, Slurm, Submitted
+from .config.file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
+from .driver.folders import check_work_dir
+from .driver.prepare import PREFLIGHT_TIMEOUT_S, connect
 from .errors import FractalSlurmError
-from .folders import check_work_dir
-from .impersonate import COMMANDS, SLURM_COMMANDS, clean_path, core_folder, current_user
-from .prepare import PREFLIGHT_TIMEOUT_S, connect
 from .refusals import no_cluster_advice
 from .settings import Settings, load_settings
-from .slurm import Silence, Slurm, Submitted
+from .sudo import COMMANDS, SLURM_COMMANDS, clean_path, core_folder, current_user
 
 
 class Finding(NamedTuple):

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config_file import SlurmConfigFile, load_config_file
+from .config.file import SlurmConfigFile, load_config_file
+from .driver.journal import record_of
+from .driver.prepare import connect, create_run
+from .driver.runner import Runner
 from .errors import FractalSlurmError, RunError
-from .journal import record_of
-from .prepare import connect, create_run
-from .runner import Runner
 from .settings import Settings, load_settings
 from .spec import build_spec
 

@@ -12,7 +12,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 # One piece of output, and what a command may say on standard error: a line for each of 2,000 paths, some times over.
@@ -256,3 +256,46 @@ def run_command(
         raise
     finally:
         child.close()
+
+
+def slices(lines: Iterable[bytes], *, most: int = 2_000, most_bytes: int = 1 << 23) -> Iterator[list[bytes]]:
+    """Lines in handfuls: what is done with one takes no long while, and little memory.
+
+    Args:
+        lines: The lines.
+        most: How many there are in one.
+        most_bytes: Its size, give or take a line.
+    """
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if len(some) >= most or size >= most_bytes:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def split_lines(chunks: Iterable[bytes], *, longest: int = 1 << 30) -> Iterator[bytes]:
+    """Lines that are not blank out of chunks of a stream, holding one chunk and one line at a time.
+
+    Args:
+        chunks: The stream.
+        longest: Bytes of the longest line; of a longer one, a piece comes that is no record.
+    """
+    rest = bytearray()
+    for chunk in chunks:
+        first, newline, others = chunk.partition(b"\n")
+        if len(rest) <= longest:
+            rest += first
+        if not newline:
+            continue
+        if rest:
+            yield bytes(rest[:longest])
+        lines = others.split(b"\n")
+        rest = bytearray(lines.pop())
+        yield from (line[:longest] for line in lines if line)
+    if rest:
+        yield bytes(rest[:longest])

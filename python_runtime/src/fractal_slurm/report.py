@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .driver.journal import Job, Journal, record_of
 from .errors import RunError, count_of
-from .impersonate import Impersonator
-from .journal import Job, Journal, record_of
-from .script import job_folder
+from .jobs.script import job_folder
+from .sudo import Impersonator
 
 if TYPE_CHECKING:
-    from .runner import Progress
+    from .driver.runner import Progress
 
 _BAR = 24
 # Tasks in a table; with --json there are all.

@@ -106,11 +106,11 @@ class Settings:
 
 
 def _own_worker_folder() -> str:
-    """Where an installed runtime has its worker apart from its package; in a checkout, the package itself."""
+    """Where an installed runtime has its worker apart from its package; in a checkout, a part of the package."""
     package, prefix = os.path.dirname(os.path.realpath(__file__)), os.path.realpath(sys.prefix)
     apart = os.path.join(prefix, "share", "fractal-slurm")
     is_installed = package.startswith(prefix + os.sep) and os.path.isfile(os.path.join(apart, "worker.py"))
-    return apart if is_installed else package
+    return apart if is_installed else os.path.join(package, "node")
 
 
 def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

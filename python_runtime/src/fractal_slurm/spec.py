@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config_file import json_path
+from .config.file import json_path
 from .errors import FractalSlurmError, SpecError, shown
-from .script import split_command
-from .worker import MAX_OUT_DEPTH, is_deep
+from .jobs.script import split_command
+from .node.worker import MAX_OUT_DEPTH, is_deep
 
 _TOP = ("task", "meta", "parameters")
 _TASK = ("name", "command", "meta")

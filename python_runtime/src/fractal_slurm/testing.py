@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .slurm import FINAL_STATES
+from .cluster.commands import FINAL_STATES
 
 
 class Result(Protocol):

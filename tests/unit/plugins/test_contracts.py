@@ -28,14 +28,14 @@ def documentation(module):
 
 
 def test_hosts_and_runtime_agree_on_commands_and_aliases():
-    impersonate = runtime_module("impersonate")
+    impersonate = runtime_module("sudo")
     assert impersonation.COMMANDS == impersonate.COMMANDS
     assert sudoers.SLURM_COMMANDS == impersonate.SLURM_COMMANDS
     assert (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS) == (impersonate.RUNAS_ALIAS, impersonate.CMND_ALIAS)
 
 
 def test_hosts_and_runtime_agree_on_names_of_users():
-    check = runtime_module("impersonate").check_user_name
+    check = runtime_module("sudo").check_user_name
     for name in ("anna", "a.b-c_d", "A1b", "_x", "anna@site.org", "SITE\\anna", "SITE+anna", "1anna", "ANNA", "host$"):
         assert sudoers.fault_of_account_name(name, "user") is None
         assert check(name) == name

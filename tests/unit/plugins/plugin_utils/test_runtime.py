@@ -15,7 +15,7 @@ class TestRuntimeModule:
 
         monkeypatch.setattr(runtime.importlib, "import_module", import_module)
         with pytest.raises(AnsibleError) as caught:
-            runtime.runtime_module("config_file")
+            runtime.runtime_module("config.file")
         return str(caught.value)
 
     def test_says_what_is_missing(self, monkeypatch):

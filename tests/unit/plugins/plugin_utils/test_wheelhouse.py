@@ -110,10 +110,12 @@ class TestOwnWheel:
         with zipfile.ZipFile(io.BytesIO(content)) as wheel:
             held = {path: wheel.read(path) for path in wheel.namelist()}
         info = f"fractal_slurm-{version}.dist-info"
-        package = {path.name for path in (wheelhouse.SOURCE / "src" / "fractal_slurm").iterdir() if path.is_file()}
-        assert {path.partition("/")[2] for path in held if path.startswith("fractal_slurm/")} >= package
+        source = wheelhouse.SOURCE / "src"
+        package = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+        assert {path for path in held if path.startswith("fractal_slurm/")} >= package
         assert (
-            held["fractal_slurm/worker.py"] == held[f"fractal_slurm-{version}.data/data/share/fractal-slurm/worker.py"]
+            held["fractal_slurm/node/worker.py"]
+            == held[f"fractal_slurm-{version}.data/data/share/fractal-slurm/worker.py"]
         )
         recorded = [line.split(",")[0] for line in held[f"{info}/RECORD"].decode().splitlines()]
         assert sorted(recorded) == sorted(held)
@@ -121,7 +123,7 @@ class TestOwnWheel:
         assert b"fractal-slurm = fractal_slurm.cli:main" in held[f"{info}/entry_points.txt"]
 
     def test_the_worker_has_beside_it_what_it_imports(self):
-        package = wheelhouse.SOURCE / "src" / "fractal_slurm"
+        package = wheelhouse.SOURCE / "src" / "fractal_slurm" / "node"
         described = (wheelhouse.SOURCE / "pyproject.toml").read_text(encoding="utf-8")
         shared = set(re.findall(r'"share/fractal-slurm/(\w+)\.py"', described))
         assert "worker" in shared

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, StrictUndefined
 
-from .config_file import (
+from ..config.file import (
     SBATCH_PREFIX,
     check_export_name,
     check_export_path,
@@ -25,10 +25,10 @@ from .config_file import (
     check_option_value,
     check_text,
 )
-from .errors import FractalSlurmError, SpecError
-from .resolve import SlurmConfig
-from .walltime import format_walltime
-from .worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
+from ..config.resolve import SlurmConfig
+from ..config.walltime import format_walltime
+from ..errors import FractalSlurmError, SpecError
+from ..node.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -308,7 +308,7 @@ def export_path(cache_dir: str, path: str) -> str:
 
 
 def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int, encoding: str) -> bytes:
-    """The head of the data part, as :func:`fractal_slurm.worker.read_work` reads it."""
+    """The head of the data part, as :func:`fractal_slurm.node.worker.read_work` reads it."""
     task_time_s = config.time_s if config.time_s is not None and settings.time_scope == "task" else 0
     pairs: list[tuple[str, object]] = [
         ("encoding", encoding),

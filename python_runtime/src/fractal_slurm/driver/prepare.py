@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from .cluster import Cluster
-from .config_file import SlurmConfigFile, directive_values
-from .errors import ClusterError, RunError
-from .fit import WalltimeLimit, longest_walltime
+from ..cluster.commands import Silence, Slurm
+from ..cluster.facts import Cluster
+from ..cluster.fit import WalltimeLimit, longest_walltime
+from ..config.file import SlurmConfigFile, directive_values
+from ..config.resolve import Resolution, resolve
+from ..errors import ClusterError, RunError
+from ..jobs.plan import fit_scripts, make_plan
+from ..jobs.script import JobSettings, render
+from ..settings import Settings
+from ..spec import Spec
+from ..sudo import Impersonator, check_user_name, clean_path
 from .folders import check_work_dir
-from .impersonate import Impersonator, check_user_name, clean_path
 from .journal import Journal
-from .plan import fit_scripts, make_plan
-from .resolve import Resolution, resolve
-from .script import JobSettings, render
-from .settings import Settings
-from .slurm import Silence, Slurm
-from .spec import Spec
 
 PREFLIGHT_TIMEOUT_S = 12
 

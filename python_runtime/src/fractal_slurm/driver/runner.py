@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .collecting import Collector
-from .errors import ClusterError, count_of
-from .impersonate import Interrupted
+from ..cluster.commands import Silence, Slurm
+from ..config.walltime import format_walltime
+from ..errors import ClusterError, count_of
+from ..jobs.script import claim_path, stop_path
+from ..settings import Settings
+from ..sudo import Interrupted
+from .collect import Collector
+from .context import NO_ANSWER, Run
 from .journal import Job, Journal, record_of
-from .run import NO_ANSWER, Run
-from .script import claim_path, stop_path
-from .settings import Settings
-from .settling import Settler
-from .slurm import Silence, Slurm
-from .submission import Submitter
-from .tracking import Tracker
-from .walltime import format_walltime
+from .settle import Settler
+from .submit import Submitter
+from .track import Tracker
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from .errors import BatchingError
+from ..errors import BatchingError
 
 
 class Branch(str, Enum):

@@ -8,17 +8,18 @@ import re
 import time
 from collections.abc import Sequence
 
-from .collecting import Collector
-from .errors import ClusterError, ImpersonationError
-from .impersonate import Stalled
+from ..cluster.commands import JobState, Silence, Submission, Submitted
+from ..errors import ClusterError, ImpersonationError
+from ..jobs.plan import replan
+from ..jobs.script import ScriptTooLarge, claim_path, render, safe_job_name
+from ..process import slices
+from ..refusals import Refusal, kind_of, no_cluster_advice
+from ..sudo import Stalled
+from .collect import Collector
+from .context import Run
 from .journal import Job
 from .outcome import LOST
-from .plan import replan
-from .refusals import Refusal, kind_of, no_cluster_advice
-from .results import Kind, classify, slices
-from .run import Run
-from .script import ScriptTooLarge, claim_path, render, safe_job_name
-from .slurm import JobState, Silence, Submission, Submitted
+from .records import Kind, classify
 
 _FULL_FIRST_S, _FULL_LAST_S = 2.0, 60.0
 # A site's words may hold the time or a number that changes: of one spell of refusals no more are told.

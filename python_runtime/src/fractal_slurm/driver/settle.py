@@ -8,13 +8,13 @@ import re
 import time
 from collections.abc import Sequence
 
-from .errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
+from ..cluster.commands import LAUNCH_FAILED
+from ..errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
+from ..jobs.script import claim_path, output_path, stop_path
+from ..node.worker import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
+from .context import Run, Watch
 from .journal import Job
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
-from .run import Run, Watch
-from .script import claim_path, output_path, stop_path
-from .slurm import LAUNCH_FAILED
-from .worker import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
 
 _NEVER_BEGAN_S = 3.0
 # A job that has run for so long has come to its first task, whether its results can be read already or not.

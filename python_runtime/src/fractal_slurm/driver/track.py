@@ -7,17 +7,17 @@ import re
 import time
 from collections.abc import Sequence
 
-from .collecting import Collector
-from .errors import ClusterError, FractalSlurmError
+from ..cluster.commands import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
+from ..config.walltime import format_walltime, parse_walltime
+from ..errors import ClusterError, FractalSlurmError
+from ..jobs.script import claim_path, job_limit_s
+from ..node.worker import BEAT_S
+from ..refusals import is_hopeless
+from .collect import Collector
+from .context import Run, Watch
 from .journal import Job
 from .outcome import LOST
-from .refusals import is_hopeless
-from .run import Run, Watch
-from .script import claim_path, job_limit_s
-from .settling import Settler
-from .slurm import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
-from .walltime import format_walltime, parse_walltime
-from .worker import BEAT_S
+from .settle import Settler
 
 # The longest pause between two looks at SLURM: while jobs run, and while all of them wait.
 _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0

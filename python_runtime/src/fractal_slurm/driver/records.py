@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from .worker import MAX_OUT_DEPTH, is_deep
+from ..node.worker import MAX_OUT_DEPTH, is_deep
 
 _JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -134,46 +134,3 @@ def _is_whole(kind: Kind, record: dict[str, Any]) -> bool:
         if not check(record.get(name)):
             return False
     return True
-
-
-def slices(lines: Iterable[bytes], *, most: int = 2_000, most_bytes: int = 1 << 23) -> Iterator[list[bytes]]:
-    """Lines in handfuls: what is done with one takes no long while, and little memory.
-
-    Args:
-        lines: The lines.
-        most: How many there are in one.
-        most_bytes: Its size, give or take a line.
-    """
-    some: list[bytes] = []
-    size = 0
-    for line in lines:
-        some.append(line)
-        size += len(line)
-        if len(some) >= most or size >= most_bytes:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
-
-
-def split_lines(chunks: Iterable[bytes], *, longest: int = 1 << 30) -> Iterator[bytes]:
-    """Lines that are not blank out of chunks of a stream, holding one chunk and one line at a time.
-
-    Args:
-        chunks: The stream.
-        longest: Bytes of the longest line; of a longer one, a piece comes that is no record.
-    """
-    rest = bytearray()
-    for chunk in chunks:
-        first, newline, others = chunk.partition(b"\n")
-        if len(rest) <= longest:
-            rest += first
-        if not newline:
-            continue
-        if rest:
-            yield bytes(rest[:longest])
-        lines = others.split(b"\n")
-        rest = bytearray(lines.pop())
-        yield from (line[:longest] for line in lines if line)
-    if rest:
-        yield bytes(rest[:longest])

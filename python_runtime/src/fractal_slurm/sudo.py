@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import ClusterError, FractalSlurmError, ImpersonationError, one_line
-from .process import Child, Expired, Finished, Overflow, Stopped, run_command
+from .process import Child, Expired, Finished, Overflow, Stopped, run_command, split_lines
 from .refusals import sudo_advice, sudo_words
-from .results import split_lines
 
 COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
 SLURM_COMMANDS = ("sbatch", "scancel")

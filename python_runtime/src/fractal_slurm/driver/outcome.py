@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from .slurm import NODE_FAULTS
+from ..cluster.commands import NODE_FAULTS
 
 # A state of ours: SLURM does not know the job any more, and nothing tells how it ended.
 LOST = "LOST"

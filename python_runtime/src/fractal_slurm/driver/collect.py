@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .errors import ClusterError, one_line
-from .impersonate import Stalled
+from ..errors import ClusterError, one_line
+from ..jobs.script import job_folder
+from ..process import slices, split_lines
+from ..sudo import Stalled
+from .context import Run, Watch
 from .journal import Job
-from .results import Kind, classify, slices, split_lines
-from .run import Run, Watch
-from .script import job_folder
+from .records import Kind, classify
 
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 16_000

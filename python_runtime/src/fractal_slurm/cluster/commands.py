@@ -2,7 +2,7 @@
 """SLURM's commands: argv in, typed values out. What SLURM's words mean is known here and nowhere else.
 
 Everything that only reads (squeue, sacct, scontrol) runs as the service user itself; what acts as
-somebody else goes through :mod:`fractal_slurm.impersonate`.
+somebody else goes through :mod:`fractal_slurm.sudo`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from . import cluster
-from .cluster import Cluster, expand_hostlist, parse_config_lines
-from .errors import ClusterError, FractalSlurmError, one_line
-from .impersonate import Impersonator, TimedOut, TooMuch, clean_environment
-from .process import Expired, Overflow, run_command
-from .refusals import Refusal, is_sudos_final_word, kind_of, own_words, says_sudo, sudo_words
-from .walltime import parse_walltime
+from ..config.walltime import parse_walltime
+from ..errors import ClusterError, FractalSlurmError, one_line
+from ..process import Expired, Overflow, run_command
+from ..refusals import Refusal, is_sudos_final_word, kind_of, own_words, says_sudo, sudo_words
+from ..sudo import Impersonator, TimedOut, TooMuch, clean_environment
+from .facts import Cluster, expand_hostlist, parse_config_lines
+from .facts import commands as facts_commands
+from .facts import parse as parse_facts
 
 # Job states from which a job does not come back (squeue(1), JOB STATE CODES).
 FINAL_STATES = frozenset(
@@ -351,7 +352,7 @@ class Slurm:
         return parse_config_lines(self._answer("scontrol", "show", "config", timeout=timeout))
 
     def facts(self, users: Sequence[str] = (), *, timeout: float | None = None) -> Cluster:
-        """Partitions, nodes and limits, for :mod:`fractal_slurm.fit`.
+        """Partitions, nodes and limits, for :mod:`fractal_slurm.cluster.fit`.
 
         Args:
             users: Whose associations are wanted, where there is accounting; none for all.
@@ -362,11 +363,11 @@ class Slurm:
         """
         accounting = self.config(timeout).get("AccountingStorageType", "").endswith("slurmdbd")
         outputs = {}
-        for name, (command, *arguments) in cluster.commands(accounting=accounting, users=users).items():
+        for name, (command, *arguments) in facts_commands(accounting=accounting, users=users).items():
             result = self._ask(command, *arguments, timeout=timeout)
             if result.returncode == 0:
                 outputs[name] = result.stdout
-        return cluster.parse(outputs)
+        return parse_facts(outputs)
 
     def submit(self, user: str, script: bytes, *, timeout: float) -> Submission:
         """Submit a script as ``user``.

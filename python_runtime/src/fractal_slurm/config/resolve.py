@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import BatchingError, FractalSlurmError, SpecError, shown
 from .batching import Batching, heuristics
-from .config_file import (
+from .file import (
     COUNT_PATTERN,
     MAX_COUNT,
     SlurmConfigFile,
@@ -25,7 +26,6 @@ from .config_file import (
     extra_line_warning,
     json_path,
 )
-from .errors import BatchingError, FractalSlurmError, SpecError, shown
 from .memory import parse_memory
 from .walltime import parse_walltime
 
@@ -270,7 +270,7 @@ def resolve(
 
     Raises:
         SpecError: A meta is not valid; every fault of both metas at once.
-        BatchingError: See :func:`fractal_slurm.batching.heuristics`.
+        BatchingError: See :func:`fractal_slurm.config.batching.heuristics`.
     """
     warnings: list[str] = []
     faults: list[str] = []

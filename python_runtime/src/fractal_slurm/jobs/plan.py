@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .batching import heuristics
-from .config_file import directive_values
-from .errors import BatchingError, ClusterError
-from .resolve import Resolution, SlurmConfig
+from ..config.batching import heuristics
+from ..config.file import directive_values
+from ..config.resolve import Resolution, SlurmConfig
+from ..config.walltime import format_walltime
+from ..errors import BatchingError, ClusterError
 from .script import JobSettings, ScriptTooLarge, job_limit_s, render
-from .walltime import format_walltime
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from .errors import RunError, one_line, shown
-from .results import is_task_record
+from ..errors import RunError, one_line, shown
+from .records import is_task_record
 
 _SCHEMA = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from .errors import ClusterError
+from ..cluster.commands import Slurm
+from ..config.resolve import SlurmConfig
+from ..errors import ClusterError
+from ..jobs.plan import without_nodes
+from ..jobs.script import JobSettings
+from ..settings import Settings
+from ..sudo import Interrupted
 from .folders import slurm_may_write
-from .impersonate import Interrupted
 from .journal import Job, Journal
-from .plan import without_nodes
-from .resolve import SlurmConfig
-from .script import JobSettings
-from .settings import Settings
-from .slurm import Slurm
 
 NO_ANSWER = "SLURM does not answer"
 # While SLURM is silent, pauses grow from the first to the second.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import FractalSlurmError, shown
+from ..errors import FractalSlurmError, shown
 
 _PATTERN = re.compile(r"([0-9]+)([MGT]?)")
 _MB_PER_UNIT = {"": 1, "M": 1, "G": 1_000, "T": 1_000_000}

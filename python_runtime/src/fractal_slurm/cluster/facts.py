@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import ClusterError, FractalSlurmError, shown
-from .walltime import parse_walltime
+from ..config.walltime import parse_walltime
+from ..errors import ClusterError, FractalSlurmError, shown
 
 _ASSOCIATION_FIELDS = (
     "Account",

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from .batching import heuristics
-from .cluster import Association, Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
-from .config_file import SlurmConfigFile
-from .errors import BatchingError, FractalSlurmError, count_of, shown
-from .walltime import format_walltime, parse_walltime
+from ..config.batching import heuristics
+from ..config.file import SlurmConfigFile
+from ..config.walltime import format_walltime, parse_walltime
+from ..errors import BatchingError, FractalSlurmError, count_of, shown
+from .facts import Association, Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
 
 # Numbers of tasks for which the batching is told: one, a plate of 96 wells, one of 1,536, and a screen.
 ADVICE_FOR = (1, 96, 1_536, 10_000)

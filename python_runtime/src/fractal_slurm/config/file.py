@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import ConfigFileError, FractalSlurmError, shown
+from ..errors import ConfigFileError, FractalSlurmError, shown
 from .memory import parse_memory
 from .walltime import parse_walltime
 

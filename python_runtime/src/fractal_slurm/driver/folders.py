@@ -11,8 +11,8 @@ import os
 import pwd
 import stat
 
-from .errors import RunError
-from .worker import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
+from ..errors import RunError
+from ..node.worker import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
 
 _ACCESS_LIST = "system.posix_acl_access"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from .errors import FractalSlurmError, shown
+from ..errors import FractalSlurmError, shown
 
 _PATTERNS = (
     # minutes | minutes:seconds | hours:minutes:seconds
