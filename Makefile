@@ -3,7 +3,7 @@
 
 VENV := .build/venv/bin
 # Real worker processes that wait for their time limits: not what one wants to wait for after each line.
-WAITING := tests/runtime/test_worker_process.py
+WAITING := tests/runtime/node/test_worker_process.py
 # Test classes side by side, each lane with a SLURM of its own: they mostly wait.
 LANES ?= 3
 RELEASE ?= forky

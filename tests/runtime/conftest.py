@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of the property tests.
+"""Settings of the property tests, and what several test modules need.
 
 The usual profile is quick and the same on every run, so that a red test means a change. For a search with
 fresh examples: HYPOTHESIS_PROFILE=search.
@@ -7,6 +7,7 @@ fresh examples: HYPOTHESIS_PROFILE=search.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _SLOW_MACHINE = [HealthCheck.too_slow]
@@ -17,3 +18,12 @@ settings.register_profile(
     "search", max_examples=2000, deadline=None, database=None, suppress_health_check=_SLOW_MACHINE
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture
+def state_dir(tmp_path, monkeypatch):
+    """A folder for journals, which the command line takes for its own."""
+    (tmp_path / "settings.toml").touch()
+    monkeypatch.setenv("FRACTAL_SLURM_SETTINGS_FILE", str(tmp_path / "settings.toml"))
+    monkeypatch.setenv("FRACTAL_SLURM_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path / "state"

@@ -11,17 +11,8 @@ from fractal_slurm.errors import count_of, one_line, quoted
 from fractal_slurm.report import indented, json_text
 from hypothesis import given
 from hypothesis import strategies as st
+from journals import RECORD, RUN, make
 from samples import TOKEN, any_texts, json_values, run
-from test_journal import RECORD, RUN, make
-
-
-@pytest.fixture
-def state_dir(tmp_path, monkeypatch):
-    """A folder for journals, which the command line takes for its own."""
-    (tmp_path / "settings.toml").touch()
-    monkeypatch.setenv("FRACTAL_SLURM_SETTINGS_FILE", str(tmp_path / "settings.toml"))
-    monkeypatch.setenv("FRACTAL_SLURM_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
 
 
 def in_a_process(*arguments, memory=None, **environment):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What tasks inherit from the script, in a real job; all of it is compared in tests/runtime/test_worker_process.py."""
+"""What tasks inherit from the script, in a real job.
+
+All of it is compared in tests/runtime/node/test_worker_process.py.
+"""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 """Reading what SLURM's commands print, from recorded output and in the forms that are documented."""
 
 import re
-from pathlib import Path
 
 import pytest
 from fractal_slurm.cluster import facts as cluster
 from fractal_slurm.errors import ClusterError, FractalSlurmError
+from samples import HERE
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = HERE / "recorded"
 VERSIONS = sorted(path.name for path in RECORDED.glob("cluster-*"))
 
 

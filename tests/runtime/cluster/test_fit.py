@@ -2,14 +2,14 @@
 """Config files that fit the recorded cluster, and that do not."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from fractal_slurm.cluster import facts as cluster
 from fractal_slurm.cluster import fit
 from fractal_slurm.config import file as config_file
+from samples import HERE
 
-RECORDED = Path(__file__).parent / "recorded" / "cluster-22.05"
+RECORDED = HERE / "recorded" / "cluster-22.05"
 CLUSTER = cluster.parse({path.stem: path.read_text() for path in RECORDED.glob("*.txt")})
 BATCHING = {
     "target_cpus_per_job": 2,

@@ -11,46 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
 
 import pytest
 from fractal_slurm.driver.journal import Driver, Journal, is_driven, prune, run_ids
 from fractal_slurm.errors import RunError
-from fractal_slurm.settings import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import TOKEN, job_settings, run, slurm_config
-
-RUN = "20260101-000000-abcdef"
-RECORD = {
-    "task": 0, "attempt": 0, "token": TOKEN, "state": "succeeded", "job": "7", "restart": 0, "node": 0,
-    "log": [0, 4], "tail": "log\n", "out": {"a": 1}, "seconds": 1.5,
-}  # fmt: skip
-
-
-def make(state_dir, run_id=RUN, *, state="done", ended=None, tasks=3):
-    """The journal of a run, as a driver leaves it; still open and locked."""
-    values = {
-        "run_id": run_id, "created": 1_700_000_000.0, "user": "ann", "task_name": "Measure", "tasks": tasks,
-        "run_folder": f"/work/{run_id}", "config": asdict(slurm_config()), "job_settings": asdict(job_settings()),
-        "settings": asdict(Settings()), "hides_jobs": False, "state": state,
-    }  # fmt: skip
-    journal = Journal.create(state_dir, run_id, values, ["{}"] * tasks, {TOKEN: range(tasks)}, "why")
-    journal.update_job(TOKEN, "submitted", state="collected", slurm_job_id="7", slurm_state="COMPLETED")
-    journal.finish_task(0, "succeeded", None, json.dumps(RECORD))
-    journal.finish_task(1, "failed", "exit code 1", json.dumps({**RECORD, "task": 1, "state": "failed", "exit": 1}))
-    if ended is not None:
-        journal.put("ended", ended)
-    return journal
-
-
-@pytest.fixture
-def state_dir(tmp_path, monkeypatch):
-    """A folder for journals, which the command line takes for its own."""
-    (tmp_path / "settings.toml").touch()
-    monkeypatch.setenv("FRACTAL_SLURM_SETTINGS_FILE", str(tmp_path / "settings.toml"))
-    monkeypatch.setenv("FRACTAL_SLURM_STATE_DIR", str(tmp_path / "state"))
-    return tmp_path / "state"
+from journals import RUN, make
+from samples import run
 
 
 class TestCreate:
