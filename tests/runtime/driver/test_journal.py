@@ -267,8 +267,8 @@ class TestPrune:
 class TestSignals:
     def test_a_terminal_that_is_gone_ends_no_driver(self, state_dir):
         code = (
-            "import os, signal\nfrom fractal_slurm.cli import _heed_signals\n"
-            "_heed_signals(None)\nos.kill(os.getpid(), signal.SIGHUP)\nprint('alive', flush=True)\n"
+            "import os, signal\nfrom fractal_slurm.cli.driving import heed_signals\n"
+            "heed_signals(None)\nos.kill(os.getpid(), signal.SIGHUP)\nprint('alive', flush=True)\n"
             "os.execvp('sh', ['sh', '-c', 'kill -HUP $$; echo ignored'])\n"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command ``fractal-slurm``; a module for each group of commands.
+
+Nothing heavy is imported at the top of any of them: ``--help`` and ``validate`` answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+
+from .. import __version__
+from . import checking, driving, looking, planning
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="fractal-slurm")
+def cli() -> None:
+    """Run tasks on a SLURM cluster as other users, in as few jobs as possible."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 gets what it can't show spelled out.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+for _command in (
+    planning.validate,
+    planning.schema,
+    planning.explain,
+    planning.plan,
+    planning.script,
+    driving.run,
+    driving.resume,
+    driving.cancel,
+    looking.status,
+    looking.report,
+    looking.prune,
+    checking.doctor,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point."""
+    # We have no pydantic plugins, and looking for some costs a tenth of the time to the first answer.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    cli()

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the commands share: sentences, JSON, errors and options."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..errors import FractalSlurmError, RunError
+
+if TYPE_CHECKING:
+    from ..config.file import SlurmConfigFile
+
+EXIT_TASKS_FAILED, EXIT_INTERRUPTED = 1, 130
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
+config_option = click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    help="The config file; else FRACTAL_SLURM_CONFIG_FILE, else /etc/fractal/slurm_config.json.",
+)
+account_option = click.option("--account", metavar="NAME", help="Account from the user's settings.")
+
+
+def say(sentence: str) -> None:
+    """A sentence for a person, on standard error."""
+    from ..report import indented
+
+    with contextlib.suppress(OSError):  # the terminal is gone
+        click.echo(indented(sentence), err=True)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on standard output."""
+    from ..report import json_text
+
+    click.echo(json_text(document, indent=2).encode())
+
+
+def guarded(command: _Command) -> _Command:
+    """Errors of ours end a command with their sentences and their exit code; none of them gets a traceback."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except FractalSlurmError as error:
+            if kwargs.get("as_json"):
+                print_json({"errors": error.messages})
+            for message in error.messages:
+                say(f"error: {message}")
+            sys.exit(error.exit_code)
+        except Exception as error:
+            # By name: importing sqlite3 for this alone would delay every answer.
+            if not isinstance(error, OSError) and type(error).__module__ != "sqlite3":
+                raise
+            if isinstance(error, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(EXIT_TASKS_FAILED)
+            say(f"error: {error}; the journal has all that was done so far: fractal-slurm status")
+            sys.exit(RunError.exit_code)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def config_path_of(path: str | None) -> str:
+    from ..config.file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE
+
+    return path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+
+
+def load_config(path: str | None) -> SlurmConfigFile:
+    from ..config.file import config_warnings, load_config_file
+
+    file = config_path_of(path)
+    config = load_config_file(file)
+    for warning in config_warnings(config):
+        say(f"warning: {file}: {warning}")
+    return config

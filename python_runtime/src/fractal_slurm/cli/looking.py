@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Commands that look at runs, and remove what is over."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+
+from ..errors import RunError
+from .common import guarded, json_option, print_json, say
+
+
+@click.command()
+@json_option
+@guarded
+def status(as_json: bool) -> None:
+    """List the runs."""
+    import time
+
+    from ..driver.journal import Journal, is_driven, run_ids, state_now
+    from ..report import table
+    from ..settings import load_settings
+
+    state_dir = load_settings().state_path()
+    rows = []
+    for run_id in run_ids(state_dir):
+        row: dict[str, Any] = {"run_id": run_id, "state": "damaged"}
+        try:
+            with Journal.open(state_dir, run_id, drive=False) as journal:
+                driver = is_driven(state_dir, run_id)
+                counts = journal.counts()
+                row |= {
+                    "state": state_now(journal.get("state", "unknown"), driver),
+                    "user": journal.get("user"),
+                    "task_name": journal.get("task_name"),
+                    "created": journal.get("created"),
+                    "tasks": sum(counts.values()),
+                    "succeeded": counts.get("succeeded", 0),
+                    "failed": counts.get("failed", 0),
+                    "not_run": counts.get("not_run", 0),
+                    "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
+                    "driver": None if driver is None else {"host": driver.host, "pid": driver.pid},
+                }
+                if journal.damage:
+                    row["state"] = "damaged"
+                    raise RunError(journal.damage)
+        except RunError as error:
+            for message in error.messages:
+                say(f"warning: {message}")
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("run_id", "state", "user", "task_name", "tasks", "succeeded", "failed", "not_run", "jobs")
+    began = [
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])) if row.get("created") else "" for row in rows
+    ]
+    table(
+        f"runs in {state_dir}",
+        ("began", *columns),
+        [(when, *(row.get(column) for column in columns)) for when, row in zip(began, rows, strict=True)],
+    )
+    if any(row["state"] == "interrupted" for row in rows):
+        click.echo("interrupted runs go on with: fractal-slurm resume RUN")
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--log", "log_of", type=int, metavar="TASK", help="Print the whole log of one task.")
+@click.option("--events", is_flag=True, help="Print what happened, in order.")
+@json_option
+@guarded
+def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None:
+    """Show the jobs and tasks of a run."""
+    import time
+
+    from ..driver.journal import Journal, is_driven, state_now
+    from ..driver.prepare import connect
+    from ..report import indented, plain, print_report, report_json, run_head, task_log, task_rows
+    from ..settings import load_settings
+
+    def warn(journal: Journal) -> None:
+        for message in journal.damage:
+            say(f"warning: {message}")
+
+    settings = load_settings()
+    with Journal.open(settings.state_path(), run_id, drive=False) as journal:
+        if log_of is not None:
+            for chunk in task_log(journal, connect(settings).sudo, log_of):
+                if sys.stdout.isatty():
+                    click.echo(plain(chunk.decode("utf-8", "replace")), nl=False)
+                else:
+                    sys.stdout.buffer.write(chunk)
+            return
+        if events:
+            rows = journal.events()
+            if as_json:
+                print_json([dict(zip(("at", "what", "subject", "detail"), row, strict=True)) for row in rows])
+                warn(journal)
+                return
+            for at, what, subject, detail in rows:
+                when = time.strftime("%H:%M:%S", time.localtime(at))
+                click.echo(indented(f"{when}  {what}  {subject}  {detail}", by=10))
+            warn(journal)
+            return
+        head = run_head(journal)
+        head["state"] = state_now(head["state"] or "unknown", is_driven(settings.state_path(), run_id))
+        if as_json:
+            for piece in report_json(head, task_rows(journal), journal.damage):
+                click.echo(piece.encode(), nl=False)
+        else:
+            unfinished = task_rows(journal, "waiting", "cut", "failed", "not_run")
+            print_report(head, unfinished, journal.counts())
+        warn(journal)
+
+
+@click.command()
+@click.option(
+    "--older-than", required=True, metavar="AGE", help="Of runs that ended so long ago: 30d (days), or 12h (hours)."
+)
+@click.option("--dry-run", is_flag=True, help="Only show which ones.")
+@json_option
+@guarded
+def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
+    """Remove the journals of runs that have ended: args, results and the ends of logs are in them."""
+    import time
+
+    from ..driver.journal import prune as prune_journals
+    from ..settings import load_settings
+
+    match = re.fullmatch(r"([0-9]{1,5})([dh])", older_than)
+    if match is None:
+        raise RunError(f"--older-than {older_than!r} is not allowed: give days or hours such as 30d or 12h")
+    age_s = int(match[1]) * {"d": 86_400, "h": 3_600}[match[2]]
+    removed, kept = prune_journals(load_settings().state_path(), time.time() - age_s, dry_run=dry_run)
+    for sentence in kept:
+        say(f"warning: {sentence}")
+    if as_json:
+        print_json({"removed": removed, "kept": kept, "dry_run": dry_run})
+        return
+    for run_id in removed:
+        click.echo(f"{run_id}: {'would be removed' if dry_run else 'removed'}")

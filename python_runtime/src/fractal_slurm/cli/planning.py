@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Commands that submit nothing: what is valid, what a unit of work would become."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import FractalSlurmError, RunError
+from .common import account_option, config_option, config_path_of, guarded, json_option, load_config, print_json, say
+
+if TYPE_CHECKING:
+    from ..cluster.facts import Cluster
+    from ..config.resolve import Resolution
+    from ..spec import Spec
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="FILE...")
+@click.option("--cluster", is_flag=True, help="Compare with the live cluster, too.")
+@click.option("--user", "users", multiple=True, metavar="USER", help="With --cluster: look at this user's limits.")
+@json_option
+@guarded
+def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_json: bool) -> None:
+    """Check config files; a line for each fault."""
+    from ..config.file import config_warnings, load_config_file
+    from ..errors import ConfigFileError
+
+    facts = _facts(users) if cluster else None
+    rows = []
+    for file in files or (config_path_of(None),):
+        row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": [], "advice": []}
+        try:
+            config = load_config_file(file)
+            row["warnings"] = [f"{file}: {warning}" for warning in config_warnings(config)]
+            if facts is not None:
+                from ..cluster.fit import Severity, check
+
+                lists = {Severity.ERROR: "errors", Severity.WARNING: "warnings", Severity.ADVICE: "advice"}
+                for finding in check(config, facts, users=users):
+                    row[lists[finding.severity]].append(f"{file}: {finding}")
+        except ConfigFileError as error:
+            row["errors"] = error.messages
+        row["valid"] = not row["errors"]
+        rows.append(row)
+        for kind, word in (("errors", "error"), ("warnings", "warning"), ("advice", "advice")):
+            for message in row[kind]:
+                say(f"{word}: {message}")
+        if row["valid"] and not as_json:
+            click.echo(f"{file}: valid{', and fits the cluster' if cluster else ''}")
+    if as_json:
+        print_json(rows)
+    sys.exit(0 if all(row["valid"] for row in rows) else FractalSlurmError.exit_code)
+
+
+def _facts(users: tuple[str, ...]) -> Cluster:
+    from ..driver.prepare import connect
+    from ..settings import load_settings
+
+    return connect(load_settings()).facts(users)
+
+
+@click.command()
+@json_option
+@guarded
+def schema(as_json: bool) -> None:
+    """Print the JSON Schema of the config file."""
+    from ..config.file import json_schema
+
+    print_json(json_schema())
+
+
+def _resolved(spec_path: str, config_path: str | None, account: str | None) -> tuple[Spec, Resolution]:
+    from ..driver.prepare import resolve_spec
+    from ..errors import FractalSlurmError
+    from ..spec import load_spec
+
+    faults: list[str] = []
+    config, spec = None, None
+    try:
+        config = load_config(config_path)
+    except FractalSlurmError as error:
+        faults += error.messages
+    try:
+        spec = load_spec(spec_path)
+    except FractalSlurmError as error:
+        faults += error.messages
+    if config is None or spec is None:
+        raise FractalSlurmError(faults)
+    resolution = resolve_spec(config, spec, account)
+    return spec, resolution
+
+
+@click.command()
+@click.argument("spec_path", metavar="SPEC")
+@config_option
+@account_option
+@json_option
+@guarded
+def explain(spec_path: str, config_path: str | None, account: str | None, as_json: bool) -> None:
+    """Show every option of a unit of work, and where its value came from."""
+    from dataclasses import asdict
+
+    from ..report import table
+
+    _spec, resolution = _resolved(spec_path, config_path, account)
+    values = asdict(resolution.config)
+    for warning in resolution.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        batching = {**resolution.batching._asdict(), "branch": resolution.batching.branch.value}
+        print_json(
+            {"config": values, "sources": resolution.sources, "batching": batching, "warnings": resolution.warnings}
+        )
+        return
+    rows = [
+        (
+            name,
+            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value,
+            resolution.sources[name],
+        )
+        for name, value in values.items()
+        if value not in (None, [], {})
+    ]
+    table("", ("option", "value", "from"), rows)
+    click.echo(f"batching, by {resolution.batching.branch.value}: {resolution.batching.reason}")
+
+
+@click.command()
+@click.argument("spec_path", metavar="SPEC")
+@config_option
+@account_option
+@click.option("--cluster", is_flag=True, help="Heed the limits of the live cluster.")
+@click.option("--user", metavar="USER", help="With --cluster: heed this user's limits, too.")
+@json_option
+@guarded
+def plan(
+    spec_path: str, config_path: str | None, account: str | None, cluster: bool, user: str | None, as_json: bool
+) -> None:
+    """Show which jobs a unit of work would become."""
+    from ..config.walltime import format_walltime
+    from ..driver.prepare import connect, job_settings, walltime_of
+    from ..jobs.plan import fit_scripts, make_plan
+    from ..report import table
+    from ..settings import load_settings
+
+    settings = load_settings()
+    spec, resolution = _resolved(spec_path, config_path, account)
+    facts = connect(settings).facts([user] if user else ()) if cluster else None
+    jobs = job_settings(
+        spec,
+        settings,
+        run_folder="/work",
+        cache_dir="/cache",
+        cluster=facts,
+        max_walltime=walltime_of(facts, resolution, user or "") if facts else None,
+    )
+    outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
+    config = outcome.config
+    limit = None if outcome.job_limit_s is None else format_walltime(outcome.job_limit_s)
+    slots = min(config.parallel_tasks_per_job, len(outcome.batches[0]))
+    for warning in resolution.warnings:
+        say(f"warning: {warning}")
+    document = {
+        "tasks": len(spec.parameters),
+        "jobs": len(outcome.batches),
+        "tasks_per_job": config.tasks_per_job,
+        "parallel_tasks_per_job": config.parallel_tasks_per_job,
+        "cpus_per_job": slots * config.cpus_per_task,
+        "mem_per_job_MB": slots * config.mem_per_task_MB,
+        "time_per_task": config.time,
+        "time_per_job": limit,
+        "branch": resolution.batching.branch.value,
+        "reason": outcome.reason,
+        "warnings": resolution.warnings,
+    }
+    if as_json:
+        print_json(document)
+        return
+    table("", ("plan", ""), [(name, value) for name, value in document.items() if value not in (None, [])])
+
+
+@click.command()
+@click.argument("spec_path", metavar="SPEC")
+@click.option("--job", "number", default=1, metavar="N", help="Which job's script, from 1.")
+@click.option("--cache-dir", default="/cache_dir", metavar="DIR", help="The user's cache_dir.")
+@click.option("--work-dir", default="/work_dir", metavar="DIR", help="The user's work folder.")
+@config_option
+@account_option
+@json_option
+@guarded
+def script(
+    spec_path: str,
+    number: int,
+    cache_dir: str,
+    work_dir: str,
+    config_path: str | None,
+    account: str | None,
+    as_json: bool,
+) -> None:
+    """Print the sbatch script of one of the jobs."""
+    from ..driver.prepare import check_cache_dir, job_settings
+    from ..jobs.plan import fit_scripts, make_plan
+    from ..jobs.script import render
+    from ..settings import load_settings
+    from ..sudo import clean_path
+
+    spec, resolution = _resolved(spec_path, config_path, account)
+    work_dir = clean_path(work_dir, "--work-dir")
+    check_cache_dir(cache_dir)
+    jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
+    outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
+    if not 1 <= number <= len(outcome.batches):
+        raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")
+    tasks = [(index, 0, spec.parameters[index]) for index in outcome.batches[number - 1]]
+    text = render(outcome.config, jobs, token="0" * 16, tasks=tasks).decode("utf-8")
+    if as_json:
+        print_json({"job": number, "script": text})
+    else:
+        click.echo(text, nl=False)
