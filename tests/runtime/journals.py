@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 
 from fractal_slurm.driver.journal import Journal
+from fractal_slurm.driver.model import JobState, TaskState
 from fractal_slurm.settings import Settings
 from samples import TOKEN, job_settings, slurm_config
 
@@ -23,9 +24,10 @@ def make(state_dir, run_id=RUN, *, state="done", ended=None, tasks=3):
         "settings": asdict(Settings()), "hides_jobs": False, "state": state,
     }  # fmt: skip
     journal = Journal.create(state_dir, run_id, values, ["{}"] * tasks, {TOKEN: range(tasks)}, "why")
-    journal.update_job(TOKEN, "submitted", state="collected", slurm_job_id="7", slurm_state="COMPLETED")
-    journal.finish_task(0, "succeeded", None, json.dumps(RECORD))
-    journal.finish_task(1, "failed", "exit code 1", json.dumps({**RECORD, "task": 1, "state": "failed", "exit": 1}))
+    journal.update_job(TOKEN, "submitted", state=JobState.COLLECTED, slurm_job_id="7", slurm_state="COMPLETED")
+    journal.finish_task(0, TaskState.SUCCEEDED, None, json.dumps(RECORD))
+    failed = {**RECORD, "task": 1, "state": "failed", "exit": 1}
+    journal.finish_task(1, TaskState.FAILED, "exit code 1", json.dumps(failed))
     if ended is not None:
         journal.put("ended", ended)
     return journal

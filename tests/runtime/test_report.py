@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from fractal_slurm.driver.model import TaskState
 from fractal_slurm.errors import count_of, one_line, quoted
 from fractal_slurm.report import indented, json_text
 from hypothesis import given
@@ -28,7 +29,7 @@ class TestReport:
         with make(state_dir, tasks=30) as journal:
             for index in range(30):
                 record = json.dumps({**RECORD, "task": index, "out": [[1]] * 100_000})
-                journal.finish_task(index, "succeeded", None, record)
+                journal.finish_task(index, TaskState.SUCCEEDED, None, record)
         for arguments in (["report", RUN], ["report", RUN, "--json"]):
             found = in_a_process(*arguments, memory=400_000_000)
             assert found.returncode == 0, found.stderr[-300:]
@@ -37,7 +38,9 @@ class TestReport:
     def test_prints_a_deep_result_as_long_as_it_is(self, state_dir):
         deep = "[" * 490 + ",".join(["[]"] * 100_000) + "]" * 490
         with make(state_dir) as journal:
-            journal.finish_task(2, "succeeded", None, json.dumps({**RECORD, "task": 2})[:-1] + f', "out": {deep}}}')
+            journal.finish_task(
+                2, TaskState.SUCCEEDED, None, json.dumps({**RECORD, "task": 2})[:-1] + f', "out": {deep}}}'
+            )
         code, out, _err = run("report", RUN, "--json")
         assert code == 0
         assert len(out) < 1_000_000
@@ -46,7 +49,7 @@ class TestReport:
     def test_prints_json_that_is_json(self, state_dir):
         with make(state_dir) as journal:
             text = json.dumps({**RECORD, "task": 2})[:-1]
-            journal.finish_task(2, "succeeded", None, text + ', "out": [NaN, Infinity, -Infinity, 1e999, 1.5]}')
+            journal.finish_task(2, TaskState.SUCCEEDED, None, text + ', "out": [NaN, Infinity, -Infinity, 1e999, 1.5]}')
         code, out, _err = run("report", RUN, "--json")
         assert code == 0
         document = json.loads(out, parse_constant=pytest.fail)
@@ -61,7 +64,7 @@ class TestReport:
 
     def test_follows_no_record_out_of_the_run(self, state_dir):
         with make(state_dir) as journal:
-            journal.finish_task(2, "failed", "x", json.dumps({**RECORD, "task": 2, "token": "../../other"}))
+            journal.finish_task(2, TaskState.FAILED, "x", json.dumps({**RECORD, "task": 2, "token": "../../other"}))
         code, _out, err = run("report", RUN, "--log", 2)
         assert code == 2
         assert "there is no log of task 2" in err
@@ -74,7 +77,7 @@ class TestOthersText:
         with make(state_dir) as journal:
             journal.event("left unfinished", TOKEN, f"1 task: x\n{self.LINE}\r\n\x1b[2J")
             journal.finish_task(
-                2, "failed", f"x\n{self.LINE}", json.dumps({**RECORD, "task": 2, "tail": f"\n{self.LINE}"})
+                2, TaskState.FAILED, f"x\n{self.LINE}", json.dumps({**RECORD, "task": 2, "tail": f"\n{self.LINE}"})
             )
         for arguments in (["report", RUN, "--events"], ["report", RUN]):
             out = run(*arguments)[1]
@@ -84,7 +87,7 @@ class TestOthersText:
     def test_is_shown_to_the_letter(self, state_dir):
         with make(state_dir) as journal:
             journal.put("task_name", "[red]x[/red] :smile:")
-            journal.finish_task(2, "failed", "[bold]:pile_of_poo:[/bold]", None)
+            journal.finish_task(2, TaskState.FAILED, "[bold]:pile_of_poo:[/bold]", None)
         assert "[red]x[/red] :smile:" in " ".join(run("report", RUN)[1].split())
         assert "[bold]:pile_of_poo:[/bold]" in run("report", RUN)[1]
         assert "[red]x[/red] :smile:" in " ".join(run("status")[1].split())
@@ -108,7 +111,7 @@ class TestTerminals:
         with make(state_dir) as journal:
             journal.put("task_name", "M\u00fcller \u2026 \u6e2c\u5b9a \U0001f52c")
             journal.event("e", "s", "\u6e2c \u2026")
-            journal.finish_task(2, "failed", "\u6e2c", None)
+            journal.finish_task(2, TaskState.FAILED, "\u6e2c", None)
         for arguments in (
             ["status"],
             ["report", RUN],

@@ -21,6 +21,7 @@ from typing import Any
 
 from .config.file import SlurmConfigFile, load_config_file
 from .driver.journal import record_of
+from .driver.model import TaskEnd, TaskState
 from .driver.prepare import connect, create_run
 from .driver.runner import Runner
 from .errors import FractalSlurmError, RunError
@@ -250,7 +251,7 @@ class SlurmExecutor(Executor):
             slurm = connect(self._settings)
             with create_run(self._config, spec, self._settings, slurm, **self._options) as journal:
                 run_id = journal.get("run_id")
-                journal.listener = lambda *end: _settle(futures[end[0]], run_id, *end[1:])
+                journal.listener = lambda end: _settle(futures[end.index], run_id, end)
                 runner = Runner(journal, self._settings, slurm, say=self._say)
                 with self._changed:
                     self._runners.append(runner)
@@ -269,17 +270,17 @@ class SlurmExecutor(Executor):
                 future.set_exception(error)
 
 
-def _settle(future: Future[TaskResult], run_id: str, state: str, reason: str | None, text: str | None) -> None:
+def _settle(future: Future[TaskResult], run_id: str, end: TaskEnd) -> None:
     """Tell a future how its task ended."""
     if future.done():
         return
-    record = record_of(text)
+    record = record_of(end.record)
     tail = record.get("tail") or ""
-    if state == "succeeded":
+    if end.state is TaskState.SUCCEEDED:
         seconds, host = record.get("seconds"), record.get("host") or ""
         # The record is the user's: believed in what it says of the task, and never trusted in its form.
         future.set_result(
             TaskResult(record.get("out"), tail, seconds if isinstance(seconds, float) else 0.0, host, run_id)
         )
     else:
-        future.set_exception(TaskFailed(reason or state, exit_code=record.get("exit"), log_tail=tail))
+        future.set_exception(TaskFailed(end.reason or end.state, exit_code=record.get("exit"), log_tail=tail))

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .driver.journal import Job, Journal, record_of
+from .driver.journal import Journal, record_of
+from .driver.model import JobRow, JobState, TaskState
 from .errors import RunError, count_of
 from .jobs.script import job_folder
 from .sudo import Impersonator
@@ -21,8 +22,15 @@ if TYPE_CHECKING:
     from .driver.runner import Progress
 
 _BAR = 24
+# In these states of ours SLURM's own word says more.
+_KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
 # Tasks in a table; with --json there are all.
 _MOST_SHOWN = 50
+# Why there is no log of a task in these states.
+_NO_LOG = {
+    TaskState.WAITING: "it has not run yet, or its log has not come",
+    TaskState.NOT_RUN: "it did not run",
+}
 # A start that is worth a word; and what a task in a fork takes to begin.
 _MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
 
@@ -133,18 +141,18 @@ def run_head(journal: Journal) -> dict[str, Any]:
     return head
 
 
-def task_rows(journal: Journal, *states: str) -> Iterator[dict[str, Any]]:
+def task_rows(journal: Journal, *states: TaskState) -> Iterator[dict[str, Any]]:
     """Each task in any of these states, or all, with its result: one at a time, since a result may be large."""
     by_token = {job.token: job for job in journal.jobs()}
-    for index, attempt, token, state, reason, text, args in journal.tasks(*states):
-        record = record_of(text)
-        job = by_token.get(token or "")
+    for task in journal.tasks(*states):
+        record = record_of(task.record)
+        job = by_token.get(task.token or "")
         yield {
-            "index": index,
-            "state": state,
-            "reason": reason,
-            "attempt": attempt,
-            "args": _json_of(args),
+            "index": task.index,
+            "state": task.state,
+            "reason": task.reason,
+            "attempt": task.attempt,
+            "args": _json_of(task.args),
             "job": record.get("job") or (job.slurm_job_id if job else None),
             "exit_code": record.get("exit"),
             "signal": record.get("signal"),
@@ -221,12 +229,12 @@ def startup_advice(measured: Sequence[Sequence[float]]) -> str | None:
     )
 
 
-def job_row(job: Job) -> dict[str, Any]:
+def job_row(job: JobRow) -> dict[str, Any]:
     """One job, for a report."""
     return {
         "number": job.number,
         "slurm_job_id": job.slurm_job_id,
-        "state": job.slurm_state if job.state in ("submitted", "ended", "collected") and job.slurm_state else job.state,
+        "state": (job.state in _KNOWN_TO_SLURM and job.slurm_state) or job.state,
         "reason": job.reason,
         "tasks": job.tasks,
         "nodes": job.nodes,
@@ -236,7 +244,7 @@ def job_row(job: Job) -> dict[str, Any]:
     }
 
 
-def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: dict[str, int]) -> None:
+def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: dict[TaskState, int]) -> None:
     """The tables of one run.
 
     Args:
@@ -266,7 +274,7 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
         print(f"{count_of(head['forked'], 'task')} ran in forks of a Python that had done their imports")
     if head["advice"]:
         print(head["advice"])
-    bad = sum(number for state, number in counts.items() if state != "succeeded")
+    bad = sum(number for state, number in counts.items() if state is not TaskState.SUCCEEDED)
     if bad:
         table(
             f"{bad} of {count_of(sum(counts.values()), 'task')} {'has' if bad == 1 else 'have'} not succeeded",
@@ -314,13 +322,13 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
         RunError: There is no such task, or no log of it.
     """
     run_id, user, folder = (journal.get(key) for key in ("run_id", "user", "run_folder"))
-    row = journal.task_row(index)
-    if row is None:
+    task = journal.task(index)
+    if task is None:
         raise RunError([f"run {run_id} has no task {index}", *journal.damage])
-    record = record_of(row[5])
+    record = record_of(task.record)
     token = record.get("token")
     if not record.get("log") or token not in journal.tokens():
-        words = {"waiting": "it has not run yet, or its log has not come", "not_run": "it did not run"}.get(row[2], "")
+        words = _NO_LOG.get(task.state, "")
         raise RunError(f"there is no log of task {index} of run {run_id}{words and f': {words}'}")
     name = f"log-{record['restart']}-{record['node']}"
     if (journal.get("job_settings") or {}).get("task_logs") == "separate":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
 from fractal_slurm.cluster.commands import (
-    JobState,
     Slurm,
+    SlurmJob,
     Submitted,
     first_error,
     judge_submission,
@@ -124,7 +124,7 @@ class TestReadSqueue:
 
     def test_gives_a_job_a_row(self):
         (state,) = read_squeue(squeue_row(*self.ROW), MARK)
-        assert state == JobState("7", "RUNNING", "None", 2, "a.token", "1:00", "main", elapsed_s=30)
+        assert state == SlurmJob("7", "RUNNING", "None", 2, "a.token", "1:00", "main", elapsed_s=30)
 
     @pytest.mark.parametrize(
         "name", ["a\n8|COMPLETED|1|1:00|0:30|main|b.token|None", "a\n8\nCOMPLETED", "a|b", "", "a\0b"]

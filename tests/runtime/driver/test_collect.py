@@ -12,6 +12,7 @@ from fractal_slurm.driver import collect as collecting
 from fractal_slurm.driver.collect import Collector
 from fractal_slurm.driver.context import Run
 from fractal_slurm.driver.journal import Journal
+from fractal_slurm.driver.model import JobState
 from fractal_slurm.settings import Settings
 from fractal_slurm.sudo import Impersonator, Interrupted
 from samples import TOKEN, job_settings, slurm_config
@@ -52,7 +53,7 @@ class Driver:
         batches = {TOKEN: range(2), OTHER: range(2, 4)}
         self.journal = Journal.create(folder / "state", RUN, values, ["{}"] * 4, batches, "")
         for number, token in enumerate(batches):
-            self.journal.update_job(token, state="ended", slurm_job_id=str(number + 7))
+            self.journal.update_job(token, state=JobState.ENDED, slurm_job_id=str(number + 7))
         slurm = Slurm("/usr/bin", Impersonator(sudo=str(sudo)))
         self.run = Run(self.journal, Settings(command_timeout_s=2), slurm, say=self.said.append)
         self.collector = Collector(self.run)
@@ -61,11 +62,11 @@ class Driver:
         (self.files / token / name).write_text("\n".join(["", *lines, ""]))
 
     def collect(self, now=None):
-        self.collector.collect(self.journal.jobs("ended"), time.monotonic() if now is None else now)
+        self.collector.collect(self.journal.jobs(JobState.ENDED), time.monotonic() if now is None else now)
 
     @property
     def states(self):
-        return [row[3] for row in self.journal.tasks()]
+        return [task.state for task in self.journal.tasks()]
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ class TestCollect:
         assert driver.run.watches[OTHER].closed == ""
 
     def test_no_job_speaks_for_another(self, driver):
-        driver.journal.update_job(OTHER, state="collected")
+        driver.journal.update_job(OTHER, state=JobState.COLLECTED)
         driver.write(TOKEN, task(2, OTHER, state="failed"), end(OTHER), f'{{"beat":1,"token":"{OTHER}"}}')
         driver.collect()
         assert driver.states == ["waiting"] * 4
@@ -133,7 +134,7 @@ class TestCollect:
         driver.write(TOKEN, task(0))
         driver.run.watches.clear()
         driver.collect()
-        for job in driver.journal.jobs("ended"):
+        for job in driver.journal.jobs(JobState.ENDED):
             driver.run.watches[job.token].ended_at = 0.0
         driver.collect()
         assert driver.states[0] == "succeeded"

@@ -172,6 +172,8 @@ class TestDamage:
             "UPDATE run SET value = '1e300' WHERE key = 'created'",
             "UPDATE run SET value = '[]' WHERE key = 'config'",
             "UPDATE run SET value = x'ff' WHERE key = 'state'",
+            "UPDATE run SET value = '\"driven \"' WHERE key = 'state'",
+            "UPDATE run SET value = '[\"driven\"]' WHERE key = 'state'",
             "UPDATE job SET state = 'submited'",
             "UPDATE job SET ended_at = 'x'",
             "UPDATE job SET nodes = 1.5",

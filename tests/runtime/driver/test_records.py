@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from fractal_slurm.driver.records import TASK_STATES, Kind, classify
+from fractal_slurm.driver.records import Ending, Kind, classify
 from fractal_slurm.process import slices, split_lines
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +18,7 @@ def kind_of(record):
 
 
 class TestClassify:
-    @pytest.mark.parametrize("state", sorted(TASK_STATES))
+    @pytest.mark.parametrize("state", list(Ending))
     def test_knows_a_task_that_ended(self, state):
         kind, record = classify(json.dumps({**TASK, "state": state}).encode(), TOKENS)
         assert (kind, record["task"]) == (Kind.TASK, 3)

@@ -109,6 +109,7 @@ def _drive(
     cancel: bool = False,
     resumed: bool = False,
 ) -> NoReturn:
+    from ..driver.model import RunState
     from ..driver.runner import Detached, Runner
     from ..report import ProgressLine, print_summary
 
@@ -130,8 +131,8 @@ def _drive(
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
             line.close()
-            if not any(job.slurm_job_id or job.state == "submitting" for job in journal.jobs()):
-                journal.put("state", "refused")
+            if not any(job.may_be_out for job in journal.jobs()):
+                journal.put("state", RunState.REFUSED)
             raise
         line.close()
         summary = runner.summary()
@@ -173,7 +174,8 @@ def heed_signals(runner: Runner) -> None:
 @guarded
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
-    from ..driver.journal import ENDED, Journal, check_run_id, is_driven
+    from ..driver.journal import Journal, check_run_id, is_driven
+    from ..driver.model import ENDED
     from ..driver.prepare import connect
     from ..settings import load_settings
 

@@ -21,31 +21,32 @@ def status(as_json: bool) -> None:
     import time
 
     from ..driver.journal import Journal, is_driven, run_ids, state_now
+    from ..driver.model import RunState, TaskState
     from ..report import table
     from ..settings import load_settings
 
     state_dir = load_settings().state_path()
     rows = []
     for run_id in run_ids(state_dir):
-        row: dict[str, Any] = {"run_id": run_id, "state": "damaged"}
+        row: dict[str, Any] = {"run_id": run_id, "state": RunState.DAMAGED}
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
                 driver = is_driven(state_dir, run_id)
                 counts = journal.counts()
                 row |= {
-                    "state": state_now(journal.get("state", "unknown"), driver),
+                    "state": state_now(RunState(journal.get("state", RunState.UNKNOWN)), driver),
                     "user": journal.get("user"),
                     "task_name": journal.get("task_name"),
                     "created": journal.get("created"),
                     "tasks": sum(counts.values()),
-                    "succeeded": counts.get("succeeded", 0),
-                    "failed": counts.get("failed", 0),
-                    "not_run": counts.get("not_run", 0),
+                    "succeeded": counts[TaskState.SUCCEEDED],
+                    "failed": counts[TaskState.FAILED],
+                    "not_run": counts[TaskState.NOT_RUN],
                     "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
                     "driver": None if driver is None else {"host": driver.host, "pid": driver.pid},
                 }
                 if journal.damage:
-                    row["state"] = "damaged"
+                    row["state"] = RunState.DAMAGED
                     raise RunError(journal.damage)
         except RunError as error:
             for message in error.messages:
@@ -63,7 +64,7 @@ def status(as_json: bool) -> None:
         ("began", *columns),
         [(when, *(row.get(column) for column in columns)) for when, row in zip(began, rows, strict=True)],
     )
-    if any(row["state"] == "interrupted" for row in rows):
+    if any(row["state"] == RunState.INTERRUPTED for row in rows):
         click.echo("interrupted runs go on with: fractal-slurm resume RUN")
 
 
@@ -78,6 +79,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
     import time
 
     from ..driver.journal import Journal, is_driven, state_now
+    from ..driver.model import RunState, TaskState
     from ..driver.prepare import connect
     from ..report import indented, plain, print_report, report_json, run_head, task_log, task_rows
     from ..settings import load_settings
@@ -98,7 +100,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
         if events:
             rows = journal.events()
             if as_json:
-                print_json([dict(zip(("at", "what", "subject", "detail"), row, strict=True)) for row in rows])
+                print_json([row._asdict() for row in rows])
                 warn(journal)
                 return
             for at, what, subject, detail in rows:
@@ -107,12 +109,12 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
             warn(journal)
             return
         head = run_head(journal)
-        head["state"] = state_now(head["state"] or "unknown", is_driven(settings.state_path(), run_id))
+        head["state"] = state_now(RunState(head["state"] or RunState.UNKNOWN), is_driven(settings.state_path(), run_id))
         if as_json:
             for piece in report_json(head, task_rows(journal), journal.damage):
                 click.echo(piece.encode(), nl=False)
         else:
-            unfinished = task_rows(journal, "waiting", "cut", "failed", "not_run")
+            unfinished = task_rows(journal, *(state for state in TaskState if state is not TaskState.SUCCEEDED))
             print_report(head, unfinished, journal.counts())
         warn(journal)
 

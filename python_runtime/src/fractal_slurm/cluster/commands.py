@@ -24,23 +24,51 @@ from .facts import Cluster, expand_hostlist, parse_config_lines
 from .facts import commands as facts_commands
 from .facts import parse as parse_facts
 
-# Job states from which a job does not come back (squeue(1), JOB STATE CODES).
+
+class SlurmState:
+    """SLURM's words for the states of jobs (squeue(1), JOB STATE CODES). SLURM may say others, too."""
+
+    BOOT_FAIL = "BOOT_FAIL"
+    CANCELLED = "CANCELLED"
+    COMPLETED = "COMPLETED"
+    COMPLETING = "COMPLETING"
+    DEADLINE = "DEADLINE"
+    FAILED = "FAILED"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PENDING = "PENDING"
+    PREEMPTED = "PREEMPTED"
+    REQUEUE_HOLD = "REQUEUE_HOLD"
+    REVOKED = "REVOKED"
+    RUNNING = "RUNNING"
+    TIMEOUT = "TIMEOUT"
+
+
+# Job states from which a job does not come back.
 FINAL_STATES = frozenset(
     {
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "REVOKED",
-        "TIMEOUT",
+        SlurmState.BOOT_FAIL,
+        SlurmState.CANCELLED,
+        SlurmState.COMPLETED,
+        SlurmState.DEADLINE,
+        SlurmState.FAILED,
+        SlurmState.NODE_FAIL,
+        SlurmState.OUT_OF_MEMORY,
+        SlurmState.PREEMPTED,
+        SlurmState.REVOKED,
+        SlurmState.TIMEOUT,
     }
 )
 # Faults of nodes and of SLURM, none of the tasks.
-NODE_FAULTS = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUE_HOLD", "REVOKED"})
+NODE_FAULTS = frozenset(
+    {
+        SlurmState.BOOT_FAIL,
+        SlurmState.NODE_FAIL,
+        SlurmState.PREEMPTED,
+        SlurmState.REQUEUE_HOLD,
+        SlurmState.REVOKED,
+    }
+)
 
 # Reasons of a pending job that SLURM holds since nodes could not start it (a prolog failed), or were lost, too often.
 HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "launch failed requeued held"})
@@ -127,7 +155,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class JobState:
+class SlurmJob:
     """What SLURM says of a job.
 
     Attributes:
@@ -235,7 +263,7 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
     return Submission(outcome, words=words, raw=said, forbidden=kind is Refusal.FORBIDDEN, exists_not=sure)
 
 
-def read_squeue(text: str, mark: str) -> Iterator[JobState]:
+def read_squeue(text: str, mark: str) -> Iterator[SlurmJob]:
     """The jobs in what squeue printed.
 
     Args:
@@ -247,12 +275,12 @@ def read_squeue(text: str, mark: str) -> Iterator[JobState]:
         if len(fields) == len(_SQUEUE_FIELDS):
             job_id, state, nodes, limit, elapsed, partition, reason, name = map(str.strip, fields)
             if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(state):
-                yield JobState(
+                yield SlurmJob(
                     job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed)
                 )
 
 
-def read_sacct(text: str, mark: str) -> Iterator[JobState]:
+def read_sacct(text: str, mark: str) -> Iterator[SlurmJob]:
     """The jobs in what sacct printed, a line each, of fields with the mark between them."""
     for line in text.split("\n"):
         fields = line.split(mark)
@@ -261,7 +289,7 @@ def read_sacct(text: str, mark: str) -> Iterator[JobState]:
             word, _blank, rest = state.partition(" ")  # "CANCELLED by 1000"
             if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(word):
                 host = _first_host(hosts)
-                yield JobState(job_id, word, rest or f"exit {exit_code}", _nodes(nodes), name, host=host)
+                yield SlurmJob(job_id, word, rest or f"exit {exit_code}", _nodes(nodes), name, host=host)
 
 
 def read_exit_code(text: str, job_id: str) -> str:
@@ -390,7 +418,7 @@ class Slurm:
             result.returncode, result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
         )
 
-    def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = (), user: str = "") -> dict[str, JobState]:
+    def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = (), user: str = "") -> dict[str, SlurmJob]:
         """What slurmctld says of these jobs, in one call; jobs that it does not know (any more) are left out.
 
         Args:
@@ -401,7 +429,7 @@ class Slurm:
         Raises:
             Silence: slurmctld does not answer.
         """
-        found: dict[str, JobState] = {}
+        found: dict[str, SlurmJob] = {}
         wanted = job_ids or names
         for first in range(0, len(wanted), _MAX_IDS_PER_CALL):
             some = set(wanted[first : first + _MAX_IDS_PER_CALL])
@@ -411,7 +439,7 @@ class Slurm:
                     found[state.job_id] = state
         return found
 
-    def _squeue(self, *which: str) -> dict[str, JobState]:
+    def _squeue(self, *which: str) -> dict[str, SlurmJob]:
         self.squeue_calls += 1
         began = time.monotonic()
         # Names are their users', who may put a newline into one and write what looks like another job behind it. So
@@ -430,10 +458,10 @@ class Slurm:
         self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
         return {state.job_id: state for state in read_squeue(result.stdout, mark)}
 
-    def sacct(self, job_ids: Sequence[str]) -> dict[str, JobState]:
+    def sacct(self, job_ids: Sequence[str]) -> dict[str, SlurmJob]:
         """What the accounting says of these jobs; empty where there is none, or it does not answer."""
         mark = secrets.token_hex(8)
-        found: dict[str, JobState] = {}
+        found: dict[str, SlurmJob] = {}
         for first in range(0, len(job_ids), _MAX_IDS_PER_CALL):
             some = job_ids[first : first + _MAX_IDS_PER_CALL]
             try:

@@ -13,8 +13,8 @@ from ..jobs.script import job_folder
 from ..process import slices, split_lines
 from ..sudo import Stalled
 from .context import Run, Watch
-from .journal import Job
-from .records import Kind, classify
+from .model import UNFINISHED, JobRow, JobState, TaskState
+from .records import Ending, Kind, classify
 
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 16_000
@@ -54,7 +54,7 @@ class Collector:
         self.reasons: set[str] = set()  # why tasks were not forks, said already
         self.late: set[tuple[str, int]] = set()  # records that came too late to count, named already
 
-    def collect(self, jobs: Sequence[Job], now: float) -> None:
+    def collect(self, jobs: Sequence[JobRow], now: float) -> None:
         """Read the results of jobs, in one call of cat, and journal them.
 
         What a user made of a file of theirs, so that it can't be read, is remembered with its job, and no error.
@@ -62,7 +62,7 @@ class Collector:
         Raises:
             ClusterError: They can't be read now; nothing follows from that.
         """
-        files: dict[str, Job] = {}
+        files: dict[str, JobRow] = {}
         unlisted = []
         self.reading = {job.token for job in jobs}
         for job in jobs:
@@ -91,7 +91,7 @@ class Collector:
         except ClusterError as error:
             raise ClusterError(f"results can't be read now: {error}") from None
         self.read_s = time.monotonic() - began
-        if any(odd.values()) and all(job.state == "ended" for job in jobs):
+        if any(odd.values()) and all(job.state is JobState.ENDED for job in jobs):
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:
             self.run.watches[job.token].listed = True
@@ -101,7 +101,7 @@ class Collector:
                 rate = watch.done / max(0.5, now - watch.running_since)
                 watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
 
-    def find_files(self, jobs: Sequence[Job]) -> dict[str, Job]:
+    def find_files(self, jobs: Sequence[JobRow]) -> dict[str, JobRow]:
         """The result files of jobs, looked for: not all are where they were expected, if SLURM started a job twice."""
         if not jobs:
             return {}
@@ -110,7 +110,7 @@ class Collector:
         listed = self.run.list_folders(list(folders), wanted=is_result_file, most=most)
         return {f"{folder}/{name}": folders[folder] for folder, names in listed.items() for name in names}
 
-    def read_jobs(self, jobs: Sequence[Job], files: dict[str, Job]) -> dict[Kind, int]:
+    def read_jobs(self, jobs: Sequence[JobRow], files: dict[str, JobRow]) -> dict[Kind, int]:
         """Read the result files of jobs into the journal. Returns how many lines were odd, by kind.
 
         Raises:
@@ -123,7 +123,7 @@ class Collector:
         except (Stalled, _TooMany) as trouble:
             if len(jobs) > 1:
                 # One file that never ends, or never begins, is no reason to leave the others unread.
-                by_token: dict[str, dict[str, Job]] = {}
+                by_token: dict[str, dict[str, JobRow]] = {}
                 for path, job in files.items():
                     by_token.setdefault(job.token, {})[path] = job
                 odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
@@ -141,7 +141,7 @@ class Collector:
                 self.run.say_once(f"results can't be read now: {path}: {one_line(words)}")
         return odd
 
-    def take_lines(self, lines: Iterable[bytes], jobs: Sequence[Job], odd: dict[Kind, int]) -> None:
+    def take_lines(self, lines: Iterable[bytes], jobs: Sequence[JobRow], odd: dict[Kind, int]) -> None:
         """Journal the lines of jobs, a handful at a time; ``odd`` takes how many were odd, by kind.
 
         Raises:
@@ -171,7 +171,7 @@ class Collector:
             watch.began = True
             watch.lines += 1
 
-    def read(self, paths: Sequence[str], jobs: Sequence[Job], closed: dict[str, str]) -> Iterator[bytes]:
+    def read(self, paths: Sequence[str], jobs: Sequence[JobRow], closed: dict[str, str]) -> Iterator[bytes]:
         """The lines of result files of jobs; ``closed`` takes those that can't be read, with the reasons."""
         room = sum(job.tasks for job in jobs) * (self.run.settings.max_out_bytes + _RECORD_BYTES) + (1 << 26)
         return split_lines(
@@ -182,10 +182,10 @@ class Collector:
             longest=6 * self.run.settings.max_out_bytes + 4 * _RECORD_BYTES,
         )
 
-    def predicted_file(self, job: Job, node: int = 0) -> str:
+    def predicted_file(self, job: JobRow, node: int = 0) -> str:
         return f"{job_folder(self.run.folder, job.token)}/results-0-{node}"
 
-    def name_odd_lines(self, jobs: Sequence[Job], torn: int, foreign: int) -> None:
+    def name_odd_lines(self, jobs: Sequence[JobRow], torn: int, foreign: int) -> None:
         """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
         which = _names(jobs)
         words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were passed over"
@@ -245,32 +245,31 @@ class Collector:
     def take_record(self, record: dict[str, Any], text: str) -> None:
         """The end of a task. The first whole record of the valid attempt counts; others are named."""
         index = record["task"]
-        row = self.run.journal.task_row(index)
-        if row is None:
+        task = self.run.journal.task(index)
+        if task is None:
             return
-        attempt, token, state, retries, _node_retries, stored = row
-        if token != record["token"] or attempt != record["attempt"]:
+        if task.token != record["token"] or task.attempt != record["attempt"]:
             self.name_late("late record", record["token"], index, record["attempt"])
             return
-        if state not in ("waiting", "cut"):
-            if stored != text:
-                self.name_late("second record", record["token"], index, attempt)
+        if task.state not in UNFINISHED:
+            if task.record != text:
+                self.name_late("second record", record["token"], index, task.attempt)
             return
         reason = record.get("reason")
-        if record["state"] == "succeeded":
+        if record["state"] == Ending.SUCCEEDED:
             if record.get("startup_s") is not None and record.get("seconds") is not None:
                 startups = self.run.journal.get("startups", [])
                 if len(startups) < _MOST_STARTUPS:
                     self.run.journal.put("startups", [*startups, [record["startup_s"], record["seconds"]]])
-            self.run.journal.finish_task(index, "succeeded", None, text)
-        elif record["state"] == "cut":
-            if stored != text:
-                self.run.journal.finish_task(index, "cut", reason, text)
-        elif retries < self.run.settings.max_retries and not self.run.cancelled:
+            self.run.journal.finish_task(index, TaskState.SUCCEEDED, None, text)
+        elif record["state"] == Ending.CUT:
+            if task.record != text:
+                self.run.journal.finish_task(index, TaskState.CUT, reason, text)
+        elif task.retries < self.run.settings.max_retries and not self.run.cancelled:
             self.run.journal.event("task again", record["token"], f"task {index}: {reason}")
             self.run.journal.try_again(index, own_fault=True)
         else:
-            self.run.journal.finish_task(index, "failed", reason, text)
+            self.run.journal.finish_task(index, TaskState.FAILED, reason, text)
 
     def name_late(self, what: str, token: str, index: int, attempt: int) -> None:
         """Note a record that does not count: once for each task of a job, and not without end."""
@@ -280,7 +279,7 @@ class Collector:
         self.run.journal.event(what, token, f"task {index}, attempt {attempt}")
 
 
-def _names(jobs: Sequence[Job]) -> str:
+def _names(jobs: Sequence[JobRow]) -> str:
     """The ids of jobs, as a message names them."""
     ids = [job.slurm_job_id or job.token for job in jobs]
     return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")

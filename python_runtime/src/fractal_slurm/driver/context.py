@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from ..cluster.commands import Slurm
+from ..cluster.commands import Slurm, SlurmState
 from ..config.resolve import SlurmConfig
 from ..errors import ClusterError
 from ..jobs.plan import without_nodes
@@ -16,7 +16,8 @@ from ..jobs.script import JobSettings
 from ..settings import Settings
 from ..sudo import Interrupted
 from .folders import slurm_may_write
-from .journal import Job, Journal
+from .journal import Journal
+from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, TaskState
 
 NO_ANSWER = "SLURM does not answer"
 # While SLURM is silent, pauses grow from the first to the second.
@@ -29,7 +30,7 @@ _NAMES = 3
 class Watch:
     """What the driver knows of a job in flight, beside the journal."""
 
-    state: str = "PENDING"
+    state: str = SlurmState.PENDING
     missing_since: float | None = None
     hopeless_since: float | None = None
     ended_at: float | None = None
@@ -111,7 +112,7 @@ class Run:
 
     def has_work(self) -> bool:
         """Whether there is a task that has no end yet."""
-        return bool(self.journal.jobs("planned", "submitting", "submitted", "ended") or self.journal.unassigned())
+        return bool(self.journal.jobs(JobState.PLANNED, *IN_FLIGHT, JobState.ENDED) or self.journal.unassigned())
 
     def cancel_is_due(self) -> bool:
         return self.cancel_at is not None and time.monotonic() >= self.cancel_at
@@ -129,7 +130,7 @@ class Run:
         if self.is_wanted_elsewhere():
             raise Interrupted("the driver was told to stop")
 
-    def most_nodes(self, job: Job) -> int:
+    def most_nodes(self, job: JobRow) -> int:
         """The most nodes that a job can have, by what was asked for: a task for each, or what the config says."""
         asked = int((self.config.nodes or "1").rpartition("-")[2])
         return max(1, min(job.tasks, max(asked, job.slots or self.config.parallel_tasks_per_job)))
@@ -185,21 +186,21 @@ class Run:
 
     def give_up(self, words: str) -> None:
         """Nothing more is submitted: what is planned, or waits for a plan, does not run."""
-        planned, tasks = self.journal.jobs("planned"), self.journal.unassigned()
+        planned, tasks = self.journal.jobs(JobState.PLANNED), self.journal.unassigned()
         if not planned and not tasks:
             return
         with self.journal.transaction():
-            self.journal.finish_tasks(tasks, "not_run", words)
+            self.journal.finish_tasks(tasks, TaskState.NOT_RUN, words)
             for job in planned:
-                self.journal.finish_tasks(self.journal.tasks_of(job.token, "waiting", "cut"), "not_run", words)
-                self.journal.update_job(job.token, "given up", state="abandoned", reason=words)
+                self.journal.finish_tasks(self.journal.tasks_of(job.token, *UNFINISHED), TaskState.NOT_RUN, words)
+                self.journal.update_job(job.token, "given up", state=JobState.ABANDONED, reason=words)
 
     def new_token(self) -> str:
         token = secrets.token_hex(8)
         self.tokens.add(token)
         return token
 
-    def job_config(self, job: Job) -> SlurmConfig:
+    def job_config(self, job: JobRow) -> SlurmConfig:
         """The config of a job that is submitted now."""
         config = without_nodes(self.config, sorted(self.bad_nodes)) if self.bad_nodes else self.config
         return replace(config, parallel_tasks_per_job=job.slots) if job.slots else config
@@ -216,9 +217,9 @@ class Run:
         self.journal.put("bad_nodes", {})
         self.journal.event("no node left out", "", why)
 
-    def job_ended(self, job: Job, state: str, reason: str, *, nodes: int) -> None:
+    def job_ended(self, job: JobRow, state: str, reason: str, *, nodes: int) -> None:
         self.journal.update_job(
-            job.token, "ended", state="ended", slurm_state=state, reason=reason,
+            job.token, "ended", state=JobState.ENDED, slurm_state=state, reason=reason,
             nodes=min(nodes, self.most_nodes(job)), ended_at=time.time(),
         )  # fmt: skip
 
@@ -233,7 +234,7 @@ class Run:
         """
         made = self.journal.get("folder_made", None)
         if made is None:  # the journal of an older version, or a new run
-            made = any(job.state != "planned" for job in self.journal.jobs())
+            made = any(job.state is not JobState.PLANNED for job in self.journal.jobs())
         timeout = self.settings.command_timeout_s
         stem = self.folder
         if not made or not self.sudo.look(self.user, [stem], timeout=timeout):  # the worker proves whose it is

@@ -17,12 +17,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 from ..errors import RunError, one_line, shown
+from .model import ENDED, FINAL, UNFINISHED, EventRow, JobRow, JobState, RunState, TaskEnd, TaskLine, TaskRow, TaskState
 from .records import is_task_record
 
 _SCHEMA = """
@@ -65,32 +66,12 @@ _LOCK_WAIT_S = 2.0
 # What a driver writes into its lock: its pid, its host, and whether it cancels on SIGTERM.
 _LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds)?")
 _MOST_DAMAGE = 20
+_RUN_STATES, _JOB_STATES, _TASK_STATES = frozenset(RunState), frozenset(JobState), frozenset(TaskState)
 # What reading a damaged journal may end in: SQLite's own messages, too, may hold what is damaged.
 _BROKEN = (sqlite3.Error, UnicodeError)
-JOB_STATES = ("planned", "submitting", "submitted", "ended", "collected", "abandoned", "refused")
-_TASK_STATES = frozenset(("waiting", "cut", "succeeded", "failed", "not_run"))
-# States of a run that are its end.
-ENDED = ("done", "cancelled", "refused")
-# States of a task that are its end.
-FINAL = ("succeeded", "failed", "not_run")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One submission of a batch of tasks; fields as in the table ``job``."""
-
-    token: str
-    number: int
-    state: str
-    slurm_job_id: str | None
-    slurm_state: str | None
-    reason: str | None
-    tasks: int
-    slots: int | None
-    nodes: int
-    submitted_at: float | None
-    began_at: float | None
-    ended_at: float | None
+# The columns of a job and of a task, in the order of the fields of JobRow and TaskRow.
+_JOB = ", ".join(field.name for field in fields(JobRow))
+_TASK = ", ".join({"index": "idx"}.get(field.name, field.name) for field in fields(TaskRow))
 
 
 def check_run_id(run_id: str) -> str:
@@ -113,9 +94,9 @@ class Journal:
         self._lock_fd = lock_fd
         self._depth = 0
         self.damage: list[str] = []  # what could not be read of it, a sentence each
-        # Told of each task that came to its end, once that is on disk: index, state, reason, record.
-        self.listener: Callable[[int, str, str | None, str | None], None] | None = None
-        self._ended: list[tuple[int, str, str | None, str | None]] = []
+        # Told of each task that came to its end, once that is on disk.
+        self.listener: Callable[[TaskEnd], None] | None = None
+        self._ended: list[TaskEnd] = []
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -296,7 +277,7 @@ class Journal:
             ended, self._ended = self._ended, []
             for end in ended:
                 if self.listener is not None:
-                    self.listener(*end)
+                    self.listener(end)
 
     # -- the run -----------------------------------------------------------------------------------------
 
@@ -320,10 +301,10 @@ class Journal:
         """Note that something happened."""
         self._db.execute("INSERT INTO event VALUES (?, ?, ?, ?)", (time.time(), what, subject, detail))
 
-    def events(self) -> list[tuple[float, str, str, str]]:
-        """All that happened: time, what, to whom, details."""
+    def events(self) -> list[EventRow]:
+        """All that happened, in its order."""
         sql = "SELECT at, what, subject, detail FROM event ORDER BY rowid"
-        return list(self._select(sql, (), _is_event))
+        return [EventRow(*row) for row in self._select(sql, (), _is_event)]
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -332,8 +313,8 @@ class Journal:
         with self.transaction():
             number = self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM job").fetchone()[0]
             self._db.execute(
-                "INSERT INTO job (token, number, state, tasks, slots) VALUES (?, ?, 'planned', ?, ?)",
-                (token, number, len(tasks), slots),
+                "INSERT INTO job (token, number, state, tasks, slots) VALUES (?, ?, ?, ?, ?)",
+                (token, number, JobState.PLANNED, len(tasks), slots),
             )
             if isinstance(tasks, range):
                 self._db.execute(
@@ -342,25 +323,42 @@ class Journal:
             else:
                 self._db.executemany("UPDATE task SET token = ? WHERE idx = ?", ((token, index) for index in tasks))
 
-    def update_job(self, token: str, event: str = "", **values: Any) -> None:
-        """Change fields of a job, and note the change as an event."""
+    def update_job(
+        self,
+        token: str,
+        event: str = "",
+        *,
+        state: JobState | None = None,
+        slurm_job_id: str | None = None,
+        slurm_state: str | None = None,
+        reason: str | None = None,
+        nodes: int | None = None,
+        submitted_at: float | None = None,
+        began_at: float | None = None,
+        ended_at: float | None = None,
+    ) -> None:
+        """Change fields of a job, and note the change as an event. What is None stays as it is.
+
+        Args:
+            token: Which job.
+            event: What happened to it, in a word or two; empty for no event.
+            state: As in :class:`JobRow`; so are the others.
+        """
+        given = {
+            "state": state, "slurm_job_id": slurm_job_id, "slurm_state": slurm_state, "reason": reason,
+            "nodes": nodes, "submitted_at": submitted_at, "began_at": began_at, "ended_at": ended_at,
+        }  # fmt: skip
+        values = {name: value for name, value in given.items() if value is not None}
         columns = ", ".join(f"{name} = ?" for name in values)
         with self.transaction():
             self._db.execute(f"UPDATE job SET {columns} WHERE token = ?", (*values.values(), token))
             if event:
                 self.event(event, token, json.dumps(values))
 
-    def jobs(self, *states: str) -> list[Job]:
+    def jobs(self, *states: JobState) -> list[JobRow]:
         """The jobs in any of these states, or all, by number."""
-        where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-        rows = self._select(
-            "SELECT token, number, state, slurm_job_id, slurm_state, reason, tasks, slots, nodes, "
-            "submitted_at, began_at, "
-            f"ended_at FROM job {where} ORDER BY number",
-            states,
-            _is_job,
-        )
-        return [Job(*row) for row in rows]
+        sql = f"SELECT {_JOB} FROM job {_where(states)} ORDER BY number"
+        return [_job(row) for row in self._select(sql, states, _is_job)]
 
     def tokens(self) -> set[str]:
         """The tokens of all jobs that ever were."""
@@ -368,29 +366,22 @@ class Journal:
 
     # -- tasks -------------------------------------------------------------------------------------------
 
-    def task_lines(self, token: str) -> list[tuple[int, int, str]]:
-        """Index, attempt and args of the tasks that a job is to run."""
-        return list(
-            self._db.execute(
-                "SELECT idx, attempt, args FROM task WHERE token = ? AND state IN ('waiting', 'cut') ORDER BY idx",
-                (token,),
-            )
-        )
+    def task_lines(self, token: str) -> list[TaskLine]:
+        """The tasks that a job is to run."""
+        sql = f"SELECT idx, attempt, args FROM task {_where(UNFINISHED)} AND token = ? ORDER BY idx"
+        return [TaskLine(*row) for row in self._db.execute(sql, (*UNFINISHED, token))]
 
-    def tasks_of(self, token: str, *states: str) -> list[int]:
+    def tasks_of(self, token: str, *states: TaskState) -> list[int]:
         """The tasks of a job that are in any of these states, by index."""
-        rows = self._db.execute(
-            f"SELECT idx FROM task WHERE token = ? AND state IN ({', '.join('?' * len(states))}) ORDER BY idx",
-            (token, *states),
-        )
-        return [row[0] for row in rows]
+        sql = f"SELECT idx FROM task {_where(states)} AND token = ? ORDER BY idx"
+        return [row[0] for row in self._db.execute(sql, (*states, token))]
 
-    def task_row(self, index: int) -> tuple[int, str | None, str, int, int, str | None] | None:
-        """Attempt, token, state, retries, node_retries and record of one task."""
-        sql = "SELECT attempt, token, state, retries, node_retries, record FROM task WHERE idx = ?"
-        return next(self._select(sql, (index,), _is_task_row), None)
+    def task(self, index: int) -> TaskRow | None:
+        """One task, if there is one of this index."""
+        sql = f"SELECT {_TASK} FROM task WHERE idx = ?"
+        return next((_task(row) for row in self._select(sql, (index,), _is_task)), None)
 
-    def finish_task(self, index: int, state: str, reason: str | None, record: str | None) -> None:
+    def finish_task(self, index: int, state: TaskState, reason: str | None, record: str | None) -> None:
         """Note how a task ended; without a record the one that it has is kept."""
         with self.transaction():
             self._db.execute(
@@ -398,9 +389,9 @@ class Journal:
                 (state, reason, record, index),
             )
             if self.listener is not None and state in FINAL:
-                self._ended.append((index, state, reason, record))
+                self._ended.append(TaskEnd(index, state, reason, record))
 
-    def finish_tasks(self, indices: Iterable[int], state: str, reason: str) -> None:
+    def finish_tasks(self, indices: Iterable[int], state: TaskState, reason: str) -> None:
         """The same end for several tasks."""
         with self.transaction():
             for index in indices:
@@ -410,17 +401,16 @@ class Journal:
         """Set a task up for its next attempt."""
         column = "retries" if own_fault else "node_retries"
         self._db.execute(
-            f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = 'waiting', token = NULL "
-            "WHERE idx = ?",
-            (index,),
+            f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = ?, token = NULL WHERE idx = ?",
+            (TaskState.WAITING, index),
         )
 
     def release(self, indices: Iterable[int]) -> None:
         """Take tasks that never started from their job, for another one."""
         with self.transaction():
             self._db.executemany(
-                "UPDATE task SET attempt = attempt + 1, state = 'waiting', token = NULL WHERE idx = ?",
-                ((index,) for index in indices),
+                "UPDATE task SET attempt = attempt + 1, state = ?, token = NULL WHERE idx = ?",
+                ((TaskState.WAITING, index) for index in indices),
             )
 
     def take_up_again(self, reasons: Sequence[str]) -> int:
@@ -428,34 +418,47 @@ class Journal:
         with self.transaction():
             return sum(
                 self._db.execute(
-                    "UPDATE task SET attempt = attempt + 1, state = 'waiting', token = NULL, reason = NULL "
-                    "WHERE state = 'not_run' AND reason = ?",
-                    (reason,),
+                    "UPDATE task SET attempt = attempt + 1, state = ?, token = NULL, reason = NULL "
+                    "WHERE state = ? AND reason = ?",
+                    (TaskState.WAITING, TaskState.NOT_RUN, reason),
                 ).rowcount
                 for reason in dict.fromkeys(reasons)
             )
 
     def unassigned(self) -> list[int]:
         """Waiting tasks that belong to no job."""
-        return [
-            row[0]
-            for row in self._db.execute("SELECT idx FROM task WHERE token IS NULL AND state = 'waiting' ORDER BY idx")
-        ]
+        sql = "SELECT idx FROM task WHERE token IS NULL AND state = ? ORDER BY idx"
+        return [row[0] for row in self._db.execute(sql, (TaskState.WAITING,))]
 
     def has_records(self) -> bool:
         """Whether a worker has told of a task."""
         return self._db.execute("SELECT 1 FROM task WHERE record IS NOT NULL LIMIT 1").fetchone() is not None
 
-    def counts(self) -> dict[str, int]:
-        """Number of tasks by state."""
+    def counts(self) -> dict[TaskState, int]:
+        """Number of tasks by state; states in which there is none are there, too."""
         sql = "SELECT state, count(*) FROM task GROUP BY state"
-        return dict(self._select(sql, (), lambda row: row[0] in _TASK_STATES))
+        found = {TaskState(row[0]): row[1] for row in self._select(sql, (), lambda row: row[0] in _TASK_STATES)}
+        return {state: found.get(state, 0) for state in TaskState}
 
-    def tasks(self, *states: str) -> Iterator[tuple[int, int, str | None, str, str | None, str | None, str]]:
-        """Index, attempt, token, state, reason, record and args of tasks in any of these states, or all."""
-        where = f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-        sql = f"SELECT idx, attempt, token, state, reason, record, args FROM task {where} ORDER BY idx"
-        yield from self._select(sql, states, _is_task)
+    def tasks(self, *states: TaskState) -> Iterator[TaskRow]:
+        """The tasks in any of these states, or all, by index."""
+        sql = f"SELECT {_TASK} FROM task {_where(states)} ORDER BY idx"
+        yield from map(_task, self._select(sql, states, _is_task))
+
+
+def _where(states: Sequence[str]) -> str:
+    """The condition that a row is in one of these states; none for any state."""
+    return f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
+
+
+def _job(row: tuple[Any, ...]) -> JobRow:
+    token, number, state, *rest = row
+    return JobRow(token, number, JobState(state), *rest)
+
+
+def _task(row: tuple[Any, ...]) -> TaskRow:
+    index, attempt, token, state, *rest = row
+    return TaskRow(index, attempt, token, TaskState(state), *rest)
 
 
 def _is_anything(_value: object) -> bool:
@@ -495,7 +498,7 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "config": _is(dict),
     "job_settings": _is(dict),
     "hides_jobs": _is(bool),
-    "state": _is_text,
+    "state": lambda value: isinstance(value, str) and value in _RUN_STATES,
     "cancelled": _is(bool),
     "refusal": _is_maybe_text,
     "refusals": _is_texts,
@@ -519,13 +522,13 @@ def _fits(*checks: Callable[[object], bool]) -> Callable[[tuple[Any, ...]], bool
 
 _is_event = _fits(_is_time, _is_text, _is_text, _is_text)
 _is_job = _fits(
-    _is_text, _is_count, frozenset(JOB_STATES).__contains__, _is_maybe_text, _is_maybe_text, _is_maybe_text, _is_count,
+    _is_text, _is_count, _JOB_STATES.__contains__, _is_maybe_text, _is_maybe_text, _is_maybe_text, _is_count,
     _is(int, NoneType), _is_count, _is_maybe_time, _is_maybe_time, _is_maybe_time,
 )  # fmt: skip
 _is_task = _fits(
-    _is_count, _is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_maybe_text, _is_maybe_text, _is_text
-)
-_is_task_row = _fits(_is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_count, _is_count, _is_maybe_text)
+    _is_count, _is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_count, _is_count, _is_maybe_text,
+    _is_maybe_text, _is_text,
+)  # fmt: skip
 
 
 def _place(row: tuple[Any, ...]) -> str:
@@ -658,9 +661,10 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
-def state_now(state: str, driver: Driver | None) -> str:
+def state_now(state: RunState, driver: Driver | None) -> RunState:
     """What the journal's word for a run's state means, given who drives it."""
-    return "interrupted" if state in ("planned", "driven") and driver is None else state
+    open_ended = state in (RunState.PLANNED, RunState.DRIVEN)
+    return RunState.INTERRUPTED if open_ended and driver is None else state
 
 
 def is_driven(state_dir: Path, run_id: str) -> Driver | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from ..cluster.commands import NODE_FAULTS
+from ..cluster.commands import NODE_FAULTS, SlurmState
 
 # A state of ours: SLURM does not know the job any more, and nothing tells how it ended.
 LOST = "LOST"
@@ -15,7 +15,7 @@ LOST = "LOST"
 # So many nodes on which jobs died before their first task, and none on which one did not, say that it is the job.
 NODES_THAT_AGREE = 3
 # States in which a job that died by itself, or by its node, is before its first task.
-DIED = frozenset({"COMPLETED", "FAILED", "TIMEOUT"})
+DIED = frozenset({SlurmState.COMPLETED, SlurmState.FAILED, SlurmState.TIMEOUT})
 
 
 class Action(Enum):
@@ -72,34 +72,34 @@ def judge(
     because = f" ({reason})" if reason not in ("", "None", "exit 0:0") else ""
     if cancelled_by_us:
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, "the run was cancelled")
-    if state == "CANCELLED":
+    if state == SlurmState.CANCELLED:
         who = f" {reason}" if reason.startswith("by ") else because or " from outside"
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, f"{job} was cancelled{who}")
-    if state == "DEADLINE":
+    if state == SlurmState.DEADLINE:
         return Verdict(Action.NOT_RUN, Action.NOT_RUN, f"{job} was ended by its deadline")
     if state in NODE_FAULTS:
         return Verdict(Action.RETRY, again, f"{job} was lost with its node: {state}{because}")
     where = f", on {node}" if node else ""
-    if state == "TIMEOUT" and not began and node:
+    if state == SlurmState.TIMEOUT and not began and node:
         return Verdict(Action.RETRY, Action.RETRY, f"{job} did not come to its first task in its time{where}")
-    if state == "TIMEOUT":
+    if state == SlurmState.TIMEOUT:
         return Verdict(Action.FAIL, again, f"{job} was ended by its time limit (TIMEOUT)")
     if not began:
-        if state == "FAILED" and worker_end is not None:
+        if state == SlurmState.FAILED and worker_end is not None:
             return Verdict(Action.RETRY, Action.RETRY, f"{job}: {worker_end}{where}")
-        if state == "FAILED":
+        if state == SlurmState.FAILED:
             words = f"{job} failed before its first task started{because}{where}"
             return Verdict(*(Action.RETRY, Action.RETRY) if node else (Action.FAIL, Action.FAIL), words)
-        if state == "OUT_OF_MEMORY":
+        if state == SlurmState.OUT_OF_MEMORY:
             return Verdict(Action.FAIL, Action.FAIL, f"{job} ran out of memory before its first task started")
         return Verdict(Action.RETRY, Action.RETRY, f"{job} ended without a trace ({state}){because}{where}")
-    if state in ("OUT_OF_MEMORY", "FAILED"):
-        if worker_end is not None and state == "FAILED":
+    if state in (SlurmState.OUT_OF_MEMORY, SlurmState.FAILED):
+        if worker_end is not None and state == SlurmState.FAILED:
             return Verdict(Action.RETRY, again, f"{job}: {worker_end}")
         # With one slot there is no doubt who it was, and that is as good as progress for those behind.
         culprit = Action.FAIL if slots == 1 else Action.ALONE
-        what = "ran out of memory" if state == "OUT_OF_MEMORY" else f"was killed or failed{because}"
+        what = "ran out of memory" if state == SlurmState.OUT_OF_MEMORY else f"was killed or failed{because}"
         return Verdict(culprit, Action.AGAIN, f"{job} {what}")
-    if state == "COMPLETED" and worker_end is not None:
+    if state == SlurmState.COMPLETED and worker_end is not None:
         return Verdict(Action.RETRY, Action.AGAIN if progress else Action.RETRY, f"{job}: {worker_end}")
     return Verdict(Action.RETRY, again, f"{job} ended, and its results did not come ({state}){because}")

@@ -22,6 +22,7 @@ from ..spec import Spec
 from ..sudo import Impersonator, check_user_name, clean_path
 from .folders import check_work_dir
 from .journal import Journal
+from .model import RunState, TaskLine
 
 PREFLIGHT_TIMEOUT_S = 12
 
@@ -166,7 +167,7 @@ def create_run(
     )
     plan = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     # The first script is written for its checks: what may not stand in one is found before anything is made.
-    first = [(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
+    first = [TaskLine(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
     render(plan.config, jobs, token="0" * 16, tasks=first)
     values = {
         "run_id": run_id,
@@ -179,7 +180,7 @@ def create_run(
         "job_settings": asdict(jobs),
         "settings": asdict(settings),
         "hides_jobs": cluster.hides_jobs,
-        "state": "planned",
+        "state": RunState.PLANNED,
     }
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
     return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)

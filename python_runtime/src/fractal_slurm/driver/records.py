@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from ..node.worker import MAX_OUT_DEPTH, is_deep
+from .model import Word
 
 _JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -17,7 +18,19 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MOST_TEXT = 10_000
 # SLURM requeues a job a few times.
 _MOST_STARTS = 10_000
-TASK_STATES = frozenset({"succeeded", "failed", "timeout", "memory", "cut"})
+
+
+class Ending(Word):
+    """How a task ended, in the worker's words."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMEOUT = "timeout"  # its time limit ended it
+    MEMORY = "memory"  # its memory limit ended it
+    CUT = "cut"  # the worker ended it, since the worker had to end
+
+
+_ENDINGS = frozenset(Ending)
 
 
 class Kind(Enum):
@@ -87,7 +100,7 @@ def _is_job_id(value: object) -> bool:
 
 
 def _is_state(value: object) -> bool:
-    return isinstance(value, str) and value in TASK_STATES
+    return isinstance(value, str) and value in _ENDINGS
 
 
 def _is_place(value: object) -> bool:

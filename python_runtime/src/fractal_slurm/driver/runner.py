@@ -8,11 +8,12 @@ so whatever state the journal shows, the loop goes on from there.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cluster.commands import Silence, Slurm
+from ..cluster.commands import Silence, Slurm, SlurmState
 from ..config.walltime import format_walltime
 from ..errors import ClusterError, count_of
 from ..jobs.script import claim_path, stop_path
@@ -20,7 +21,8 @@ from ..settings import Settings
 from ..sudo import Interrupted
 from .collect import Collector
 from .context import NO_ANSWER, Run
-from .journal import Job, Journal, record_of
+from .journal import Journal, record_of
+from .model import IN_FLIGHT, JobRow, JobState, RunState, TaskState
 from .settle import Settler
 from .submit import Submitter
 from .track import Tracker
@@ -91,7 +93,7 @@ class Runner:
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
                 "by their result files"
             )
-        self.run.journal.put("state", "driven")
+        self.run.journal.put("state", RunState.DRIVEN)
         self.next_poll = time.monotonic() + 0.3
         asked = False
         while True:
@@ -120,7 +122,7 @@ class Runner:
                 break
             self.report()
             self.wait()
-        ended = "cancelled" if self.run.cancelled else "refused" if self.run.refusal else "done"
+        ended = RunState.CANCELLED if self.run.cancelled else RunState.REFUSED if self.run.refusal else RunState.DONE
         self.run.journal.put("state", ended)
         self.run.journal.put("ended", time.time())
         self.report(force=True)
@@ -153,7 +155,7 @@ class Runner:
         except Silence as silence:
             self.run.outage(f"{NO_ANSWER} ({silence}): waiting; what runs goes on")
         except ClusterError as error:
-            if not any(job.slurm_job_id or job.state == "submitting" for job in self.run.journal.jobs()):
+            if not any(job.may_be_out for job in self.run.journal.jobs()):
                 raise
             began = self.failing.setdefault(name, time.monotonic())
             if time.monotonic() - began > self.run.settings.refusal_wait_s:
@@ -194,19 +196,17 @@ class Runner:
         """How far the run is now."""
         counts = self.run.journal.counts()
         states = [watch.state for watch in self.run.watches.values()]
-        by_state: dict[str, int] = {}
-        for job in self.run.journal.jobs():
-            by_state[job.state] = by_state.get(job.state, 0) + 1
-        running = sum(state in ("RUNNING", "COMPLETING") for state in states)
+        jobs = Counter(job.state for job in self.run.journal.jobs())
+        running = sum(state in (SlurmState.RUNNING, SlurmState.COMPLETING) for state in states)
         return Progress(
             tasks=sum(counts.values()),
-            succeeded=counts.get("succeeded", 0),
-            failed=counts.get("failed", 0),
-            not_run=counts.get("not_run", 0),
-            jobs_waiting=max(0, by_state.get("submitted", 0) + by_state.get("submitting", 0) - running),
+            succeeded=counts[TaskState.SUCCEEDED],
+            failed=counts[TaskState.FAILED],
+            not_run=counts[TaskState.NOT_RUN],
+            jobs_waiting=max(0, sum(jobs[state] for state in IN_FLIGHT) - running),
             jobs_running=running,
-            jobs_planned=by_state.get("planned", 0),
-            jobs_ended=by_state.get("collected", 0) + by_state.get("ended", 0),
+            jobs_planned=jobs[JobState.PLANNED],
+            jobs_ended=jobs[JobState.COLLECTED] + jobs[JobState.ENDED],
             elapsed_s=time.time() - self.run.journal.get("created"),
         )
 
@@ -216,7 +216,7 @@ class Runner:
         with self.run.journal.transaction():
             self.run.journal.put("cancelled", True)
             self.run.journal.event("cancel")
-        live = self.run.journal.jobs("submitting", "submitted")
+        live = self.run.journal.jobs(*IN_FLIGHT)
         if live:
             self.run.say(f"cancelling {count_of(len(live), 'job')}; what has finished is brought home")
         now = time.monotonic()
@@ -229,7 +229,7 @@ class Runner:
         Raises:
             ClusterError: One of them could not be done; it is done again.
         """
-        live = self.run.journal.jobs("submitted")
+        live = self.run.journal.jobs(JobState.SUBMITTED)
         due = time.monotonic() >= self.cancel_deadline
         try:
             self.mark([job for job in live if job.token not in self.marked])
@@ -248,9 +248,9 @@ class Runner:
         elif self.run.hidden and not left:
             for job in live:
                 if due or job.token in self.run.unclaimed:
-                    self.run.job_ended(job, "CANCELLED", "", nodes=job.nodes)
+                    self.run.job_ended(job, SlurmState.CANCELLED, "", nodes=job.nodes)
 
-    def mark(self, jobs: Sequence[Job]) -> None:
+    def mark(self, jobs: Sequence[JobRow]) -> None:
         """Tell jobs to end, by a mark that their workers heed.
 
         Raises:
@@ -271,17 +271,17 @@ class Runner:
         counts = self.run.journal.counts()
         jobs = self.run.journal.jobs()
         failures = [
-            {"index": index, "reason": reason or state, "state": state, **_of_record(record)}
-            for index, _attempt, _token, state, reason, record, _args in self.run.journal.tasks("failed", "not_run")
+            {"index": task.index, "reason": task.reason or task.state, "state": task.state, **_of_record(task.record)}
+            for task in self.run.journal.tasks(TaskState.FAILED, TaskState.NOT_RUN)
         ]
         return {
             "run_id": self.run.id,
             "state": self.run.journal.get("state"),
             "user": self.run.user,
             "tasks": sum(counts.values()),
-            "succeeded": counts.get("succeeded", 0),
-            "failed": counts.get("failed", 0),
-            "not_run": counts.get("not_run", 0),
+            "succeeded": counts[TaskState.SUCCEEDED],
+            "failed": counts[TaskState.FAILED],
+            "not_run": counts[TaskState.NOT_RUN],
             "jobs": sum(job.slurm_job_id is not None for job in jobs),
             "wall_s": round(time.monotonic() - self.began, 3),
             "sudo_calls": self.run.sudo.calls,

@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Sequence
 
-from ..cluster.commands import LAUNCH_FAILED
+from ..cluster.commands import LAUNCH_FAILED, SlurmState
 from ..errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
 from ..jobs.script import claim_path, output_path, stop_path
 from ..node.worker import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
 from .context import Run, Watch
-from .journal import Job
+from .model import UNFINISHED, JobRow, JobState, TaskRow, TaskState
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 
 _NEVER_BEGAN_S = 3.0
@@ -31,10 +31,10 @@ class Settler:
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def settle(self, job: Job, now: float) -> None:
+    def settle(self, job: JobRow, now: float) -> None:
         """A job has ended: once its results are there, or have had their time, decide on what it left."""
         watch = self.run.watches.setdefault(job.token, Watch())
-        unfinished = self.run.journal.tasks_of(job.token, "waiting", "cut")
+        unfinished = self.run.journal.tasks_of(job.token, *UNFINISHED)
         if unfinished:
             if not self.is_due(job, watch, now):
                 return
@@ -46,11 +46,11 @@ class Settler:
         forked = sum(watch.forked.values())
         if forked:
             self.run.journal.put("forked", self.run.journal.get("forked", 0) + forked)
-        self.run.journal.update_job(job.token, "collected", state="collected")
+        self.run.journal.update_job(job.token, "collected", state=JobState.COLLECTED)
         self.run.watches.pop(job.token, None)
         self.run.full_until = 0.0  # there is room for another
 
-    def is_due(self, job: Job, watch: Watch, now: float) -> bool:
+    def is_due(self, job: JobRow, watch: Watch, now: float) -> bool:
         """Whether to decide on what a job left: its results came, there are none to come, or they had their time.
 
         Results that did not come are looked for once more after the job was shut out: its folder is there then, and
@@ -74,7 +74,9 @@ class Settler:
             return had_time
         if watch.shut_out:
             return had_time
-        began_not = watch.listed and not watch.began and job.slurm_state == "FAILED" and waited > _NEVER_BEGAN_S
+        began_not = (
+            watch.listed and not watch.began and job.slurm_state == SlurmState.FAILED and waited > _NEVER_BEGAN_S
+        )
         if not began_not and not had_time:
             return False
         if self.exit_code(job) in (UNSAFE_EXIT, PRELOAD_EXIT):
@@ -85,7 +87,7 @@ class Settler:
         watch.list_again = True
         return False
 
-    def decide(self, job: Job, watch: Watch, unfinished: Sequence[int]) -> None:
+    def decide(self, job: JobRow, watch: Watch, unfinished: Sequence[int]) -> None:
         """What becomes of the tasks that a job left."""
         if self.exit_code(job) == PRELOAD_EXIT and not self.run.cancelled:
             self.without_preload(job, unfinished)
@@ -96,12 +98,12 @@ class Settler:
                 f"{EXITS[UNSAFE_EXIT]}: look at the owner and mode of {self.run.folder}, and at who else may write in "
                 "the folders above it"
             )
-            self.run.journal.finish_tasks(unfinished, "not_run", words)
+            self.run.journal.finish_tasks(unfinished, TaskState.NOT_RUN, words)
             if self.run.refusal != words:
                 self.run.refuse(words)
             return
         slots = job.slots or min(self.run.config.parallel_tasks_per_job, job.tasks)
-        cut = set(self.run.journal.tasks_of(job.token, "cut"))
+        cut = set(self.run.journal.tasks_of(job.token, TaskState.CUT))
         # The queue is in order, so what was running is among the first that have no end.
         running = cut
         if not watch.workers_ended(job.nodes):
@@ -123,7 +125,7 @@ class Settler:
         words = str(job.reason) if refused else verdict.words
         if watch.closed and not watch.workers_ended(job.nodes):
             words += f"; results can't be read: {one_line(watch.closed)}"
-        if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in ("FAILED", LOST):
+        if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in (SlurmState.FAILED, LOST):
             words += (agreed if verdict.running is Action.FAIL else "") + self.job_output(job)
         if node:
             self.run.leave_out(node, words)
@@ -134,18 +136,18 @@ class Settler:
         with self.run.journal.transaction():
             for index in unfinished:
                 action = verdict.running if index in running else verdict.waiting
-                row = self.run.journal.task_row(index)
-                if row is None:
+                task = self.run.journal.task(index)
+                if task is None:
                     continue
-                if action is Action.RETRY and row[4] >= self.run.settings.max_node_retries:
-                    self.run.journal.finish_task(index, "failed", f"{words}; it was tried {row[4] + 1} times", None)
-                elif action is Action.FAIL and row[3] < self.run.settings.max_retries:
+                if action is Action.RETRY and task.node_retries >= self.run.settings.max_node_retries:
+                    self.fail_after_retries(task, words)
+                elif action is Action.FAIL and task.retries < self.run.settings.max_retries:
                     self.run.journal.try_again(index, own_fault=True)
                     again += 1
                 elif action is Action.FAIL:
-                    self.run.journal.finish_task(index, "failed", words, None)
+                    self.run.journal.finish_task(index, TaskState.FAILED, words, None)
                 elif action is Action.NOT_RUN:
-                    self.run.journal.finish_task(index, "not_run", words, None)
+                    self.run.journal.finish_task(index, TaskState.NOT_RUN, words, None)
                 elif action is Action.AGAIN:
                     if job.slots:
                         alone.append(index)
@@ -165,7 +167,12 @@ class Settler:
         elif not self.run.cancelled and not refused:  # that was said
             self.run.say(words)
 
-    def without_preload(self, job: Job, unfinished: Sequence[int]) -> None:
+    def fail_after_retries(self, task: TaskRow, words: str) -> None:
+        """A task that was set up again as often as it may be, for faults of nodes and jobs, has failed."""
+        words = f"{words}; it was tried {task.node_retries + 1} times"
+        self.run.journal.finish_task(task.index, TaskState.FAILED, words, None)
+
+    def without_preload(self, job: JobRow, unfinished: Sequence[int]) -> None:
         """A job could start no program, for what sudo had put into its environment: again, without that."""
         words = (
             f"job {job.slurm_job_id}: {EXITS[PRELOAD_EXIT]}. Jobs are submitted without that from now on. "
@@ -174,15 +181,15 @@ class Settler:
         self.run.clear_preload()
         with self.run.journal.transaction():
             for index in unfinished:
-                row = self.run.journal.task_row(index)
-                if row is not None and row[4] >= self.run.settings.max_node_retries:
-                    self.run.journal.finish_task(index, "failed", f"{words}; it was tried {row[4] + 1} times", None)
-                elif row is not None:
+                task = self.run.journal.task(index)
+                if task is not None and task.node_retries >= self.run.settings.max_node_retries:
+                    self.fail_after_retries(task, words)
+                elif task is not None:
                     self.run.journal.try_again(index, own_fault=False)
             self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
         self.run.say(words)
 
-    def blamed(self, job: Job, watch: Watch) -> tuple[str, str]:
+    def blamed(self, job: JobRow, watch: Watch) -> tuple[str, str]:
         """The node to blame for a job that died before its first task; or words, where several nodes agree.
 
         Raises:
@@ -200,17 +207,20 @@ class Settler:
         self.run.forgive_nodes(f"jobs died on {len(hosts)} nodes, and began on none")
         return "", f"; so did others, on {len(hosts)} nodes ({', '.join(hosts[:NODES_THAT_AGREE])})"
 
-    def has_begun(self, but: Job) -> bool:
+    def has_begun(self, but: JobRow) -> bool:
         """Whether another job of the run came to its first task, or has lived for longer than those that die early."""
         now = time.monotonic()
         others = [watch for token, watch in self.run.watches.items() if token != but.token]
         return (
             self.run.journal.has_records()
             or any(watch.began for watch in others)
-            or any(watch.state == "RUNNING" and now - (watch.running_since or now) > _LIVES_AFTER_S for watch in others)
+            or any(
+                watch.state == SlurmState.RUNNING and now - (watch.running_since or now) > _LIVES_AFTER_S
+                for watch in others
+            )
         )
 
-    def never_began(self, job: Job, watch: Watch) -> bool:
+    def never_began(self, job: JobRow, watch: Watch) -> bool:
         """Whether it is sure that a job of a cancelled run came to no task: its claim is ours."""
         if job.token in self.run.unclaimed:
             return True
@@ -221,22 +231,22 @@ class Settler:
             return self.shut_out(job, watch)
         return False
 
-    def exit_words(self, job: Job) -> str | None:
+    def exit_words(self, job: JobRow) -> str | None:
         """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""
-        if job.slurm_state != "FAILED":
+        if job.slurm_state != SlurmState.FAILED:
             return None
         reason = job.reason or ""
         if reason.rpartition("exit ")[2] == LAUNCH_FAILED:
             return f"SLURM could not start it in {self.run.folder} ({reason}): full, absent or closed on its node"
         return EXITS.get(self.exit_code(job) or 0)
 
-    def exit_code(self, job: Job) -> int | None:
+    def exit_code(self, job: JobRow) -> int | None:
         """The exit code of a job that failed, and that no signal ended."""
         number, _colon, number_of_signal = (job.reason or "").rpartition("exit ")[2].partition(":")
-        failed = job.slurm_state == "FAILED" and re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0"
+        failed = job.slurm_state == SlurmState.FAILED and re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0"
         return int(number) if failed else None
 
-    def shut_out(self, job: Job, watch: Watch) -> bool:
+    def shut_out(self, job: JobRow, watch: Watch) -> bool:
         """Should a job start late, or its worker live on, it starts nothing more. Returns whether it never began.
 
         Raises:
@@ -251,7 +261,7 @@ class Settler:
         watch.shut_out = True
         return was_free
 
-    def job_output(self, job: Job) -> str:
+    def job_output(self, job: JobRow) -> str:
         """The end of what a job printed outside of its tasks, for the words of its failure."""
         try:
             chunks = self.run.sudo.read_files(

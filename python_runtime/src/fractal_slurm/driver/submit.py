@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from ..cluster.commands import JobState, Silence, Submission, Submitted
+from ..cluster.commands import Silence, SlurmJob, Submission, Submitted
 from ..errors import ClusterError, ImpersonationError
 from ..jobs.plan import replan
 from ..jobs.script import ScriptTooLarge, claim_path, render, safe_job_name
@@ -17,7 +17,7 @@ from ..refusals import Refusal, kind_of, no_cluster_advice
 from ..sudo import Stalled
 from .collect import Collector
 from .context import Run
-from .journal import Job
+from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, TaskState
 from .outcome import LOST
 from .records import Kind, classify
 
@@ -69,15 +69,15 @@ class Submitter:
             raise ClusterError(f"an sbatch as {self.run.user} that got no answer in time can't be ended")
         # More than max_num_jobs are planned only where tasks run again: then they wait for those that are out.
         most = min(self.run.settings.max_jobs_in_flight or self.run.config.max_num_jobs, self.run.config.max_num_jobs)
-        for job in self.run.journal.jobs("planned"):
+        for job in self.run.journal.jobs(JobState.PLANNED):
             if self.run.cancel_is_due() or self.run.detach_requested:
                 return
-            if len(self.run.journal.jobs("submitting", "submitted")) >= most:
+            if len(self.run.journal.jobs(*IN_FLIGHT)) >= most:
                 return
             if not self.submit(job):
                 return
 
-    def submit(self, job: Job) -> bool:
+    def submit(self, job: JobRow) -> bool:
         """Submit one job. Returns whether to go on with the next.
 
         Raises:
@@ -88,12 +88,14 @@ class Submitter:
         try:
             script = render(self.run.job_config(job), self.run.job_settings, token=job.token, tasks=lines)
         except ScriptTooLarge as error:
-            self.too_large(job, [index for index, _attempt, _args in lines], str(error))
+            self.too_large(job, [line.task for line in lines], str(error))
             return True
-        self.run.journal.update_job(job.token, "submitting", state="submitting", submitted_at=time.time())
+        self.run.journal.update_job(job.token, "submitting", state=JobState.SUBMITTING, submitted_at=time.time())
         submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)
         if submission.outcome is Submitted.ACCEPTED:
-            self.run.journal.update_job(job.token, "submitted", state="submitted", slurm_job_id=submission.job_id)
+            self.run.journal.update_job(
+                job.token, "submitted", state=JobState.SUBMITTED, slurm_job_id=submission.job_id
+            )
             self.run.last_submission = time.monotonic()
             self.full_s = 0.0
             self.told.clear()
@@ -113,11 +115,13 @@ class Submitter:
                 self.not_now(submission.words)
             return False
         if submission.exists_not or submission.outcome is not Submitted.NOT_NOW:
-            self.run.journal.update_job(job.token, submission.outcome.value, state="planned", reason=submission.words)
+            self.run.journal.update_job(
+                job.token, submission.outcome.value, state=JobState.PLANNED, reason=submission.words
+            )
         if submission.outcome is Submitted.FULL:
             self.no_room(submission.words)
         elif submission.outcome is Submitted.TOO_LARGE:
-            self.too_large(job, [index for index, _attempt, _args in lines], f"SLURM refused it: {submission.words}")
+            self.too_large(job, [line.task for line in lines], f"SLURM refused it: {submission.words}")
             return True
         elif submission.outcome is Submitted.REFUSED and not submission.by_sudo and self.run.bad_nodes:
             # It may be for want of the nodes that were left out: one of them is better than none.
@@ -183,19 +187,19 @@ class Submitter:
         self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
         self.run.full_until = time.monotonic() + self.full_s
 
-    def too_large(self, job: Job, indices: Sequence[int], words: str) -> None:
+    def too_large(self, job: JobRow, indices: Sequence[int], words: str) -> None:
         """Fewer tasks a job, where its script is too large for the cluster; a task that is too large alone fails."""
         if len(indices) > 1:
             self.split(job, indices)
             return
-        self.run.journal.update_job(job.token, "refused", state="refused", reason=words)
-        self.run.journal.finish_tasks(indices, "failed", words)
+        self.run.journal.update_job(job.token, "refused", state=JobState.REFUSED, reason=words)
+        self.run.journal.finish_tasks(indices, TaskState.FAILED, words)
 
-    def split(self, job: Job, indices: Sequence[int]) -> None:
+    def split(self, job: JobRow, indices: Sequence[int]) -> None:
         """Two jobs of half the tasks each, in place of one whose script is too large."""
         half = len(indices) // 2
         with self.run.journal.transaction():
-            self.run.journal.update_job(job.token, "split", state="abandoned", reason="its script was too large")
+            self.run.journal.update_job(job.token, "split", state=JobState.ABANDONED, reason="its script was too large")
             self.run.journal.add_job(self.run.new_token(), indices[:half], slots=job.slots)
             self.run.journal.add_job(self.run.new_token(), indices[half:], slots=job.slots)
 
@@ -205,10 +209,10 @@ class Submitter:
         Raises:
             Silence: SLURM does not answer; nothing is decided.
         """
-        unknown = self.run.journal.jobs("submitting")
+        unknown = self.run.journal.jobs(JobState.SUBMITTING)
         if not unknown:
             return
-        by_name: dict[str, JobState] = {}
+        by_name: dict[str, SlurmJob] = {}
         if not self.run.hidden:
             names = [f"{safe_job_name(self.run.config.job_name)}.{job.token}" for job in unknown]
             states = self.run.slurm.squeue(names=names, user=self.run.user).values()
@@ -221,12 +225,14 @@ class Submitter:
             if state is None:
                 rest.append(job)
                 continue
-            self.run.journal.update_job(job.token, "found by its name", state="submitted", slurm_job_id=state.job_id)
+            self.run.journal.update_job(
+                job.token, "found by its name", state=JobState.SUBMITTED, slurm_job_id=state.job_id
+            )
             self.run.last_submission = time.monotonic()
         if rest:
             self.fence(rest)
 
-    def fence(self, jobs: Sequence[Job]) -> None:
+    def fence(self, jobs: Sequence[JobRow]) -> None:
         """Take the claims of jobs that may or may not exist. Where the claim is ours, the work gets a new token."""
         paths = [claim_path(self.run.folder, job.token) for job in jobs]
         taken = self.run.take_names(paths)
@@ -236,9 +242,9 @@ class Submitter:
             if ours:
                 with self.run.journal.transaction():
                     self.run.journal.update_job(
-                        job.token, "fenced", state="abandoned", reason="its submission got no answer"
+                        job.token, "fenced", state=JobState.ABANDONED, reason="its submission got no answer"
                     )
-                    indices = self.run.journal.tasks_of(job.token, "waiting", "cut")
+                    indices = self.run.journal.tasks_of(job.token, *UNFINISHED)
                     if indices:
                         self.run.journal.add_job(self.run.new_token(), indices, slots=job.slots)
             else:
@@ -246,7 +252,7 @@ class Submitter:
         if claimed:
             self.find_claimers(claimed)
 
-    def find_claimers(self, jobs: Sequence[Job]) -> None:
+    def find_claimers(self, jobs: Sequence[JobRow]) -> None:
         """Jobs that exist, since they hold their claims: their workers' first records tell their ids."""
         files = self.collector.find_files(jobs)
         ids: dict[str, str] = {}
@@ -261,7 +267,7 @@ class Submitter:
         for job in jobs:
             if job.token in ids:
                 self.run.journal.update_job(
-                    job.token, "found by its claim", state="submitted", slurm_job_id=ids[job.token]
+                    job.token, "found by its claim", state=JobState.SUBMITTED, slurm_job_id=ids[job.token]
                 )
             elif now - self.claimed_since.setdefault(job.token, now) > self.run.settings.results_wait_s:
                 # It took its claim, and died before its first record.

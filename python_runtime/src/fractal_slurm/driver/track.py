@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from ..cluster.commands import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, JobState
+from ..cluster.commands import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, SlurmJob, SlurmState
 from ..config.walltime import format_walltime, parse_walltime
 from ..errors import ClusterError, FractalSlurmError
 from ..jobs.script import claim_path, job_limit_s
@@ -15,7 +15,7 @@ from ..node.worker import BEAT_S
 from ..refusals import is_hopeless
 from .collect import Collector
 from .context import Run, Watch
-from .journal import Job
+from .model import JobRow, JobState
 from .outcome import LOST
 from .settle import Settler
 
@@ -62,24 +62,25 @@ class Tracker:
         Raises:
             ClusterError: slurmctld does not answer, or results can't be read; nothing is concluded.
         """
-        jobs = self.run.journal.jobs("submitted", "ended")
+        jobs = self.run.journal.jobs(JobState.SUBMITTED, JobState.ENDED)
         if not jobs:
             return
         for token in set(self.run.watches) - {job.token for job in jobs}:
             del self.run.watches[token]
-        submitted = [job for job in jobs if job.state == "submitted"]
+        submitted = [job for job in jobs if job.state is JobState.SUBMITTED]
         now = time.monotonic()
         if submitted and not self.run.hidden:
             self.look(submitted, now)
-        ended = self.run.journal.jobs("ended")
+        ended = self.run.journal.jobs(JobState.ENDED)
         for job in ended:
             watch = self.run.watches.setdefault(job.token, Watch())
             if watch.ended_at is None:
                 watch.ended_at, watch.state = now, job.slurm_state or LOST
         running = [
             job
-            for job in self.run.journal.jobs("submitted")
-            if self.run.hidden or self.run.watches.setdefault(job.token, Watch()).state in ("RUNNING", "COMPLETING")
+            for job in self.run.journal.jobs(JobState.SUBMITTED)
+            if self.run.hidden
+            or self.run.watches.setdefault(job.token, Watch()).state in (SlurmState.RUNNING, SlurmState.COMPLETING)
         ]
         # Never together with jobs that ended: the last line of a file that is being written may be torn as yet.
         peek = bool(running) and not ended and (now >= self.next_peek or self.run.hidden)
@@ -98,7 +99,7 @@ class Tracker:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        for job in self.run.journal.jobs("ended"):
+        for job in self.run.journal.jobs(JobState.ENDED):
             self.settler.settle(job, now)
 
     def pause(self) -> float:
@@ -111,7 +112,7 @@ class Tracker:
         now = time.monotonic()
         watches = list(self.run.watches.values())
         elapsed = now - self.run.last_submission
-        running = any(watch.state == "RUNNING" for watch in watches)
+        running = any(watch.state == SlurmState.RUNNING for watch in watches)
         pause = 1.0 if elapsed < 10 else 1.0 + (elapsed - 10) * 0.1
         pause = min(pause, _POLL_RUNNING_S if running else _POLL_PENDING_S)
         # Results that are not there yet: soon, or else late.
@@ -119,13 +120,13 @@ class Tracker:
         if waits:
             pause = min(pause, 1.0 if min(waits) < _SOON_S else _LATE_S)
         for watch in watches:
-            if watch.predicted_end is not None and watch.state == "RUNNING":
+            if watch.predicted_end is not None and watch.state == SlurmState.RUNNING:
                 left = watch.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
                 pause = min(pause, max(0.3, left) if left > 0 else max(0.5, -left * 0.5))
         return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.slurm.squeue_s))
 
-    def look(self, jobs: Sequence[Job], now: float) -> None:
+    def look(self, jobs: Sequence[JobRow], now: float) -> None:
         """Ask SLURM for the states of jobs."""
         ids = [job.slurm_job_id or "" for job in jobs]
         states = self.run.slurm.squeue(ids)
@@ -148,47 +149,47 @@ class Tracker:
             stuck = found.reason in HELD_REASONS or is_hopeless(found.reason)
             if not stuck:
                 watch.hopeless_since = None
-            if found.state == "RUNNING" and watch.running_since is None:
+            if found.state == SlurmState.RUNNING and watch.running_since is None:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
                 watch.running_since = now - found.elapsed_s
                 began_at = time.time() - found.elapsed_s
                 self.run.journal.update_job(
-                    job.token, slurm_state="RUNNING", began_at=began_at,
+                    job.token, slurm_state=SlurmState.RUNNING, began_at=began_at,
                     nodes=min(found.nodes, self.run.most_nodes(job)),
                 )  # fmt: skip
                 self.predict_from_others(watch)
-            if found.state == "PENDING":
+            if found.state == SlurmState.PENDING:
                 watch.running_since = watch.predicted_end = None  # it may have been requeued
             watch.state = found.state
             if found.is_final:
                 if watch.running_since is not None:
                     self.durations.append(now - watch.running_since)
                 self.run.job_ended(job, found.state, self.reason(found, watch), nodes=found.nodes)
-            elif found.state == "PENDING" and stuck:
+            elif found.state == SlurmState.PENDING and stuck:
                 self.hopeless(job, watch, found, now)
-            elif found.state == "PENDING" and found.reason not in ORDINARY_REASONS:
+            elif found.state == SlurmState.PENDING and found.reason not in ORDINARY_REASONS:
                 hint = PENDING_HINTS.get(found.reason, "")
                 self.run.say_once(f"a job waits for the reason {found.reason}{hint}")
         if gone:
             self.lost_sight(gone, now)
 
-    def reason(self, found: JobState, watch: Watch) -> str:
+    def reason(self, found: SlurmJob, watch: Watch) -> str:
         """Why a job ended; of one that failed also where, and with which code: slurmctld forgets it.
 
         Raises:
             Silence: slurmctld does not answer.
         """
         watch.host = found.host
-        if found.state != "FAILED" or "exit " in found.reason:
+        if found.state != SlurmState.FAILED or "exit " in found.reason:
             return found.reason
         code, watch.host = self.run.slurm.end_of(found.job_id)
         return f"{found.reason}, exit {code}" if code else found.reason
 
-    def is_ours(self, job: Job, found: JobState) -> bool:
+    def is_ours(self, job: JobRow, found: SlurmJob) -> bool:
         """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
         return found.name.endswith(f".{job.token}") or bool(self.run.journal.get("renamed"))
 
-    def read_back(self, job: Job, found: JobState) -> None:
+    def read_back(self, job: JobRow, found: SlurmJob) -> None:
         """What the site made of a job as it took it (job_submit plugins rewrite values); said once."""
         is_ours = found.name.endswith(f".{job.token}")
         if self.run.journal.get("read_back") or (not is_ours and _HAS_TOKEN.search(found.name)):
@@ -211,7 +212,7 @@ class Tracker:
                 "a task that it cuts short fails, one that has not started runs in another job"
             )
 
-    def judge_hidden(self, jobs: Sequence[Job], now: float) -> None:
+    def judge_hidden(self, jobs: Sequence[JobRow], now: float) -> None:
         """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
 
         A job whose worker has begun and then fell silent is lost; so is one whose output is there, which SLURM makes
@@ -227,18 +228,20 @@ class Tracker:
             if watch.lines != watch.lines_before or (watch.heard_at is None and job.token in begun):
                 watch.lines_before, watch.heard_at = watch.lines, now
             silent = now - watch.heard_at if watch.heard_at is not None else 0.0
-            watch.state = "RUNNING" if watch.began else "PENDING"
+            watch.state = SlurmState.RUNNING if watch.began else SlurmState.PENDING
             if watch.began and watch.running_since is None:
                 watch.running_since = now
-                self.run.journal.update_job(job.token, slurm_state="RUNNING", began_at=time.time(), nodes=watch.nodes)
+                self.run.journal.update_job(
+                    job.token, slurm_state=SlurmState.RUNNING, began_at=time.time(), nodes=watch.nodes
+                )
             if watch.workers_ended(watch.nodes):
-                self.run.job_ended(job, "COMPLETED", "", nodes=watch.nodes)
+                self.run.job_ended(job, SlurmState.COMPLETED, "", nodes=watch.nodes)
             elif silent > self.run.settings.silent_worker_s:
                 self.run.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
             elif silent > 2 * BEAT_S:
                 watch.list_again = True  # it may have been requeued, and write another file
 
-    def probe(self, jobs: Sequence[Job], now: float) -> set[str]:
+    def probe(self, jobs: Sequence[JobRow], now: float) -> set[str]:
         """Look for hidden jobs that ended before their workers began, and take note of it. Returns their tokens.
 
         The accounting may show them. Else SLURM is asked for their scripts: its refusal tells those that it has from
@@ -264,7 +267,7 @@ class Tracker:
                 if job.token in self.output_files(now):
                     self.run.job_ended(job, LOST, words, nodes=job.nodes)
                 elif self.run.take_names([claim_path(self.run.folder, job.token)]) == [True]:
-                    self.run.job_ended(job, "CANCELLED", f"{words}, and it never began", nodes=job.nodes)
+                    self.run.job_ended(job, SlurmState.CANCELLED, f"{words}, and it never began", nodes=job.nodes)
                 else:
                     continue  # its worker has begun
                 gone.add(job.token)
@@ -286,7 +289,7 @@ class Tracker:
         if self.durations and watch.running_since is not None:
             watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
 
-    def lost_sight(self, jobs: Sequence[Job], now: float) -> None:
+    def lost_sight(self, jobs: Sequence[JobRow], now: float) -> None:
         """Neither squeue nor sacct know these jobs: their results are looked at for a while before they are lost."""
         for job in jobs:
             watch = self.run.watches[job.token]
@@ -300,11 +303,11 @@ class Tracker:
         for job in jobs:
             watch = self.run.watches[job.token]
             if watch.workers_ended(job.nodes):
-                self.run.job_ended(job, "COMPLETED", "", nodes=job.nodes)
+                self.run.job_ended(job, SlurmState.COMPLETED, "", nodes=job.nodes)
             elif now - (watch.missing_since or now) > self.run.settings.results_wait_s:
                 self.run.job_ended(job, LOST, "", nodes=job.nodes)
 
-    def hopeless(self, job: Job, watch: Watch, found: JobState, now: float) -> None:
+    def hopeless(self, job: JobRow, watch: Watch, found: SlurmJob, now: float) -> None:
         """A job that would wait for ever, if the reason stays: it is cancelled.
 
         Nothing more is submitted then, unless it was but held for what nodes did to it: its tasks run in another job.
@@ -316,13 +319,13 @@ class Tracker:
             return
         self.run.slurm.cancel(self.run.user, [found.job_id])
         if found.reason in HELD_REASONS:
-            self.run.job_ended(job, "REQUEUE_HOLD", found.reason, nodes=job.nodes)
+            self.run.job_ended(job, SlurmState.REQUEUE_HOLD, found.reason, nodes=job.nodes)
             return
         if self.run.bad_nodes:
             words = f"without {', '.join(self.run.bad_nodes)} SLURM can't start it: {found.reason}"
             self.run.forgive_nodes(words)
-            self.run.job_ended(job, "REQUEUE_HOLD", words, nodes=job.nodes)
+            self.run.job_ended(job, SlurmState.REQUEUE_HOLD, words, nodes=job.nodes)
             return
         words = f"SLURM will never start job {found.job_id}: {found.reason}"
         self.run.refuse(words)
-        self.run.job_ended(job, "CANCELLED", words, nodes=job.nodes)
+        self.run.job_ended(job, SlurmState.CANCELLED, words, nodes=job.nodes)
