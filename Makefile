@@ -3,9 +3,10 @@
 
 VENV := .build/venv/bin
 # Real worker processes that wait for their time limits: not what one wants to wait for after each line.
+# Some of their tests look at the clock, so nothing that computes runs beside them.
 WAITING := tests/runtime/node/test_worker_process.py
 # Test classes side by side, each lane with a SLURM of its own: they mostly wait.
-LANES ?= 3
+LANES ?= 4
 RELEASE ?= forky
 # What demo, tests and linters need of Ansible's settings; nothing is asked of the user's own configuration.
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
@@ -13,7 +14,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint sanity bench docs
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -26,20 +27,22 @@ demo-clean: ## take away all that the demo made
 	@tools/bootstrap run
 	@tools/as-root tools/demo --clean
 
-test: test-unit test-integration ## all tests
+test: test-unit test-worker test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
 	$(VENV)/python -m pytest -q -n 2 tests/runtime tests/unit examples benchmarks --ignore $(WAITING)
 
+test-worker: ## real worker processes, without a SLURM around them
+	@tools/bootstrap
+	$(VENV)/python -m pytest -q -n 2 $(WAITING)
+
 test-integration: ## the tests on a real SLURM of their own
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q $(WAITING)
 	tools/as-root $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm tests/collection
 
 test-slurm: ## those of them that need a SLURM, without Ansible
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q $(WAITING)
 	tools/as-root $(VENV)/python -m pytest -q -n $(LANES) --dist loadscope tests/slurm
 
 test-in: ## the demo and the tests in another release: make test-in RELEASE=forky
