@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # The helpers that run a worker in a process of its own.
-sys.path.insert(0, str(ROOT / "tests" / "runtime"))
+for folder in ("", "node"):
+    sys.path.insert(0, str(ROOT / "tests" / "runtime" / folder))
 
 import test_nursery  # noqa: E402 - found there alone
 
