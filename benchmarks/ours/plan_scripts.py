@@ -37,7 +37,7 @@ def main() -> None:
         run_folder=request["folder"],
         cache_dir=request["folder"],
         worker_python="/usr/bin/python3",
-        worker_folder=str(Path(fractal_slurm.__file__).with_name("node")),
+        worker_folder=str(Path(fractal_slurm.__file__).parent),
     )
     plan = make_plan(resolution, settings, len(spec.parameters))
     written = 0

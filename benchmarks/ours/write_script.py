@@ -39,7 +39,7 @@ def main() -> None:
         run_folder=request["folder"],
         cache_dir=request["folder"],
         worker_python="/usr/bin/python3",
-        worker_folder=str(Path(fractal_slurm.__file__).with_name("node")),
+        worker_folder=str(Path(fractal_slurm.__file__).parent),
     )
     tasks = [(index, 1, json.dumps({"zarr_url": f"/benchmark/{index}"})) for index in range(request["tasks"])]
     script = render(resolution.config, settings, token="0" * 16, tasks=tasks)

@@ -97,7 +97,7 @@ def read_source(folder: Path = SOURCE, lock: Path | None = LOCK) -> Source:
     package = folder / "src" / "fractal_slurm"
     try:
         text = (package / "__init__.py").read_text(encoding="utf-8")
-        paths = [folder / "pyproject.toml", *sorted(path for path in package.rglob("*") if _is_source(path))]
+        paths = [folder / "pyproject.toml", *_source_files(package)]
         digest = hashlib.sha256()
         for path in paths:
             content = path.read_bytes()
@@ -113,8 +113,10 @@ def read_source(folder: Path = SOURCE, lock: Path | None = LOCK) -> Source:
     return Source(match[1], digest.hexdigest(), lock)
 
 
-def _is_source(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+def _source_files(path: Path) -> list[Path]:
+    """A file, or all files below a folder but for what Python made of them."""
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [file for file in found if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc"]
 
 
 def default_cache() -> Path:
@@ -336,7 +338,7 @@ def _fill(
 def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
     """The wheel of the runtime: the same bytes from the same source, and no build backend that somebody else wrote.
 
-    Beside the package it holds the worker in a folder whose name does not change with Python's version.
+    Beside the package it holds what runs on nodes in a folder whose name does not change with Python's version.
 
     Args:
         folder: The folder with the source's pyproject.toml.
@@ -353,14 +355,12 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
     name = project["name"].replace("-", "_")
     info = f"{name}-{version}.dist-info"
     source = folder / "src"
-    files = {
-        path.relative_to(source).as_posix(): path.read_bytes()
-        for path in sorted((source / name).rglob("*"))
-        if _is_source(path)
-    }
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in _source_files(source / name)}
     hatch = described.get("tool", {}).get("hatch", {}).get("build", {}).get("targets", {}).get("wheel", {})
     for path, place in sorted(hatch.get("shared-data", {}).items()):
-        files[f"{name}-{version}.data/data/{place}"] = (folder / path).read_bytes()
+        for file in _source_files(folder / path):
+            below = file.relative_to(folder / path).as_posix()
+            files[f"{name}-{version}.data/data/{place if below == '.' else f'{place}/{below}'}"] = file.read_bytes()
     metadata = {"Metadata-Version": "2.1", "Name": project["name"], "Version": version}
     for header, key in (("Summary", "description"), ("Requires-Python", "requires-python")):
         if key in project:

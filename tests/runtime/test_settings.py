@@ -107,7 +107,7 @@ class TestSettings:
         assert Settings().state_path() == tmp_path / "fractal-slurm"
         assert str(Settings(state_dir="/var/lib/x").state_path()) == "/var/lib/x"
         assert Settings().python().startswith("/")
-        assert Settings().folder().endswith("/fractal_slurm/node")
+        assert Settings().folder().endswith("/fractal_slurm")
         assert Settings(slurm_bin_dir="/opt/slurm/bin/").bin_dir() == "/opt/slurm/bin"
 
     def test_finds_slurm_by_the_path(self, monkeypatch, tmp_path):

@@ -3,7 +3,7 @@ import re
 
 import pytest
 from fractal_slurm.errors import ClusterError, FractalSlurmError, ImpersonationError
-from fractal_slurm.node.worker import CLAIM_PREFIX
+from fractal_slurm.node.protocol import CLAIM_PREFIX
 from fractal_slurm.sudo import (
     COMMANDS,
     Impersonator,

@@ -71,7 +71,7 @@ def _files(settings: Settings, config_path: str | None) -> Iterator[Finding]:
         writable,
         f"{state}: can be written" if writable else f"{state}: can't be written: set state_dir in our settings",
     )
-    worker = Path(settings.folder(), "worker.py")
+    worker = Path(settings.folder(), "node", "worker.py")
     for path in (Path(settings.python()), worker):
         hidden = _not_for_others(path)
         yield Finding(

@@ -16,6 +16,7 @@ from .driver.journal import Journal, record_of
 from .driver.model import JobRow, JobState, TaskState
 from .errors import RunError, count_of
 from .jobs.script import job_folder
+from .node.protocol import log_name, task_log_name
 from .sudo import Impersonator
 
 if TYPE_CHECKING:
@@ -330,9 +331,9 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
     if not record.get("log") or token not in journal.tokens():
         words = _NO_LOG.get(task.state, "")
         raise RunError(f"there is no log of task {index} of run {run_id}{words and f': {words}'}")
-    name = f"log-{record['restart']}-{record['node']}"
+    name = log_name(record["restart"], record["node"])
     if (journal.get("job_settings") or {}).get("task_logs") == "separate":
-        name = f"task-{index}-{record['attempt']}.log"
+        name = task_log_name(index, record["attempt"])
     path = f"{job_folder(folder, token)}/{name}"
     offset, size = record["log"]
     came = not size

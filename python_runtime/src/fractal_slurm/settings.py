@@ -42,7 +42,7 @@ class Settings:
     sudo: str = _setting("/usr/bin/sudo", "Absolute path of sudo.")
     state_dir: str = _setting("", "Folder of the journals; empty: ~/.local/state/fractal-slurm.")
     worker_python: str = _setting("", "Python >= 3.8 on the compute nodes; empty: the one that runs this command.")
-    worker_folder: str = _setting("", "Folder of worker.py on the compute nodes; empty: where it is here.")
+    worker_folder: str = _setting("", "Folder that has node/worker.py on the compute nodes; empty: where it is here.")
     max_jobs_in_flight: int = _setting(0, "Jobs of a run that SLURM may hold at the same time; 0: any number.")
     max_retries: int = _setting(0, "How often a task that failed is run again.")
     max_node_retries: int = _setting(2, "How often a task is run again that was lost with its node or job.")
@@ -101,7 +101,7 @@ class Settings:
         return self.worker_python or os.path.realpath(sys.executable)
 
     def folder(self) -> str:
-        """The folder of worker.py on the nodes. Its name is the same whichever Python a node has."""
+        """The folder that has node/worker.py on the nodes. Its name is the same whichever Python a node has."""
         return self.worker_folder or _own_worker_folder()
 
 
@@ -109,8 +109,8 @@ def _own_worker_folder() -> str:
     """Where an installed runtime has its worker apart from its package; in a checkout, a part of the package."""
     package, prefix = os.path.dirname(os.path.realpath(__file__)), os.path.realpath(sys.prefix)
     apart = os.path.join(prefix, "share", "fractal-slurm")
-    is_installed = package.startswith(prefix + os.sep) and os.path.isfile(os.path.join(apart, "worker.py"))
-    return apart if is_installed else os.path.join(package, "node")
+    is_installed = package.startswith(prefix + os.sep) and os.path.isdir(os.path.join(apart, "node"))
+    return apart if is_installed else package
 
 
 def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

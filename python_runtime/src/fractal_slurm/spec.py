@@ -20,7 +20,7 @@ from typing import Any
 from .config.file import json_path
 from .errors import FractalSlurmError, SpecError, shown
 from .jobs.script import split_command
-from .node.worker import MAX_OUT_DEPTH, is_deep
+from .node.protocol import MAX_OUT_DEPTH, is_deep
 
 _TOP = ("task", "meta", "parameters")
 _TASK = ("name", "command", "meta")

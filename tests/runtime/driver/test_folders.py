@@ -12,8 +12,8 @@ import pytest
 from fractal_slurm.driver import folders
 from fractal_slurm.driver.folders import check_work_dir, slurm_may_write
 from fractal_slurm.errors import RunError
-from fractal_slurm.node import worker
-from fractal_slurm.node.worker import CLOSED, EVERYBODY, GROUP, NOBODY, UNKNOWN, folders_above, look_above
+from fractal_slurm.node import folders as node_folders
+from fractal_slurm.node.folders import CLOSED, EVERYBODY, GROUP, NOBODY, UNKNOWN, folders_above, look_above
 from fractal_slurm.sudo import clean_path
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -79,7 +79,7 @@ class TestLookAbove:
     )
     def test_judges_owner_group_others_and_the_sticky_bit(self, monkeypatch, mode, uid, gid, who):
         status = SimpleNamespace(st_mode=0o40000 | mode, st_uid=uid, st_gid=gid)
-        monkeypatch.setattr(worker, "folders_above", lambda _path: iter([("/a", status)]))
+        monkeypatch.setattr(node_folders, "folders_above", lambda _path: iter([("/a", status)]))
         found, words = look_above("/a/run", UID, 77)
         assert found == who
         assert ("/a (mode " in words) == (who in (GROUP, EVERYBODY))
@@ -103,7 +103,7 @@ class TestLookAbove:
             ("/a/link", SimpleNamespace(st_mode=0o120777, st_uid=uid, st_gid=uid)),
             ("/home/anna", SimpleNamespace(st_mode=0o40700 if closed else 0o40755, st_uid=UID, st_gid=GID)),
         ]
-        monkeypatch.setattr(worker, "folders_above", lambda _path: iter(parts))
+        monkeypatch.setattr(node_folders, "folders_above", lambda _path: iter(parts))
         found, words = look_above("/a/link/run", UID)
         assert found == (CLOSED if closed and who == NOBODY else who)
         assert ("/a/link is a link" in words) == (who == GROUP)

@@ -25,7 +25,7 @@ from fractal_slurm.jobs.script import (
     split_command,
     stop_path,
 )
-from fractal_slurm.node.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
+from fractal_slurm.node.protocol import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import HERE, TOKEN, job_settings, json_objects, outcome, slurm_config, texts
@@ -365,9 +365,10 @@ class TestStartingTheWorker:
     @pytest.fixture
     def folder(self, tmp_path):
         folder = tmp_path / "it's" / "share" / "fractal-slurm"
-        folder.mkdir(parents=True)
+        (folder / "node").mkdir(parents=True)
+        (folder / "node" / "__init__.py").touch()
         text = "import sys\ndef main(arguments):\n    print(sys.executable, *arguments)\n    return 3\n"
-        (folder / "worker.py").write_text(text)
+        (folder / "node" / "worker.py").write_text(text)
         return folder
 
     def test_takes_the_python_that_is_named(self, folder):
@@ -394,8 +395,8 @@ class TestStartingTheWorker:
         answer = self.start(sys.executable, tmp_path / "gone")
         assert answer.returncode == 127
         assert answer.stderr == (
-            f"fractal-slurm: the runtime is not on node n7: {tmp_path}/gone/worker.py can not be read there: run the "
-            "playbook fractal.slurm.site for this node\n"
+            f"fractal-slurm: the runtime is not on node n7: {tmp_path}/gone/node/worker.py can not be read there: "
+            "run the playbook fractal.slurm.site for this node\n"
         )
 
 

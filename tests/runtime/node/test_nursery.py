@@ -7,14 +7,13 @@ import os
 import re
 import resource
 import signal
-import sys
 import textwrap
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fractal_slurm.node import nursery, worker
+from fractal_slurm.node import nursery, processes
 
 PYTHON = "/usr/bin/python3"
 
@@ -64,7 +63,7 @@ class Tasks:
         try:
             pid = start(files, null_fd, log_fd)
             status, usage = reap(pid)
-            worker.signal_group(pid, signal.SIGKILL)
+            processes.signal_group(pid, signal.SIGKILL)
         finally:
             os.close(log_fd)
             os.close(null_fd)
@@ -86,7 +85,7 @@ class Tasks:
 
     def spawned(self, files: list[str], null: int, log: int) -> int:
         words = [*self.command, "--args-json", files[0], "--out-json", files[1]]
-        return worker.spawn(words, self.env, null, log)
+        return processes.spawn(words, self.env, null, log)
 
     def fork(self) -> End:
         """A task in a fork; the first call starts the nursery, and lets it learn from a task."""
@@ -98,7 +97,7 @@ class Tasks:
 
     def open(self) -> nursery.Nursery:
         now = time.monotonic()
-        self.nursery = nursery.Nursery(self.command, str(self.folder), self.env, None, worker.spawn, now)
+        self.nursery = nursery.Nursery(self.command, str(self.folder), self.env, None, processes.spawn, now)
         self.settle()
         return self.nursery
 
@@ -596,12 +595,3 @@ class TestExactlyOnce:
         os.close(log_fd)
         assert made.nursery.state == "ended"
         assert made.nursery.why
-
-
-def test_the_files_start_with_old_pythons():
-    """No older Python is at hand everywhere, so its grammar is asked for."""
-    import ast
-
-    source = Path(nursery.__file__).read_text(encoding="utf-8")
-    ast.parse(source, feature_version=(3, 8))
-    assert sys.version_info >= (3, 8)

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import fractal_slurm.node
 import pytest
 from fractal_slurm.jobs.script import render
-from fractal_slurm.node import worker
-from fractal_slurm.node.worker import chunk_bounds, oom_counters, read_work, slot_environment, slots_of_node, split_cpus
+from fractal_slurm.node.limits import oom_counters
+from fractal_slurm.node.placement import is_number, slot_environment, slots_of_node, split_cpus
+from fractal_slurm.node.protocol import read_work
+from fractal_slurm.node.worker import chunk_bounds
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, job_settings, slurm_config
@@ -117,8 +120,8 @@ class TestSlotEnvironment:
 
 class TestImports:
     def test_needs_nothing_beside_the_standard_library(self):
-        code = "import sys; sys.path.append(sys.argv[1]); import worker; print(*sorted(sys.modules))"
-        folder = os.path.dirname(worker.__file__)
+        code = "import sys; sys.path.append(sys.argv[1]); import node.worker; print(*sorted(sys.modules))"
+        folder = os.path.dirname(os.path.dirname(fractal_slurm.node.__file__))
         result = subprocess.run(
             [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True
         )
@@ -157,4 +160,4 @@ class TestIsNumber:
         ("text", "expected"), [("0", True), ("12", True), ("²", False), ("", False), ("9" * 20, False)]
     )
     def test_takes_ascii_digits_alone(self, text, expected):
-        assert worker._is_number(text) is expected
+        assert is_number(text) is expected

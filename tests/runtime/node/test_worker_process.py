@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from fractal_slurm.jobs.script import render
-from fractal_slurm.node import worker
+from fractal_slurm.node import protocol, worker
 from samples import TOKEN, job_settings, slurm_config
 
 JOB = "4711"
@@ -73,8 +73,9 @@ class Job:
 
         `before` runs in its process first, `script` in the script's, which takes `delay_s`; `more` are arguments.
         """
-        code = f"import sys; sys.path.append(sys.argv[1]); import worker\n{before}\nsys.exit(worker.main(sys.argv[2:]))"
-        folder = os.path.dirname(worker.__file__)
+        code = "import sys; sys.path.append(sys.argv[1]); from node import worker"
+        code = f"{code}\n{before}\nsys.exit(worker.main(sys.argv[2:]))"
+        folder = os.path.dirname(os.path.dirname(worker.__file__))
         words = [sys.executable, "-I", "-S", "-c", code, folder, str(self.script), str(slots), *more]
         return subprocess.Popen(
             ["/bin/sh", "-c", f'{script}\nsleep {delay_s}; exec "$@"', "sh", *words],
@@ -287,7 +288,7 @@ os.open, os.mkdir, os.symlink = full(_open), full(_mkdir), full(_symlink)
         full.touch()
         job = Job(tmp_path, [{}], {"task_time_s": 0, "job_limit_s": limit_s})
         code, said = job.run(before=self.NO_ROOM.format(full=full, name=f"/{TOKEN}/", error=error))
-        assert code == worker.NO_FILES_EXIT
+        assert code == protocol.NO_FILES_EXIT
         words = os.strerror(getattr(errno, error))
         assert f"results-0-0 can't be made: {words}; this job ends before its first task" in said
         assert "Traceback" not in said
@@ -300,7 +301,7 @@ os.open, os.mkdir, os.symlink = full(_open), full(_mkdir), full(_symlink)
         process = job.start(before=self.NO_ROOM.format(full=full, name=f"/{TOKEN}/", error="ENOSPC"))
         assert "waiting for room" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == worker.NO_FILES_EXIT
+        assert process.wait(10) == protocol.NO_FILES_EXIT
 
     def test_takes_no_chunk_twice_and_forgets_none(self, tmp_path):
         full = tmp_path / "full"
@@ -503,7 +504,7 @@ class TestRunFolder:
 
     def refused(self, job):
         code, said = job.run()
-        assert code == worker.UNSAFE_EXIT
+        assert code == protocol.UNSAFE_EXIT
         assert "Traceback" not in said
         assert not list(job.folder.glob(f"{TOKEN}*"))
         assert "this job ends before its first task" in said
@@ -525,7 +526,7 @@ class TestRunFolder:
     def test_refuses_anothers(self, tmp_path):
         job = Job(tmp_path, [{}])
         code, said = job.run(before="import os\nos.geteuid = lambda uid=os.geteuid(): uid + 4321")
-        assert code == worker.UNSAFE_EXIT
+        assert code == protocol.UNSAFE_EXIT
         assert "it belongs to uid" in said
 
     @pytest.mark.parametrize("where", ["to a folder", "to nowhere"])
@@ -573,7 +574,7 @@ class TestRunFolder:
         job = Job(tmp_path, [{}])
         (tmp_path / TOKEN).touch()
         code, said = job.run()
-        assert code == worker.NO_FILES_EXIT
+        assert code == protocol.NO_FILES_EXIT
         assert f"worker: {tmp_path}/{TOKEN} can't be made: File exists" in said
 
 
@@ -640,8 +641,9 @@ class TestWhatTheScriptPrinted:
 
 
 class TestOldPythons:
-    def test_it_is_python_3_8(self):
-        source = Path(worker.__file__).read_text()
+    @pytest.mark.parametrize("name", sorted(path.name for path in Path(worker.__file__).parent.glob("*.py")))
+    def test_it_is_python_3_8(self, name):
+        source = Path(worker.__file__).with_name(name).read_text()
         tree = ast.parse(source, feature_version=(3, 8))
         # What came with 3.9 and later, of all that such a file may use.
         newer = set(
@@ -668,7 +670,7 @@ class TestOldPythons:
 
 class TestOutJson:
     def test_refuses_what_is_nested_too_deeply_to_be_read_again(self, tmp_path):
-        limit = worker.MAX_OUT_DEPTH
+        limit = protocol.MAX_OUT_DEPTH
         depths = (limit, limit + 1, *range(985, 1000), 100_000)
         tasks = [{"out": "[" * depth + "1" + "]" * depth} for depth in depths]
         job = Job(tmp_path, tasks)

@@ -12,7 +12,7 @@ import pwd
 import stat
 
 from ..errors import RunError
-from ..node.worker import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
+from ..node.folders import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
 
 _ACCESS_LIST = "system.posix_acl_access"
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ..node.worker import MAX_OUT_DEPTH, is_deep
+from ..node import protocol
+from ..node.protocol import MAX_OUT_DEPTH, is_deep
 from .model import Word
 
 _JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -23,11 +24,11 @@ _MOST_STARTS = 10_000
 class Ending(Word):
     """How a task ended, in the worker's words."""
 
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    TIMEOUT = "timeout"  # its time limit ended it
-    MEMORY = "memory"  # its memory limit ended it
-    CUT = "cut"  # the worker ended it, since the worker had to end
+    SUCCEEDED = protocol.SUCCEEDED
+    FAILED = protocol.FAILED
+    TIMEOUT = protocol.TIMEOUT  # its time limit ended it
+    MEMORY = protocol.MEMORY  # its memory limit ended it
+    CUT = protocol.CUT  # the worker ended it, since the worker had to end
 
 
 _ENDINGS = frozenset(Ending)

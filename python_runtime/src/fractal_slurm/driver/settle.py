@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..cluster.commands import LAUNCH_FAILED, SlurmState
 from ..errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
 from ..jobs.script import claim_path, output_path, stop_path
-from ..node.worker import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
+from ..node.protocol import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
 from .context import Run, Watch
 from .model import UNFINISHED, JobRow, JobState, TaskRow, TaskState
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge

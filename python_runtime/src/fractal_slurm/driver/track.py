@@ -11,7 +11,7 @@ from ..cluster.commands import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, Sl
 from ..config.walltime import format_walltime, parse_walltime
 from ..errors import ClusterError, FractalSlurmError
 from ..jobs.script import claim_path, job_limit_s
-from ..node.worker import BEAT_S
+from ..node.protocol import BEAT_S, OUTPUT
 from ..refusals import is_hopeless
 from .collect import Collector
 from .context import Run, Watch
@@ -283,7 +283,7 @@ class Tracker:
 
     def is_output(self, name: str) -> bool:
         """Whether a name in the run's folder is that of the output file of one of its jobs."""
-        return name.endswith(".slurm.out") and name.partition(".")[0] in self.run.tokens
+        return name.endswith(OUTPUT) and name.partition(".")[0] in self.run.tokens
 
     def predict_from_others(self, watch: Watch) -> None:
         if self.durations and watch.running_since is not None:

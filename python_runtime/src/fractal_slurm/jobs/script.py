@@ -28,7 +28,7 @@ from ..config.file import (
 from ..config.resolve import SlurmConfig
 from ..config.walltime import format_walltime
 from ..errors import FractalSlurmError, SpecError
-from ..node.worker import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
+from ..node.protocol import CLAIM, MAGIC, NO_FILES_EXIT, OUTPUT, PRELOAD_EXIT, STOP, UNSAFE_EXIT
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -83,14 +83,14 @@ exit 127
 """
 )
 
-# Starts the worker on a node: arguments are the Python and the worker's folder, then the worker's own. A node may have
+# Starts the worker on a node: arguments are the Python and the folder of node/, then the worker's own. A node may have
 # another Python than the host that submits: then the runtime's own there, or the system's. The script's first argument
 # and these names are seen by no task.
 _START_WORKER = """\
 fractal_python=$1 fractal_folder=$2 fractal_node=${SLURMD_NODENAME:-$(uname -n)}
 shift 2
-if [ ! -r "$fractal_folder/worker.py" ]; then
-  echo "fractal-slurm: the runtime is not on node $fractal_node: $fractal_folder/worker.py can not be read there: \
+if [ ! -r "$fractal_folder/node/worker.py" ]; then
+  echo "fractal-slurm: the runtime is not on node $fractal_node: $fractal_folder/node/worker.py can not be read there: \
 run the playbook fractal.slurm.site for this node" >&2
   exit 127
 fi
@@ -103,7 +103,7 @@ or set worker_python" >&2
   exit 127
 fi
 # With -c the worker is imported, and so read from its compiled form: that saves 15 ms a job.
-exec "$fractal_python" -I -S -c "import sys; sys.path.append(sys.argv[1]); import worker
+exec "$fractal_python" -I -S -c "import sys; sys.path.append(sys.argv[1]); from node import worker
 sys.exit(worker.main(sys.argv[2:]))" "$fractal_folder" "$@"
 """
 
@@ -117,7 +117,7 @@ class JobSettings:
         run_folder: Folder of the run, in the user's work folder; the job's working directory.
         cache_dir: The user's cache_dir, the base of user_local_exports.
         worker_python: Python that runs the worker on the nodes, absolute.
-        worker_folder: Folder of worker.py, absolute.
+        worker_folder: The folder that has node/worker.py, absolute.
         srun: How the script calls srun.
         memory_limit: ``job`` or ``watch``.
         isolation: ``none``, or ``step``: each slot in a step of its own.
@@ -308,7 +308,7 @@ def export_path(cache_dir: str, path: str) -> str:
 
 
 def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int, encoding: str) -> bytes:
-    """The head of the data part, as :func:`fractal_slurm.node.worker.read_work` reads it."""
+    """The head of the data part, as :func:`fractal_slurm.node.protocol.read_work` reads it."""
     task_time_s = config.time_s if config.time_s is not None and settings.time_scope == "task" else 0
     pairs: list[tuple[str, object]] = [
         ("encoding", encoding),
@@ -336,12 +336,12 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
 
 def claim_path(run_folder: str, token: str) -> str:
     """What a job's first act makes (a symlink), and what the server makes before it submits the work again."""
-    return f"{run_folder}/{token}.claim"
+    return f"{run_folder}/{token}{CLAIM}"
 
 
 def stop_path(run_folder: str, token: str) -> str:
     """What the server makes where a job is to end."""
-    return f"{claim_path(run_folder, token)}.stop"
+    return f"{run_folder}/{token}{STOP}"
 
 
 def job_folder(run_folder: str, token: str) -> str:
@@ -351,7 +351,7 @@ def job_folder(run_folder: str, token: str) -> str:
 
 def output_path(run_folder: str, token: str) -> str:
     """Where SLURM puts what a job prints outside of its tasks."""
-    return f"{run_folder}/{token}.slurm.out"
+    return f"{run_folder}/{token}{OUTPUT}"
 
 
 def split_command(command: str) -> tuple[str, ...]:

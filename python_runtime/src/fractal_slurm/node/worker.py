@@ -36,26 +36,36 @@ import stat
 import sys
 import time
 
+from .folders import EVERYBODY, NOBODY, UNKNOWN, Unsafe, look_above, open_own_folder, private, remove, whole_lines
+from .limits import group_memory_mb, job_end, oom_kills
+from .placement import is_number, slot_environment, slots_of_node, split_cpus
+from .processes import WAITED, prepare_process, signal_group, signal_name, spawn
+from .protocol import (
+    BEAT_S,
+    CLAIM,
+    CLAIM_PREFIX,
+    MAX_OUT_DEPTH,
+    NO_FILES_EXIT,
+    NO_RESULTS_EXIT,
+    NO_STEPS,
+    NO_STEPS_EXIT,
+    OUTPUT,
+    OWN_WORDS,
+    STOP,
+    UNSAFE_EXIT,
+    is_deep,
+    log_name,
+    read_work,
+    results_name,
+    task_log_name,
+)
+
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from .nursery import Nursery
 
-MAGIC = b"#FRACTAL-SLURM-DATA 1"
-# A claim is a symlink to this and the job's id.
-CLAIM_PREFIX = ".job-"
-# The threads of the usual numerical libraries; each is set to cpus_per_task unless the job's environment has it.
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 # How long a task that was ended by a signal waits for the worker's own SIGTERM before it is called failed:
 # SLURM signals all processes of a job at once, and the worker may see its task's death first.
 SETTLE_S = 0.3
@@ -65,8 +75,6 @@ WATCH_S = 0.5
 # How often a worker looks at the memory of steps, and how long it leaves one that has too much to SLURM.
 STEP_WATCH_S, STEP_MEMORY_S = 5.0, 15.0
 SYNC_S = 5.0
-# A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
-BEAT_S = 30.0
 TASK_KILL_S = 10.0
 # SLURM ends a job up to a minute late, never early: a task that would need its whole time may end so late.
 LATE_S = 30.0
@@ -77,96 +85,16 @@ SUSPENDED_S = 5.0
 MAX_STEP_FAILURES = 3
 # How long a step may take to begin: slurmctld may be away for a while, but an srun that nodes do not reach never ends.
 STEP_START_S = 300.0
-NO_STEPS = "its steps can't be started"
-# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG of sysexits.h: how the worker, or the script before it,
-# ends where not its tasks are to blame.
-NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT, UNSAFE_EXIT, PRELOAD_EXIT = 73, 74, 75, 77, 78
-EXITS = {
-    NO_FILES_EXIT: "its files could not be made",
-    NO_RESULTS_EXIT: "its results could not be written",
-    NO_STEPS_EXIT: NO_STEPS,
-    UNSAFE_EXIT: "its run folder is not, or not any more, a folder of the user's own and private",
-    PRELOAD_EXIT: "sudo's noexec, intercept or log_subcmds came with it and lets it start no program",
-}
 # How long a job waits for room for its first files, of its time limit half at the most.
 ROOM_WAIT_S = 300.0
-# Munge refuses what comes from a clock that is further off, by default.
-SKEW_S = 300.0
 # What a full node or disk says. It passes, and is no task's fault.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
-# What the worker says itself begins so. Of what the script says, this much is kept.
-OWN_WORDS = "fractal-slurm worker: "
+# Of what the script says, this much is kept.
 PRINTED_BYTES = 1000
-# Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
-MAX_OUT_DEPTH = 500
-WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-# What Python ignores by itself, and no task should.
-IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
-# Who else may put something else in the place of a file or folder: see look_above().
-CLOSED, NOBODY, UNKNOWN, GROUP, EVERYBODY = range(5)
-MAX_LINKS = 40
 
 
 class Fenced(Exception):
     """The work of this job was given to another job."""
-
-
-class Unsafe(Exception):
-    """A folder is not to be used: others have, or may get, their hands in it."""
-
-
-def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
-    """Split a script into the header of its data part and its task lines.
-
-    Args:
-        data: The whole script, bytes.
-
-    Returns:
-        The header by name, the command's words, and the task lines: index, attempt and args-JSON, split by tabs.
-    """
-    data = data[data.index(b"\n" + MAGIC) + 1 :]
-    head, _blank, body = data.partition(b"\n\n")
-    header: dict[str, str] = {}
-    command: list[str] = []
-    for line in head.decode("utf-8", "surrogateescape").split("\n")[1:]:
-        key, _tab, value = line.partition("\t")
-        if key == "command":
-            command.append(value)
-        else:
-            header[key] = value
-    if header["encoding"] == "zlib":
-        import binascii
-        import zlib
-
-        body = zlib.decompress(binascii.a2b_base64(body))
-    lines = body.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if len(lines) != int(header["tasks"]):
-        raise ValueError(f"the script holds {len(lines)} tasks, not {header['tasks']}: it was cut or changed")
-    return header, command, lines
-
-
-def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
-    """The slots of one node, out of SLURM_TASKS_PER_NODE, e.g. ``4(x2),1``.
-
-    Args:
-        tasks_per_node: The variable's value.
-        node: The node's number in the job (SLURM_NODEID).
-
-    Returns:
-        Slots of every node of the job, and of this one.
-    """
-    slots = []
-    for part in (tasks_per_node or "1").split(","):
-        count, _x, times = part.partition("(x")
-        slots += [int(count)] * int(times.rstrip(")") or 1)
-    return slots, slots[node] if node < len(slots) else 1
-
-
-def _is_number(text: str) -> bool:
-    """Whether a text is a whole number that int takes: a digit of another script, such as a superscript, is none."""
-    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def chunk_bounds(tasks: int, slots: int) -> list[int]:
@@ -182,45 +110,6 @@ def chunk_bounds(tasks: int, slots: int) -> list[int]:
     while bounds[-1] < tasks:
         bounds.append(bounds[-1] + max(1, (tasks - bounds[-1]) // (2 * slots)))
     return bounds
-
-
-def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
-    """A CPU set for each slot, or nothing where SLURM did not confine this job to the CPUs that it granted.
-
-    Pinning by guess puts neighbouring jobs on the same CPUs, since without confinement every job sees all.
-    """
-    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    cpus = sorted(os.sched_getaffinity(0))
-    if not _is_number(granted) or len(cpus) != int(granted) or len(cpus) < slots * cpus_per_task:
-        return None
-    # Hardware threads of one core go to one slot.
-    siblings: dict[int, str] = {}
-    for cpu in cpus:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                siblings[cpu] = file.read()
-        except OSError:
-            siblings[cpu] = ""
-    first: dict[str | int, int] = {}
-    for cpu in cpus:
-        first.setdefault(siblings[cpu] or cpu, cpu)
-    cpus.sort(key=lambda cpu: (first[siblings[cpu] or cpu], cpu))
-    return [set(cpus[n * cpus_per_task : (n + 1) * cpus_per_task]) for n in range(slots)]
-
-
-def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, str]:
-    """The environment of the tasks of one slot: threads, its share of the job's GPUs."""
-    env = dict(os.environ)
-    env["SLURM_CPUS_PER_TASK"] = str(cpus_per_task)
-    for name in THREAD_VARIABLES:
-        env.setdefault(name, str(cpus_per_task))
-    for name in GPU_VARIABLES:
-        devices = [device for device in env.get(name, "").split(",") if device]
-        if len(devices) > 1:
-            share = len(devices) // slots
-            mine = devices[number * share : (number + 1) * share] if share else [devices[number % len(devices)]]
-            env[name] = ",".join(mine)
-    return env
 
 
 class Slot:
@@ -364,8 +253,8 @@ class Worker:
         return by_descriptor
 
     def claim(self) -> None:
-        """Take this submission's token for this job, or learn that it was given away (rule 7 of the design)."""
-        path = f"{self.run_folder}/{self.name}.claim"
+        """Take this submission's token for this job, or learn that it was given away."""
+        path = f"{self.run_folder}/{self.name}{CLAIM}"
         try:
             # It leads nowhere, whatever tasks make in their working directory: the server may not take it for a folder.
             os.symlink(CLAIM_PREFIX + self.job, path)
@@ -380,7 +269,7 @@ class Worker:
             if owner != self.job:
                 raise Fenced(f"job {owner} does this work already") from None
         # A job that was requeued after the server gave its work away finds its own claim.
-        if os.path.isdir(f"{path}.stop"):
+        if os.path.isdir(f"{self.run_folder}/{self.name}{STOP}"):
             raise Fenced("the server took this work back")
 
     def prepare(self) -> None:
@@ -393,9 +282,9 @@ class Worker:
         name = f"{self.restart}-{self.node}"
         if self.restart:
             self.skip_finished()
-        self.results_fd = self.open_file(f"{self.folder}/results-{name}")
+        self.results_fd = self.open_file(f"{self.folder}/{results_name(self.restart, self.node)}")
         if not self.separate_logs:
-            self.log_fd = self.open_file(f"{self.folder}/log-{name}")
+            self.log_fd = self.open_file(f"{self.folder}/{log_name(self.restart, self.node)}")
             self.log_offset = os.fstat(self.log_fd).st_size
         if self.bounds:
             os.makedirs(f"{self.folder}/chunks-{self.restart}", mode=0o700, exist_ok=True)
@@ -432,7 +321,7 @@ class Worker:
     def read_printed(self) -> None:
         """Take note of what extra_lines said: a shell goes on where a command of theirs is not there, say."""
         try:
-            fd = private(f"{self.run_folder}/{self.name}.slurm.out", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = private(f"{self.run_folder}/{self.name}{OUTPUT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return
         try:
@@ -497,11 +386,8 @@ class Worker:
         if self.in_steps:
             self.fresh_why = 'each slot is a step of its own (isolation = "step")'
             return
-        # On a node this file is a module of its own, and not part of a package.
-        if __package__:
-            from .nursery import Nursery, Unfit
-        else:
-            from nursery import Nursery, Unfit  # type: ignore[import-not-found, no-redef, unused-ignore]
+        from .nursery import Nursery, Unfit
+
         slot = self.free[-1]
         try:
             self.nursery = Nursery(self.command, self.scratch, slot.env, slot.cpus, spawn, time.monotonic())
@@ -642,7 +528,7 @@ class Worker:
         finally:
             os.close(fd)
         if self.separate_logs:
-            slot.log_path = f"{self.folder}/task-{slot.index}-{slot.attempt}.log"
+            slot.log_path = f"{self.folder}/{task_log_name(slot.index, slot.attempt)}"
             slot.log_fd = private(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
         words = [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
         slot.began_clock = time.time()
@@ -698,8 +584,9 @@ class Worker:
                 self.srun, "--quiet", "--exact", "--nodes=1", "--ntasks=1", f"--nodelist={self.host}",
                 f"--cpus-per-task={self.cpus_per_task}", f"--mem={memory}M", "--export=ALL", "--input=none",
                 "--chdir=/", sys.executable, "-I", "-S", "-c",
-                "import sys; sys.path.append(sys.argv[1]); import worker; worker.slot_main(*sys.argv[2:])",
-                os.path.dirname(os.path.abspath(__file__)), f"{self.scratch}/slot-{slot.number}", str(os.getpid()),
+                "import sys; sys.path.append(sys.argv[1]); from node.worker import slot_main; slot_main(*sys.argv[2:])",
+                os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+                f"{self.scratch}/slot-{slot.number}", str(os.getpid()),
             ]  # fmt: skip
             umask = os.umask(0o077)
             os.umask(umask)
@@ -1239,7 +1126,7 @@ class Worker:
 
     def look_for_stop(self) -> None:
         """The server's mark, made where it wants a job to end without SLURM's help."""
-        if not self.ending and os.path.isdir(f"{self.run_folder}/{self.name}.claim.stop"):
+        if not self.ending and os.path.isdir(f"{self.run_folder}/{self.name}{STOP}"):
             self.end_all("the run was cancelled")
 
     def watch_memory(self) -> None:
@@ -1325,58 +1212,6 @@ class Worker:
             pass
 
 
-# The signals that were blocked when this process began: tasks begin with these.
-inherited_mask: set[int] = set()
-
-
-def prepare_process() -> None:
-    """Block the signals that are waited for, and undo what Python changed in the environment, for the tasks' sake."""
-    global inherited_mask
-    inherited_mask = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the ends of tasks
-    if "LC_CTYPE" in os.environ:  # Python sets it where the locale is C; see PEP 538
-        try:
-            with open("/proc/self/environ", "rb") as file:
-                before = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
-        except OSError:
-            return
-        if before:
-            os.environb[b"LC_CTYPE"] = before[0][9:]
-        else:
-            del os.environ["LC_CTYPE"]
-
-
-def spawn(
-    words: list[str], env: dict[str, str], stdin: int, output: int, more: tuple[tuple[int, int], ...] = ()
-) -> int:
-    """Start a process in a process group of its own. Returns its pid.
-
-    Args:
-        words: Its command line.
-        env: Its environment.
-        stdin: The descriptor of its standard input.
-        output: That of its standard output and standard error.
-        more: Pairs of another descriptor and the number that it gets.
-
-    Raises:
-        OSError: It can't be started.
-    """
-    return os.posix_spawnp(
-        words[0],
-        words,
-        env,
-        file_actions=(
-            (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, output, 1),
-            (os.POSIX_SPAWN_DUP2, output, 2),
-            *((os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in more),
-        ),
-        setpgroup=0,
-        setsigmask=inherited_mask,
-        setsigdef=IGNORED,
-    )
-
-
 def slot_main(stem: str, worker_pid: str) -> None:
     """The slot worker, inside of a slot's step: runs what ``STEM.todo`` says, until that is nothing.
 
@@ -1441,297 +1276,6 @@ def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]
     }
 
 
-def private(path: str, flags: int) -> int:
-    """Open a file that nobody else can read, whatever the umask is; no link is followed."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def open_own_folder(path: str, name: str) -> int:
-    """Open a folder, and prove by the descriptor that it is this user's own, private, and no link.
-
-    Raises:
-        Unsafe: It is not; ``name`` is what it is called in words.
-        OSError: It can't be opened.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise Unsafe(f"{name} is a link, or no folder") from None
-        error.filename = name
-        raise
-    status = os.fstat(fd)
-    if status.st_uid != os.geteuid():
-        fault = f"it belongs to uid {status.st_uid}, and this job runs as uid {os.geteuid()}"
-    elif status.st_mode & 0o077:
-        fault = f"others have rights in it (mode {stat.S_IMODE(status.st_mode):04o}): chmod 700 it"
-    else:
-        return fd
-    os.close(fd)
-    raise Unsafe(f"{name} is not the user's own and private: {fault}")
-
-
-def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The folders and links that the kernel goes through to find a path, from / on.
-
-    Args:
-        path: An absolute path; its last part is not looked at.
-
-    Raises:
-        OSError: One of them is not there, or can't be looked at.
-    """
-    current = "/"
-    yield current, os.lstat(current)
-    rest = path.split("/")[-2::-1]
-    links = 0
-    while rest:
-        part = rest.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            current = os.path.dirname(current)
-            continue
-        target = f"{current.rstrip('/')}/{part}"
-        status = os.lstat(target)
-        if stat.S_ISLNK(status.st_mode):
-            links += 1
-            if links > MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            yield target, status
-            link = os.readlink(target)
-            rest += link.split("/")[::-1]
-            if link.startswith("/"):
-                current = "/"
-            continue
-        current = target
-        yield current, status
-
-
-def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, str]:
-    """Who else than a user (and root) may put something else in the place of a file or folder.
-
-    As sshd's StrictModes does, it looks at the folders above. Where they have the sticky bit, others can't rename what
-    is not theirs; a link is its owner's there, who may exchange it.
-
-    Args:
-        path: Absolute; what is above it is looked at.
-        uid: The user.
-        own_gid: A group that has no other member.
-
-    Returns:
-        CLOSED (it is below a folder that only the user can enter), NOBODY, UNKNOWN (a folder can't be looked at),
-        GROUP (members of a group, users of an access list, or another user) or EVERYBODY; and why, in words.
-    """
-    worst, words = NOBODY, ""
-    try:
-        for folder, status in folders_above(path):
-            mode, mine = stat.S_IMODE(status.st_mode), status.st_uid in (0, uid)
-            if stat.S_ISLNK(status.st_mode):
-                if not mine and worst < GROUP:
-                    worst, words = GROUP, f"{folder} is a link that its owner (uid {status.st_uid}) may exchange"
-                continue
-            who, whose = NOBODY, ""
-            if mode & 0o002 and not mode & stat.S_ISVTX:
-                who, whose = EVERYBODY, "everybody"
-            elif not mine:
-                who, whose = GROUP, f"its owner (uid {status.st_uid})"
-            elif mode & 0o020 and not mode & stat.S_ISVTX and status.st_gid != own_gid:
-                # Of an access list the group's part of the mode is the most that it grants anybody.
-                who, whose = GROUP, f"its group (gid {status.st_gid}) or its access list"
-            if who > worst:
-                worst, words = who, f"{folder} (mode {mode:04o}) lets {whose} rename what is in it"
-            if mine and not mode & 0o011:
-                return (CLOSED if worst == NOBODY else worst), words
-    except OSError as error:
-        if worst == NOBODY:
-            return UNKNOWN, f"{error.filename} can't be looked at: {error.strerror}"
-    return worst, words
-
-
-def remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
-
-
-def whole_lines(path: str, max_bytes: int) -> Iterator[bytes]:
-    """The lines of a regular file, as large as it is now, but for those over max_bytes. No other file is read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:
-        return
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        return
-    rest = status.st_size
-    with os.fdopen(fd, "rb") as file:
-        whole = True  # whether what comes is the beginning of a line
-        while rest > 0:
-            try:
-                line = file.readline(min(max_bytes, rest))
-            except OSError:
-                return
-            if not line:
-                return
-            rest -= len(line)
-            ends = line.endswith(b"\n")
-            if whole and ends:
-                yield line
-            whole = ends
-
-
-def is_deep(value: object) -> bool:
-    """Whether lists and dicts are nested more than MAX_OUT_DEPTH levels deep."""
-    level: list[Any] = [value]
-    for _depth in range(MAX_OUT_DEPTH + 1):
-        level = [item for item in level if isinstance(item, (dict, list))]
-        if not level:
-            return False
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
-    return True
-
-
-def job_end(limit_s: float, before_s: float = 0.0) -> float | None:
-    """When SLURM ends this job, by the monotonic clock.
-
-    SLURM's times are those of its own clock. This node's may be off: the worker then goes by the length of the time
-    limit, and by the age of the script.
-
-    Args:
-        limit_s: The job's time limit; 0 if the script does not tell.
-        before_s: Seconds that went by in the job before the step that this process is in.
-    """
-    start, end = (os.environ.get(f"SLURM_JOB_{what}_TIME", "") for what in ("START", "END"))
-    by_clock = None
-    if _is_number(end):  # SLURM 22.05 does not have it
-        by_clock = int(end) - time.time()
-        if _is_number(start):
-            limit_s = int(end) - int(start)
-    # What extra_lines did before the worker (conda, module load) took of the job's time, too.
-    left = by_limit = limit_s - before_s - process_age_s() if limit_s else None
-    if by_clock is not None and by_clock > 0:
-        if by_limit is None or not _is_number(start):
-            left = by_clock
-        elif by_clock > by_limit - SKEW_S:
-            # Of the two the one that ends the job's queue sooner: that costs but time, and the other costs tasks.
-            left = min(by_clock, by_limit)
-    return None if left is None else time.monotonic() + left
-
-
-def process_age_s() -> float:
-    """Seconds since this process began: with the job's script, that gave way to the worker by exec."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            began = int(file.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - began)
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
-
-
-def signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def group_memory_mb(groups: set[int]) -> dict[int, float]:
-    """Resident memory of process groups, in MB. Pages that processes share count once (Pss), where it matters."""
-    page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
-    members: dict[int, list[tuple[str, float]]] = {}
-    for name in os.listdir("/proc"):
-        if _is_number(name):
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            group = int(fields[2])
-            if group in groups:
-                members.setdefault(group, []).append((name, int(fields[21]) * page_mb))
-    used = {}
-    for group, processes in members.items():
-        used[group] = sum(resident for _name, resident in processes)
-        if len(processes) > 1:
-            used[group] = sum(proportional_mb(name, resident) for name, resident in processes)
-    return used
-
-
-def oom_kills() -> int:
-    """How many processes of this job the kernel ended for lack of memory; 0 if it has no control group of its own."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as groups:
-            own = groups.readlines()
-        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-            counters = oom_counters(own, mounts, job)
-    except OSError:
-        return 0
-    for counter in counters:
-        try:
-            with open(counter, encoding="ascii") as file:
-                for line in file:
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
-        except OSError:
-            continue
-    return 0
-
-
-def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list[str]:
-    """The files in which the kernel counts the processes that it ended for lack of memory, by cgroups(7).
-
-    Args:
-        groups: The lines of /proc/self/cgroup.
-        mounts: The lines of /proc/self/mountinfo: in a container a part of the tree only is mounted.
-        job: The job's id.
-
-    Returns:
-        Nothing where the job has no control group of its own, named by SLURM like
-        /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
-    """
-    paths = {}
-    for line in groups:
-        _number, controllers, path = line.rstrip("\n").split(":", 2)
-        if f"/job_{job}/" in f"{path}/":
-            paths.update(dict.fromkeys(controllers.split(","), path))
-    files = []
-    for line in mounts:
-        place, _separator, kind = line.partition(" - ")
-        if kind.startswith("cgroup2 "):
-            path, name = paths.get("", ""), "memory.events"
-        elif kind.startswith("cgroup ") and "memory" in kind.split()[-1].split(","):
-            path, name = paths.get("memory", ""), "memory.oom_control"
-        else:
-            continue
-        root, mounted_at = place.split()[3:5]
-        if path:
-            root = root.rstrip("/")
-            below = path[len(root) :] if path.startswith(root) else path
-            files.append(f"{mounted_at}{below}/{name}")
-    return files
-
-
-def proportional_mb(name: str, resident: float) -> float:
-    try:
-        with open(f"/proc/{name}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    return resident
-
-
 def main(argv: list[str]) -> int:
     """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a step ``worker - TASKS_PER_NODE SECONDS [FOLDER]``.
 
@@ -1745,7 +1289,7 @@ def main(argv: list[str]) -> int:
     with os.fdopen(fd, "rb") as file:
         header, command, lines = read_work(file.read())
     # Of a process that has just begun, procps 4.0.2 now and then says that it is 4123168608 s old.
-    before_s = float(before) if _is_number(before) and len(before) < 10 else 0.0
+    before_s = float(before) if is_number(before) and len(before) < 10 else 0.0
     worker = Worker(header, command, lines, tasks_per_node, before_s)
     try:
         worker.begin()
