@@ -44,7 +44,7 @@ class ActionModule(ActionBase):
             try:
                 # What fractal-server reads is JSON, whatever the file is called.
                 text = base64.b64decode(raw).decode("utf-8")
-                data = runtime_module("config.file").parse_json(text, source=result["path"])
+                data = runtime_module("config.documents").parse_json(text, source=result["path"])
                 checked = config_input.check(data, result["path"])
                 result.update({"valid": True, "config": checked.config, "warnings": checked.warnings})
             except UnicodeDecodeError:

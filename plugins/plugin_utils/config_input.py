@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from ansible.errors import AnsibleError
 
 from .runtime import runtime_module
@@ -33,21 +32,6 @@ class CheckedConfig(NamedTuple):
     warnings: list[str]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Reads YAML, and refuses a key that stands twice (YAML itself would drop one of the two without a word)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _value_node in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice: keep one", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, (str, int)) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
 def parse_text(text: str, source: str) -> Any:
     """Read JSON or YAML.
 
@@ -58,16 +42,8 @@ def parse_text(text: str, source: str) -> Any:
     Raises:
         ValueError: It is neither; the message says where.
     """
-    if source.endswith(".json"):
-        return runtime_module("config.file").parse_json(text, source=source)
-    try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ValueError(f"{source}{where}: no YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: no YAML: {error}") from None
+    documents = runtime_module("config.documents")
+    return (documents.parse_json if source.endswith(".json") else documents.parse_yaml)(text, source=source)
 
 
 def check(data: Any, source: str) -> CheckedConfig:

@@ -12,7 +12,8 @@ from pathlib import Path
 from fractal_slurm.cluster import facts as cluster
 from fractal_slurm.cluster import fit
 from fractal_slurm.cluster.commands import judge_submission, read_exit_code, read_sacct, read_squeue
-from fractal_slurm.config.file import parse_config, parse_json
+from fractal_slurm.config.documents import parse_json
+from fractal_slurm.config.file import parse_config
 from fractal_slurm.config.memory import parse_memory
 from fractal_slurm.config.walltime import parse_walltime
 from fractal_slurm.driver.journal import record_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .cluster.commands import Silence, Slurm, Submitted
-from .config.file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE, load_config_file
+from .config.file import config_path, load_config_file
 from .driver.folders import check_work_dir
 from .driver.prepare import PREFLIGHT_TIMEOUT_S, connect
 from .errors import FractalSlurmError
@@ -27,12 +27,12 @@ class Finding(NamedTuple):
     words: str
 
 
-def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Sequence[str] = ()) -> list[Finding]:
+def examine(users: Sequence[str], config_file: str | None = None, work_dirs: Sequence[str] = ()) -> list[Finding]:
     """Make all checks.
 
     Args:
         users: Users that this account should be able to impersonate.
-        config_path: The config file; None for the one that the environment names.
+        config_file: The config file; None for the one that the environment names.
         work_dirs: Folders in which runs of these users are to work.
     """
     findings = []
@@ -43,7 +43,7 @@ def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Seq
         findings.append(Finding("settings", False, str(error)))
         settings = Settings()
     slurm = connect(settings)
-    findings += _files(settings, config_path)
+    findings += _files(settings, config_file)
     findings += _cluster(slurm)
     findings += _sudo(slurm)
     answers = any(finding.check == "SLURM" and finding.ok for finding in findings)
@@ -56,8 +56,8 @@ def examine(users: Sequence[str], config_path: str | None = None, work_dirs: Seq
     return findings
 
 
-def _files(settings: Settings, config_path: str | None) -> Iterator[Finding]:
-    file = config_path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
+def _files(settings: Settings, config_file: str | None) -> Iterator[Finding]:
+    file = config_path(config_file)
     try:
         load_config_file(file)
         yield Finding("config file", True, f"{file}: valid")

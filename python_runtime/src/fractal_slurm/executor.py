@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config.file import SlurmConfigFile, load_config_file
+from .config.file import SlurmConfigFile, config_path, load_config_file
 from .driver.journal import record_of
 from .driver.model import TaskEnd, TaskState
 from .driver.prepare import connect, create_run
@@ -81,7 +81,7 @@ class SlurmExecutor(Executor):
         user: Whom to run them as.
         cache_dir: The user's cache_dir, base of user_local_exports.
         work_dir: A folder that the user can write, on the nodes too.
-        config: The config file, or its path.
+        config: The config file, or its path; None for the path in FRACTAL_SLURM_CONFIG_FILE, else the default one.
         task_name: The tasks' name.
         task_meta: task.meta.
         meta: WorkflowTask.meta.
@@ -100,7 +100,7 @@ class SlurmExecutor(Executor):
         *,
         cache_dir: str,
         work_dir: str,
-        config: SlurmConfigFile | str | Path = "/etc/fractal/slurm_config.json",
+        config: SlurmConfigFile | str | Path | None = None,
         task_name: str = "task",
         task_meta: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
@@ -109,7 +109,7 @@ class SlurmExecutor(Executor):
         window_s: float = 0.1,
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
-        self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config)
+        self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config_path(config))
         self._settings = settings or load_settings()
         self._task = {"name": task_name, "meta": dict(task_meta or {})}
         self._meta = dict(meta or {})

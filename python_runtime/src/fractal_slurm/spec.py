@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config.file import json_path
+from .config.faults import json_path
 from .errors import FractalSlurmError, SpecError, shown
 from .jobs.script import split_command
 from .node.protocol import MAX_OUT_DEPTH, is_deep

@@ -210,7 +210,7 @@ class TestResolve:
         )
         assert [line.split(": ")[:2] for line in lines] == [
             *(["task.meta", f"$.{name}"] for name in ("mem", "time", "account", "cpus_per_task", "partition", "nodes")),
-            ["task.meta", "$.extra_lines"],
+            ["task.meta", "$.extra_lines[0]"],
             *(["WorkflowTask.meta", f"$.{name}"] for name in ("gpus", "needs_gpu", "extra_lines", "tasks_per_job")),
             ["task", "$.name"],
         ]

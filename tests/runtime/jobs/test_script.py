@@ -8,7 +8,7 @@ import sys
 
 import fractal_slurm.jobs.script as script_module
 import pytest
-from fractal_slurm.config.file import RESERVED_OPTIONS
+from fractal_slurm.config.options import RESERVED_OPTIONS
 from fractal_slurm.errors import FractalSlurmError, SpecError
 from fractal_slurm.jobs.script import (
     ScriptTooLarge,

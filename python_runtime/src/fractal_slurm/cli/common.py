@@ -71,16 +71,10 @@ def guarded(command: _Command) -> _Command:
     return wrapper  # type: ignore[return-value]
 
 
-def config_path_of(path: str | None) -> str:
-    from ..config.file import DEFAULT_CONFIG_FILE, ENVIRONMENT_VARIABLE
-
-    return path or os.environ.get(ENVIRONMENT_VARIABLE) or str(DEFAULT_CONFIG_FILE)
-
-
 def load_config(path: str | None) -> SlurmConfigFile:
-    from ..config.file import config_warnings, load_config_file
+    from ..config.file import config_path, config_warnings, load_config_file
 
-    file = config_path_of(path)
+    file = config_path(path)
     config = load_config_file(file)
     for warning in config_warnings(config):
         say(f"warning: {file}: {warning}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import FractalSlurmError, RunError
-from .common import account_option, config_option, config_path_of, guarded, json_option, load_config, print_json, say
+from .common import account_option, config_option, guarded, json_option, load_config, print_json, say
 
 if TYPE_CHECKING:
     from ..cluster.facts import Cluster
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 @guarded
 def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_json: bool) -> None:
     """Check config files; a line for each fault."""
-    from ..config.file import config_warnings, load_config_file
+    from ..config.file import config_path, config_warnings, load_config_file
     from ..errors import ConfigFileError
 
     facts = _facts(users) if cluster else None
     rows = []
-    for file in files or (config_path_of(None),):
+    for file in files or (config_path(),):
         row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": [], "advice": []}
         try:
             config = load_config_file(file)

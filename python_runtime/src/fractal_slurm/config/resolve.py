@@ -7,26 +7,16 @@ with needs_gpu), default_slurm_config.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BatchingError, FractalSlurmError, SpecError, shown
+from ..errors import BatchingError, FractalSlurmError, SpecError
 from .batching import Batching, heuristics
-from .file import (
-    COUNT_PATTERN,
-    MAX_COUNT,
-    SlurmConfigFile,
-    check_extra_line,
-    check_nodes,
-    check_option_value,
-    check_text,
-    extra_line_warning,
-    json_path,
-)
-from .memory import parse_memory
+from .file import SlurmConfigFile
+from .meta import REQUIRED, read_meta
+from .options import check_option_value, check_text
 from .walltime import parse_walltime
 
 WORKFLOW_TASK_META = "WorkflowTask.meta"
@@ -100,107 +90,6 @@ class Resolution:
     sources: dict[str, str]
     batching: Batching
     warnings: list[str]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_COUNT:
-        value = str(value)
-    if not isinstance(value, str):
-        raise FractalSlurmError(f"found {shown(value)}; a string is allowed")
-    return check_option_value(value, "the value")
-
-
-def _nodes(value: object) -> str:
-    return check_nodes(_text(value))
-
-
-def _count(value: object) -> int:
-    number = value
-    if isinstance(value, str) and COUNT_PATTERN.fullmatch(value):
-        number = int(value)
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MAX_COUNT:
-        raise FractalSlurmError(f"found {shown(value)}; an integer from 1 to {MAX_COUNT} is allowed")
-    return number
-
-
-def _flag(value: object) -> bool:
-    """true or false; as a string, too, in any case: so fractal-server reads it."""
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if not isinstance(value, bool):
-        raise FractalSlurmError(f"found {shown(value)}; true or false are allowed")
-    return value
-
-
-def _time(value: object) -> str:
-    parse_walltime(value)
-    return str(value).strip()
-
-
-def _lines(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise FractalSlurmError(f"found {shown(value)}; a list of strings is allowed")
-    return [check_extra_line(line) for line in value]
-
-
-# What a meta can set, with the check of each. Optional ones can be unset with null.
-_META_OPTIONS: dict[str, Callable[[object], Any]] = {
-    "partition": _text,
-    "cpus_per_task": _count,
-    "mem": parse_memory,
-    "constraint": _text,
-    "gres": _text,
-    "gpus": _text,
-    "time": _time,
-    "nodes": _nodes,
-    "nodelist": _text,
-    "exclude": _text,
-    "extra_lines": _lines,
-    "needs_gpu": _flag,
-    "tasks_per_job": _count,
-    "parallel_tasks_per_job": _count,
-}
-_REQUIRED = ("partition", "cpus_per_task", "mem")
-_ONLY_IN_FILE = ("shebang_line", "use_mem_per_cpu", "pre_submission_commands", "user_local_exports")
-_ACCOUNT_REFUSED = (
-    "account is not allowed in a meta: the account comes from the user's settings or from the config file"
-)
-
-
-def _read_meta(meta: object, source: str, warnings: list[str]) -> dict[str, Any]:
-    """The options that a meta sets, checked; keys that are none of ours belong to Fractal and are passed over."""
-    if meta is None:
-        return {}
-    if not isinstance(meta, Mapping):
-        raise SpecError(f"{source}: $: found {shown(meta)}; an object is allowed")
-    options: dict[str, Any] = {}
-    faults: list[str] = []
-    for key, value in meta.items():
-        where = f"{source}: {json_path((str(key),))}"
-        if key == "account":
-            faults.append(f"{where}: {_ACCOUNT_REFUSED}")
-        elif key in _ONLY_IN_FILE:
-            warnings.append(f"{where}: has no effect: it is read from the config file only")
-        elif key not in _META_OPTIONS:
-            near = difflib.get_close_matches(str(key), _META_OPTIONS, n=1, cutoff=0.8)
-            if near:
-                warnings.append(f"{where}: unknown key, passed over; did you mean {near[0]!r}?")
-        elif value is None and key in _REQUIRED:
-            faults.append(f"{where}: found null; it is required: leave it out to keep the config file's")
-        elif value is None:
-            options[key] = None
-        else:
-            try:
-                options[key] = _META_OPTIONS[key](value)
-            except FractalSlurmError as error:
-                faults += [f"{where}: {message}" for message in error.messages]
-    for line in options.get("extra_lines") or ():
-        warning = extra_line_warning(line)
-        if warning:
-            warnings.append(f"{source}: $.extra_lines: {warning}")
-    if faults:
-        raise SpecError(faults)
-    return options
 
 
 def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str]:
@@ -277,7 +166,7 @@ def resolve(
     metas: dict[str, dict[str, Any]] = {}
     for source, meta in ((TASK_META, task_meta), (WORKFLOW_TASK_META, workflow_task_meta)):
         try:
-            metas[source] = _read_meta(meta, source, warnings)
+            metas[source] = read_meta(meta, source, warnings)
         except FractalSlurmError as error:
             faults += error.messages
     try:
@@ -302,7 +191,7 @@ def resolve(
         else:
             gpu = config_file.gpu_slurm_config.model_dump(exclude_unset=True)
             # null unsets an optional value; what a job can't do without stays the default's
-            gpu = {key: value for key, value in gpu.items() if value is not None or key not in _REQUIRED}
+            gpu = {key: value for key, value in gpu.items() if value is not None or key not in REQUIRED}
             layers.insert(1, (GPU_SLURM_CONFIG, gpu))
 
     values: dict[str, Any] = {}

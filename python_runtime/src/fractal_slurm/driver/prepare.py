@@ -12,7 +12,8 @@ from typing import Any
 from ..cluster.commands import Silence, Slurm
 from ..cluster.facts import Cluster
 from ..cluster.fit import WalltimeLimit, longest_walltime
-from ..config.file import SlurmConfigFile, directive_values
+from ..config.file import SlurmConfigFile
+from ..config.options import directive_values
 from ..config.resolve import Resolution, resolve
 from ..errors import ClusterError, RunError
 from ..jobs.plan import fit_scripts, make_plan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..config.batching import heuristics
-from ..config.file import directive_values
+from ..config.options import directive_values
 from ..config.resolve import Resolution, SlurmConfig
 from ..config.walltime import format_walltime
 from ..errors import BatchingError, ClusterError

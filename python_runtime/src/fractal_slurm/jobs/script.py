@@ -17,15 +17,9 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, StrictUndefined
 
-from ..config.file import (
-    SBATCH_PREFIX,
-    check_export_name,
-    check_export_path,
-    check_extra_line,
-    check_option_value,
-    check_text,
-)
+from ..config.options import SBATCH_PREFIX, check_extra_line, check_option_value, check_text
 from ..config.resolve import SlurmConfig
+from ..config.types import check_export_name, check_export_path
 from ..config.walltime import format_walltime
 from ..errors import FractalSlurmError, SpecError
 from ..node.protocol import CLAIM, MAGIC, NO_FILES_EXIT, OUTPUT, PRELOAD_EXIT, STOP, UNSAFE_EXIT

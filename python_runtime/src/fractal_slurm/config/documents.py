@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read JSON and YAML that others wrote: bounded, and without what a reader would drop without a word."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import ConfigFileError, FractalSlurmError, shown
+
+# YAML takes a hundred times its size of memory; and what its aliases and merge keys stand for is bounded, too.
+_MOST_YAML, _MOST_EXPANDED, _MOST_MERGED = 1 << 25, 50_000_000, 1_000_000
+# Digits of an integer: JSON can't be written with more than 4300, and hexadecimal ones become longer.
+_MOST_DIGITS = 1_000
+
+
+def read_text(
+    file: str | Path | BinaryIO, *, source: str, most: int, error: type[FractalSlurmError], optional: bool = False
+) -> str | None:
+    """The text of a file in UTF-8; a byte order mark, which some editors write at its beginning, is left out.
+
+    Args:
+        file: Its path, or the open file.
+        source: How messages call it.
+        most: Its most bytes.
+        error: What is raised.
+        optional: Whether there may be no such file.
+
+    Returns:
+        The text; None where there is no such file.
+
+    Raises:
+        FractalSlurmError: Of the type ``error``: it can't be read, is larger, or is not UTF-8.
+    """
+    try:
+        if isinstance(file, (str, Path)):
+            with Path(file).open("rb") as stream:
+                data = stream.read(most + 1)
+        else:
+            data = file.read(most + 1)
+    except FileNotFoundError as fault:
+        if optional:
+            return None
+        raise error(f"{source}: can't be read: {fault.strerror}") from None
+    except OSError as fault:
+        raise error(f"{source}: can't be read: {fault.strerror}") from None
+    except ValueError as fault:  # a NUL in the path
+        raise error(f"{source!r}: can't be read: {fault}") from None
+    if len(data) > most:
+        raise error(f"{source}: can't be read: it is larger than {most} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        what = "it is UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "it is not UTF-8"
+        raise error(f"{source}: can't be read: {what}: save it as UTF-8") from None
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for a reader's ``object_pairs_hook``.
+
+    Raises:
+        FractalSlurmError: A key stands twice: of the two, one would be lost without a word.
+    """
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _value in pairs).items() if count > 1)
+        raise FractalSlurmError(stands_twice(twice))
+    return result
+
+
+def stands_twice(key: object) -> str:
+    """The sentence for a key that stands twice in an object."""
+    return f"the key {shown(key)} stands twice in one object: keep one"
+
+
+def parse_json(text: str, *, source: str) -> Any:
+    """Read JSON.
+
+    Args:
+        text: What was written.
+        source: Where, for messages.
+
+    Raises:
+        ConfigFileError: It is no JSON, or a key stands twice in an object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except json.JSONDecodeError as error:
+        comma = _trailing_comma(text, error.pos)
+        if comma is not None:
+            line, column = text.count("\n", 0, comma) + 1, comma - text.rfind("\n", 0, comma)
+            raise ConfigFileError(
+                f"{source}:{line}:{column}: no JSON: a comma after the last entry: remove it"
+            ) from None
+        raise ConfigFileError(f"{source}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from None
+    except FractalSlurmError as error:
+        raise ConfigFileError(f"{source}: {error}") from None
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise ConfigFileError(f"{source}: can't be read: {error}") from None
+    except RecursionError:
+        raise ConfigFileError(f"{source}: no config: nested too deeply") from None
+
+
+def _trailing_comma(text: str, position: int) -> int | None:
+    """Where a comma stands before the end of an object or list, if that is what a JSON reader stopped at."""
+    before, after = text[:position].rstrip(), text[position:].lstrip()
+    comma = len(before) - 1
+    if not before.endswith(","):  # newer versions of Python stop at the comma itself
+        comma, before, after = position, before + after[:1], after[1:].lstrip()
+    is_one = before.endswith(",") and after[:1] in ("}", "]") and before[:-1].rstrip()[-1:] not in (*":{[,", "")
+    return comma if is_one else None
+
+
+def parse_yaml(
+    text: str, *, source: str, error: type[FractalSlurmError] = ConfigFileError, otherwise: str = "no YAML"
+) -> Any:
+    """Read YAML, or JSON, which is YAML, too.
+
+    Args:
+        text: What was written.
+        source: Where, for messages.
+        error: What is raised.
+        otherwise: How messages call a text that is none.
+
+    Raises:
+        FractalSlurmError: Of the type ``error``: it is no YAML, a key stands twice in a mapping, it contains itself, or
+            it is much larger than it looks, by aliases and merge keys.
+    """
+    import yaml
+
+    if len(text) > _MOST_YAML:
+        raise error(f"{source}: is too large for YAML: at most {_MOST_YAML} characters are allowed; give it as JSON")
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        try:
+            node = loader.get_single_node()
+            _check_nodes(node, source, len(text))
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except FractalSlurmError as fault:
+        raise error(fault.messages) from None
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(fault, "problem", None) or str(fault).partition("\n")[0]
+        raise error(f"{source}{where}: {otherwise}: {problem}") from None
+    except RecursionError:
+        raise error(f"{source}: nested too deeply") from None
+    except (ValueError, OverflowError) as fault:
+        # YAML takes 2001-99-99 for a date, 0x_ for a number, and a long row of digits for an integer.
+        raise error(f"{source}: can't be read as YAML: {fault}; quote it if it is a string") from None
+    except (LookupError, AttributeError, TypeError):
+        # PyYAML reads the values of explicit tags (!!bool x, !!int, !!timestamp x) without looking at them first.
+        raise error(f"{source}: can't be read as YAML: a value does not fit its tag (!!bool and the like)") from None
+
+
+def _check_nodes(root: Any, source: str, length: int) -> None:
+    """Refuse a YAML document that is not what it seems.
+
+    That is a key that stands twice in a mapping (one of the two would be lost without a word), a number that JSON can't
+    hold, a node that contains itself, and aliases or merge keys that make gigabytes of a few lines.
+
+    Args:
+        root: The document's node.
+        source: Where it came from.
+        length: The characters of its text.
+
+    Raises:
+        FractalSlurmError: It is refused.
+    """
+    import yaml
+
+    def place(node: Any) -> str:
+        return f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+
+    sizes: dict[int, int] = {}  # characters of each node, with all that it refers to; -1 while that is being counted
+    merged: dict[int, int] = {}  # pairs of each mapping, with those that it merges
+    pairs = 0
+    left = [(root, False)]
+    while left:
+        node, is_done = left.pop()
+        if not isinstance(node, yaml.CollectionNode):
+            if isinstance(node, yaml.ScalarNode) and id(node) not in sizes:
+                sizes[id(node)] = len(node.value) + 1
+                if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _MOST_DIGITS:
+                    raise FractalSlurmError(
+                        f"{place(node)}: can't be read as YAML: a number of more than {_MOST_DIGITS} digits; "
+                        "quote it if it is a string"
+                    )
+            continue
+        is_mapping = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if is_mapping else node.value
+        if is_done:
+            size = 2 + sum(sizes[id(child)] for child in children)
+            if size > _MOST_EXPANDED + 2 * length:
+                raise FractalSlurmError(
+                    f"{place(node)}: aliases (*name) make more than {_MOST_EXPANDED} characters of it"
+                )
+            sizes[id(node)] = size
+            if is_mapping:
+                merged[id(node)] = sum(_merged(key, value, merged) for key, value in node.value)
+                pairs += merged[id(node)]
+                if pairs > _MOST_MERGED + length:
+                    raise FractalSlurmError(f"{place(node)}: merge keys (<<) make more than {_MOST_MERGED} keys of it")
+            continue
+        if id(node) in sizes:
+            if sizes[id(node)] < 0:
+                raise FractalSlurmError(f"{place(node)}: it contains itself, by an alias (*name)")
+            continue
+        sizes[id(node)] = -1
+        left.append((node, True))
+        left += ((child, False) for child in children)
+        if is_mapping:
+            keys = set()
+            for key, _value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in keys:
+                        raise FractalSlurmError(f"{place(key)}: {stands_twice(key.value)}")
+                    keys.add((key.tag, key.value))
+
+
+def _merged(key: Any, value: Any, merged: Mapping[int, int]) -> int:
+    """The pairs that one pair of a mapping stands for."""
+    if key.tag != "tag:yaml.org,2002:merge":
+        return 1
+    sources = value.value if value.id == "sequence" else [value]
+    return sum(merged.get(id(node), 1) for node in sources)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What pydantic found wrong with a document, in sentences for the person who wrote it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import FractalSlurmError, shown
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Kinds of pydantic's errors, and what is allowed.
+_ALLOWED = {
+    "string_type": "a string is allowed",
+    "list_type": "a list is allowed",
+    "dict_type": "an object is allowed",
+    "mapping_type": "an object is allowed",
+    "model_type": "an object is allowed",
+    "model_attributes_type": "an object is allowed",
+    "bool_type": "true or false are allowed",
+    "bool_parsing": "true or false are allowed",
+}
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        location: The keys and numbers that lead to it.
+        words: What was found, and what is allowed.
+    """
+
+    location: tuple[int | str, ...]
+    words: str
+
+
+class FaultsBelow(FractalSlurmError):
+    """What a validator of ours found wrong at several places below the value that it looked at.
+
+    Args:
+        faults: Each with its location below that value.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = list(faults)
+        super().__init__(fault.words for fault in self.faults)
+
+
+def faults_of(error: ValidationError, model: type[BaseModel], data: object) -> list[Fault]:
+    """All that is wrong, in the order of the document; what is missing from an object comes after what is in it.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that the document was checked with.
+        data: The document.
+    """
+    found = [
+        Fault(tuple(location), words)
+        for entry in error.errors(include_url=False)
+        for location, words in _describe(entry, model)
+    ]
+    return sorted(found, key=lambda fault: _position(data, fault.location))
+
+
+def json_path(location: Iterable[int | str]) -> str:
+    """Write a location as a JSON path: ``$.default_slurm_config.extra_lines[0]``."""
+    path = "$"
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif _PLAIN_KEY.fullmatch(part):
+            path += f".{part}"
+        else:
+            path += f"[{json.dumps(part if len(part) <= 80 else shown(part)[1:-1])}]"
+    return path
+
+
+def unknown(name: str, known: Collection[str], what: str = "key") -> str:
+    """The sentence for a name that is none of the known ones, with the nearest of them.
+
+    Args:
+        name: What was found.
+        known: The names.
+        what: What they are the names of.
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known {what}s are {', '.join(known)}"
+    return f"unknown {what}; {hint}"
+
+
+def found(value: object) -> str:
+    """What was found, for the beginning of a sentence."""
+    return "found nothing" if value is None else f"found {shown(value)}"
+
+
+def _describe(entry: Any, model: type[BaseModel]) -> list[tuple[Sequence[int | str], str]]:
+    kind, value, location = entry["type"], entry["input"], entry["loc"]
+    # pydantic marks a fault of a key by a last part "[key]". A model may have a key of that name, too.
+    if location[-1:] == ("[key]",) and _model_at(model, location[:-1]) is None:
+        location = location[:-1]
+    if kind == "extra_forbidden":
+        above = _model_at(model, location[:-1])
+        return [(location, unknown(str(location[-1]), above.model_fields if above else ()))]
+    if kind == "missing":
+        return [(location, "missing; it is required")]
+    if kind == "invalid_key":
+        return [(location, f"{shown(location[-1])} is no key: a string is allowed")]
+    if kind == "value_error":
+        error = entry["ctx"]["error"]
+        if isinstance(error, FaultsBelow):
+            return [((*location, *fault.location), fault.words) for fault in error.faults]
+        return [(location, message) for message in getattr(error, "messages", [str(error)])]
+    if kind == "literal_error":
+        return [(location, f"{found(value)}; allowed are {_choices(model, location)}")]
+    allowed = _ALLOWED.get(kind, f"{entry['msg'][:1].lower()}{entry['msg'][1:]}")
+    if kind == "string_type" and isinstance(value, (int, float)):
+        allowed += ": put it in quotes"
+    return [(location, f"{found(value)}; {allowed}")]
+
+
+def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
+    """The model of the object at a location, if there is one."""
+    for part in location:
+        entry = model.model_fields.get(str(part))
+        inner = [] if entry is None else [entry.annotation, *get_args(entry.annotation)]
+        below = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if below is None:
+            return None
+        model = below
+    return model
+
+
+def _choices(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    above = _model_at(model, location[:-1])
+    entry = above.model_fields.get(str(location[-1])) if above else None
+    return ", ".join(str(choice) for choice in get_args(entry.annotation)) if entry else "others"
+
+
+def _position(data: object, location: Iterable[int | str]) -> list[int]:
+    """Where a location stands in a document."""
+    numbers = []
+    for part in location:
+        if isinstance(data, Mapping):
+            keys = [str(key) for key in data]
+            numbers.append(keys.index(str(part)) if str(part) in keys else len(keys))
+            data = data.get(part)
+        elif isinstance(part, int):
+            numbers.append(part)
+            data = data[part] if isinstance(data, Sequence) and part < len(data) else None
+        else:
+            break
+    return numbers

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The grammar of sbatch options: what may stand behind one, and which of them ``extra_lines`` may set."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from ..errors import FractalSlurmError, shown
+
+# Lone surrogates are no characters: JSON can spell them ("\ud800"), but UTF-8 can't hold them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What may stand in the value of an #SBATCH option. sbatch splits those lines at blanks, honours
+# quotes and backslashes, and takes the rest of a line from a "#" on for a comment.
+_OPTION_VALUE = re.compile(r"[^\s\"'\\#\x00-\x1f\x7f-\x9f-][^\s\"'\\#\x00-\x1f\x7f-\x9f]*")
+
+# Options that the engine sets and relies on, and so can't come from extra_lines: long name -> what to do instead.
+RESERVED_OPTIONS = {
+    "job-name": "the engine names its jobs",
+    "comment": "the engine marks its jobs with it",
+    "array": "the engine makes the jobs",
+    "output": "the engine keeps the logs",
+    "error": "the engine keeps the logs",
+    "open-mode": "the engine keeps the logs",
+    "input": "the engine feeds the jobs",
+    "chdir": "the engine chooses the folder",
+    "clusters": "the engine watches one cluster",
+    "export": "the engine chooses the environment; write an export line instead",
+    "export-file": "the engine chooses the environment; write an export line instead",
+    "get-user-env": "the engine chooses the environment",
+    "propagate": "the engine chooses the limits",
+    "wrap": "the engine writes the script",
+    "wait": "the engine waits by itself",
+    "parsable": "the engine reads the job's id",
+    "test-only": "nothing would be submitted",
+    "uid": "the engine submits as the user",
+    "gid": "the engine submits as the user",
+    "ntasks": "set batching_config, tasks_per_job and parallel_tasks_per_job instead",
+    "tasks": "set batching_config, tasks_per_job and parallel_tasks_per_job instead",
+    "cpus-per-task": 'set "cpus_per_task" instead',
+    "mem": 'set "mem" instead',
+    "mem-per-cpu": 'set "mem" and "use_mem_per_cpu" instead',
+    "time": 'set "time" instead',
+    "partition": 'set "partition" instead',
+    "account": 'set "account" instead',
+}
+_SHORT_OPTIONS = {
+    "J": "job-name",
+    "a": "array",
+    "o": "output",
+    "e": "error",
+    "i": "input",
+    "D": "chdir",
+    "M": "clusters",
+    "W": "wait",
+    "n": "ntasks",
+    "c": "cpus-per-task",
+    "t": "time",
+    "p": "partition",
+    "A": "account",
+}
+# sbatch's short options without a value, behind which a word may go on with another option (-Hn4).
+_SHORT_FLAGS = frozenset("hHIkOQRsuvV")
+SBATCH_PREFIX = "#SBATCH"
+# What the engine's own data in a script begins with; see worker.MAGIC.
+_DATA_PREFIX = "#FRACTAL-SLURM-DATA"
+
+
+def check_text(value: str, what: str) -> str:
+    """Refuse control characters (line breaks among them): no string with one may reach a script.
+
+    Raises:
+        FractalSlurmError: ``value`` has one.
+    """
+    found = _CONTROL.search(value)
+    if found:
+        raise FractalSlurmError(f"{what} {value!r} has the control character {found[0]!r}: remove it")
+    return value
+
+
+def check_option_value(value: str, what: str) -> str:
+    """Accept a string that can stand behind ``--option=`` on an #SBATCH line as it is.
+
+    Raises:
+        FractalSlurmError: It is empty, begins with a dash, or has blanks, quotes, a backslash or a ``#``.
+    """
+    check_text(value, what)
+    if not _OPTION_VALUE.fullmatch(value):
+        raise FractalSlurmError(
+            f"{what} {value!r} is not allowed: it must not be empty, not begin with a dash, "
+            "and have no blanks, quotes, backslashes or #"
+        )
+    return value
+
+
+def _reserved(word: str) -> str | None:
+    """The long name of the reserved option that a word of an #SBATCH line sets, if it does."""
+    if word.startswith("--"):
+        name = word[2:].partition("=")[0]
+        if not name or name in RESERVED_OPTIONS:
+            return name or None
+        # getopt_long(3), which sbatch uses, accepts every unambiguous beginning of a name (--ar for --array).
+        # No other option of sbatch's is named as one of these begins, so an ambiguous one does no harm here.
+        return next((full for full in RESERVED_OPTIONS if full.startswith(name)), None)
+    if word.startswith("-"):
+        for letter in word[1:]:
+            if letter in _SHORT_OPTIONS:
+                return _SHORT_OPTIONS[letter]
+            if letter not in _SHORT_FLAGS:
+                return None  # the rest is this option's value
+    return None
+
+
+def _directive_words(line: str) -> list[str]:
+    """The words of an #SBATCH line, as sbatch reads them: quotes hold them together, an open # ends them.
+
+    Raises:
+        FractalSlurmError: A backslash (sbatch drops it, in quotes too), or an open quote.
+    """
+    rest = line[len(SBATCH_PREFIX) :]
+    if "\\" in rest:
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: remove the backslash")
+    lexer = shlex.shlex(rest, posix=True, punctuation_chars=False)
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, "#"
+    try:
+        return list(lexer)
+    except ValueError:
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: it has a quote that is not closed") from None
+
+
+def check_extra_line(line: str) -> str:
+    """Accept one of ``extra_lines``, as long as it does not change what the engine relies on.
+
+    Raises:
+        FractalSlurmError: A control character, a directive by another name (sbatch honours
+            ``#PBS`` and ``#BSUB``, on any line of a script, and ``#SLURM``), a heterogeneous job, one of
+            :data:`RESERVED_OPTIONS`, or an #SBATCH line that sbatch can't read.
+    """
+    check_text(line.replace("\t", " "), "extra_lines")
+    if re.match(r"\s*#(PBS|BSUB|SLURM)", line, re.IGNORECASE):
+        raise FractalSlurmError(
+            f"extra_lines {line!r} is not allowed: sbatch honours #PBS, #BSUB and #SLURM, too; use #SBATCH"
+        )
+    if line.startswith(_DATA_PREFIX):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: the engine marks its own data so")
+    # sbatch knows its lines by their first seven characters: no blank before them, in capitals, whatever follows.
+    if not line.startswith(SBATCH_PREFIX):
+        return line
+    if line[len(SBATCH_PREFIX) :].strip().lower().startswith(("hetjob", "packjob")):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: heterogeneous jobs are not supported")
+    words = _directive_words(line)
+    if words and not words[0].startswith("-"):
+        raise FractalSlurmError(f"extra_lines {line!r} is not allowed: {words[0]!r} is no option of sbatch")
+    for word in words:
+        name = _reserved(word)
+        if name is not None:
+            raise FractalSlurmError(f"extra_lines {line!r} is not allowed: --{name}: {RESERVED_OPTIONS[name]}")
+    return line
+
+
+def directive_values(line: str, name: str, short: str = "") -> list[str]:
+    """The values that one of ``extra_lines`` gives an option of sbatch; none where it is no #SBATCH line.
+
+    Args:
+        line: The line, as :func:`check_extra_line` accepts it.
+        name: The option's name, without dashes.
+        short: Its letter, if it has one.
+    """
+    if not line.startswith(SBATCH_PREFIX):
+        return []
+    words = _directive_words(line)
+    found = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in (f"--{name}", f"-{short}"):
+            found.append(following)
+        elif word.startswith(f"--{name}="):
+            found.append(word.partition("=")[2])
+        elif short and word.startswith(f"-{short}"):
+            found.append(word[2:])
+    return found
+
+
+def extra_line_warning(line: str) -> str | None:
+    """What to say of a line that looks like one of sbatch's, and is a mere comment to it."""
+    if line.startswith(SBATCH_PREFIX) or not line.strip().upper().startswith(SBATCH_PREFIX):
+        return None
+    return f"{line!r} has no effect: sbatch honours {SBATCH_PREFIX} in capitals, at the start of a line"
+
+
+def check_nodes(value: str) -> str:
+    """Accept a number of nodes, or two with a dash between them.
+
+    Raises:
+        FractalSlurmError: It is none.
+    """
+    if not re.fullmatch(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?", value):
+        raise FractalSlurmError(f'nodes {shown(value)} is not allowed: give a number of nodes such as "1" or "1-2"')
+    return value
