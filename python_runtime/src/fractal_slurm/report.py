@@ -8,13 +8,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .driver.journal import Journal, record_of
-from .driver.model import JobRow, JobState, TaskState
-from .errors import RunError, count_of
+from .driver.model import ENDED, JobRow, JobState, RunState, TaskState
+from .errors import RunError, count_of, one_line
 from .jobs.script import job_folder
 from .node.protocol import log_name, task_log_name
 from .sudo import Impersonator
@@ -25,12 +24,17 @@ if TYPE_CHECKING:
 _BAR = 24
 # In these states of ours SLURM's own word says more.
 _KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
-# Tasks in a table; with --json there are all.
-_MOST_SHOWN = 50
 # Why there is no log of a task in these states.
 _NO_LOG = {
     TaskState.WAITING: "it has not run yet, or its log has not come",
     TaskState.NOT_RUN: "it did not run",
+}
+# Of failures: kinds that are told apart, and tasks of each that are shown.
+_MOST_KINDS, _MOST_SAMPLES = 50, 5
+_STATE_WORDS = {
+    TaskState.SUCCEEDED: "succeeded",
+    TaskState.FAILED: "failed",
+    TaskState.NOT_RUN: "did not run",
 }
 # A start that is worth a word; and what a task in a fork takes to begin.
 _MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
@@ -135,6 +139,8 @@ def run_head(journal: Journal) -> dict[str, Any]:
     head: dict[str, Any] = {
         key: journal.get(key) for key in ("run_id", "state", "user", "task_name", "created", "run_folder")
     }
+    head["retry_of"] = journal.get("retry_of")
+    head["without_out"] = journal.without_out()
     head["forked"] = journal.get("forked", 0)
     head["fork_off"] = journal.get("fork_off")
     head["advice"] = startup_advice(journal.get("startups", []))
@@ -165,6 +171,7 @@ def task_rows(journal: Journal, *states: TaskState) -> Iterator[dict[str, Any]]:
             "cpu_s": record.get("cpu_s"),
             "result": record.get("out"),
             "log_tail": record.get("tail"),
+            "log_bytes": record["log"][1] if record.get("log") else None,
         }
 
 
@@ -250,11 +257,12 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
 
     Args:
         head: See :func:`run_head`.
-        tasks: Those that have not succeeded.
+        tasks: Those that failed or did not run.
         counts: Number of tasks by state.
     """
+    again = f", a retry of {head['retry_of']}" if head["retry_of"] else ""
     table(
-        f"run {head['run_id']} of {head['user']}: {head['task_name']} ({head['state']})",
+        f"run {head['run_id']} of {head['user']}: {head['task_name']} ({head['state']}{again})",
         ("job", "SLURM id", "state", "tasks", "nodes", "seconds", "reason"),
         [
             (
@@ -275,16 +283,126 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
         print(f"{count_of(head['forked'], 'task')} ran in forks of a Python that had done their imports")
     if head["advice"]:
         print(head["advice"])
-    bad = sum(number for state, number in counts.items() if state is not TaskState.SUCCEEDED)
-    if bad:
-        table(
-            f"{bad} of {count_of(sum(counts.values()), 'task')} {'has' if bad == 1 else 'have'} not succeeded",
-            ("task", "state", "host", "reason", "end of its log"),
-            [
-                (task["index"], task["state"], task["host"], task["reason"], (task["log_tail"] or "").strip()[-300:])
-                for task in islice(tasks, _MOST_SHOWN)
-            ],
+    print(counts_words(counts, ended=head["state"] in ENDED))
+    if head["without_out"]:
+        print(without_out_words(head["without_out"]))
+    kinds = failure_kinds(tasks)
+    print_kinds(kinds)
+    for sentence in next_steps(
+        head["run_id"], head["state"], failed=counts[TaskState.FAILED], not_run=counts[TaskState.NOT_RUN]
+    ):
+        print(sentence)
+
+
+def counts_words(counts: Mapping[TaskState, int], *, ended: bool) -> str:
+    """How many tasks of a run are how far, in words."""
+    total = sum(counts.values())
+    parts = [f"{counts[state]} {words}" for state, words in _STATE_WORDS.items() if counts.get(state)]
+    left = counts.get(TaskState.WAITING, 0) + counts.get(TaskState.CUT, 0)
+    if left:
+        parts.append(f"{left} without an end" if ended else f"{left} still to end")
+    return f"{count_of(total, 'task')}: {', '.join(parts) or 'none'}"
+
+
+def without_out_words(number: int) -> str:
+    """That tasks without an out-JSON count as successes, so that nobody looks for results that never were."""
+    which = "1 task that succeeded" if number == 1 else f"{number} of the tasks that succeeded"
+    return f"{which} wrote no out-JSON: exit code 0 alone counts as success"
+
+
+def next_steps(run_id: str, state: str | None, *, failed: int, not_run: int) -> list[str]:
+    """What to type next, a line each; nothing where a run went well."""
+    if state == RunState.INTERRUPTED:
+        return [f"go on with it:            fractal-slurm resume {run_id}"]
+    if state not in ENDED:
+        return [f"look at it as it goes:    fractal-slurm attach {run_id}"]
+    bad = failed + not_run
+    if not bad:
+        return []
+    logs = [f"read the logs:            fractal-slurm logs {run_id} --failed"] if failed else []
+    which = "that task" if bad == 1 else f"those {bad} tasks"
+    return [*logs, f"run {which} again:".ljust(26) + f"fractal-slurm retry {run_id}"]
+
+
+def args_words(args: object, most: int = 100) -> str:
+    """The args of a task on one line, so that a person knows which task it is."""
+    if isinstance(args, dict):
+        words = ", ".join(
+            f"{key}={value if isinstance(value, str) else json_text(value)}" for key, value in args.items()
         )
+    else:
+        words = json_text(args)
+    return one_line(words, most)
+
+
+def kind_of(failure: Mapping[str, Any]) -> str:
+    """What kind of failure one is: its reason without what differs from task to task."""
+    reason = str(failure.get("reason") or failure.get("state"))
+    reason = reason.partition("; before, the script of its job printed")[0]
+    if re.fullmatch(r"exit code [0-9]+", reason):
+        return reason
+    reason = re.sub(r"(?<![A-Za-z])/\S+", "PATH", reason)
+    return one_line(re.sub(r"[0-9]+([.:][0-9]+)*", "N", reason), 300)
+
+
+def failure_kinds(failures: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Failures grouped by their kind, the most frequent first.
+
+    Args:
+        failures: Rows with ``index``, ``state``, ``reason``, ``args``, ``host`` and ``log_tail``.
+
+    Returns:
+        For each kind its ``kind``, number of ``tasks``, their ``indices``, the number of each host's under ``hosts``,
+        and the first failures as ``samples``.
+    """
+    kinds: dict[str, dict[str, Any]] = {}
+    for failure in failures:
+        name = kind_of(failure)
+        # What others say may differ each time without end.
+        if name not in kinds and len(kinds) >= _MOST_KINDS:
+            name = "other reasons"
+        kind = kinds.setdefault(name, {"kind": name, "tasks": 0, "indices": [], "hosts": {}, "samples": []})
+        kind["tasks"] += 1
+        kind["indices"].append(failure["index"])
+        host = failure.get("host")
+        if host:
+            kind["hosts"][host] = kind["hosts"].get(host, 0) + 1
+        if len(kind["samples"]) < _MOST_SAMPLES:
+            kind["samples"].append(failure)
+    return sorted(kinds.values(), key=lambda kind: -kind["tasks"])
+
+
+def ranges(indices: Sequence[int], most: int = 12) -> str:
+    """Numbers in order, in short: ``0-3, 7, 9-12``."""
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][1] + 1:
+            parts[-1][1] = index
+        else:
+            parts.append([index, index])
+    words = [f"{first}" if first == last else f"{first}-{last}" for first, last in parts[:most]]
+    return ", ".join([*words, "..."] if len(parts) > most else words)
+
+
+def print_kinds(kinds: Sequence[Mapping[str, Any]], *, samples: int = _MOST_SAMPLES, lines: int = 5) -> None:
+    """Failures by kind: how many, which tasks with which args, where, and the last lines of their logs."""
+    for kind in kinds:
+        hosts = sorted(kind["hosts"].items(), key=lambda item: -item[1])
+        where = f", on {', '.join(f'{host} ({number})' for host, number in hosts[:4])}" if hosts else ""
+        more = f" and {len(hosts) - 4} more nodes" if len(hosts) > 4 else ""
+        print()
+        print(plain(f"{count_of(kind['tasks'], 'task')}: {one_line(kind['samples'][0]['reason'] or '', 300)}"))
+        print(plain(f"    {'task' if kind['tasks'] == 1 else 'tasks'} {ranges(kind['indices'])}{where}{more}"))
+        for failure in kind["samples"][:samples]:
+            print(plain(f"    task {failure['index']}: {args_words(failure.get('args'))}"))
+            if one_line(failure["reason"] or "", 300) != one_line(kind["samples"][0]["reason"] or "", 300):
+                print(plain(f"        {one_line(failure['reason'] or '', 300)}"))
+            for line in (failure.get("log_tail") or "").strip().splitlines()[-lines:]:
+                print(plain(f"        | {one_line(line, 300)}"))
+        if kind["tasks"] > samples:
+            print(f"    ... and {kind['tasks'] - samples} more of this kind")
+    if kinds:
+        print()
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -307,13 +425,13 @@ def print_summary(summary: dict[str, Any]) -> None:
             )
         ],
     )
-    failures = summary["failures"]
-    for failure in failures[:10]:
-        print(indented(f"task {failure['index']}: {failure['reason']}"))
-        for line in (failure.get("log_tail") or "").strip().splitlines()[-5:]:
-            print(plain(f"    {line}"))
-    if len(failures) > 10:
-        print(f"... and {len(failures) - 10} more: fractal-slurm report {summary['run_id']}")
+    if summary["without_out"]:
+        print(without_out_words(summary["without_out"]))
+    print_kinds(failure_kinds(summary["failures"]), samples=2)
+    for sentence in next_steps(
+        summary["run_id"], summary["state"], failed=summary["failed"], not_run=summary["not_run"]
+    ):
+        print(sentence)
 
 
 def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes]:

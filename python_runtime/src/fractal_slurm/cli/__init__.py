@@ -13,7 +13,7 @@ import sys
 import click
 
 from .. import __version__
-from . import checking, driving, looking, planning
+from . import checking, driving, looking, planning, reading
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,8 +35,11 @@ for _command in (
     driving.run,
     driving.resume,
     driving.cancel,
+    driving.retry,
     looking.status,
+    looking.runs,
     looking.report,
+    reading.logs,
     looking.prune,
     checking.doctor,
 ):

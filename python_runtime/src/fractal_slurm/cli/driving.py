@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ..errors import ClusterError, FractalSlurmError, RunError
+from ..errors import ClusterError, FractalSlurmError, RunError, count_of
 from .common import (
     EXIT_INTERRUPTED,
     EXIT_TASKS_FAILED,
@@ -57,7 +57,30 @@ def run(
     account: str | None,
     as_json: bool,
 ) -> None:
-    """Run a unit of work, and wait for it."""
+    """Run a unit of work, and wait for it.
+
+    SPEC is a file in JSON or YAML; "-" reads it from standard input. "task" says what to run, "parameters" has one
+    object for each time that it is run:
+
+    \b
+      {
+        "task": {"name": "Segment", "command": "/opt/venv/bin/python /opt/tasks/segment.py",
+                 "meta": {"cpus_per_task": 2, "mem": "4G"}},
+        "meta": {"time": "01:00:00"},
+        "parameters": [{"well": "A01"}, {"well": "A02"}]
+      }
+
+    The task is started as "COMMAND --args-json FILE --out-json FILE". It succeeds if it exits with 0; what it wrote as
+    out-JSON is its result. A task that exits with 0 and writes none succeeds, too. task.meta holds the task's own
+    options, meta those of this run, which go before; "fractal-slurm schema" lists them.
+
+    \b
+    Example:
+      fractal-slurm run spec.json --user anna --cache-dir /home/anna/.cache --work-dir /shared/anna/runs
+
+    Exit codes: 0 all tasks succeeded, 1 some did not, 2 the input is not valid, 3 SLURM or sudo refused, 130 cancelled
+    or left alone.
+    """
     from dataclasses import replace
 
     from ..driver.prepare import connect, create_run
@@ -98,6 +121,67 @@ def resume(run_id: str, as_json: bool) -> None:
     settings = load_settings()
     journal = Journal.open(settings.state_path(), run_id, drive=True)
     _drive(journal, settings, connect(settings), as_json, resumed=True)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--mem", metavar="MEM", help="Other memory for each task, such as 4G.")
+@click.option("--time", "walltime", metavar="TIME", help="Another time limit for each task, such as 02:00:00.")
+@config_option
+@json_option
+@guarded
+def retry(run_id: str, mem: str | None, walltime: str | None, config_path: str | None, as_json: bool) -> None:
+    """Run the tasks of a run again that failed or did not run, as a new run.
+
+    The config file is read anew, so what was mended in it holds. The new run's report names the run that it came from.
+    """
+    from ..driver.journal import Journal
+    from ..driver.model import ENDED, TaskState
+    from ..driver.prepare import connect, create_run
+    from ..settings import load_settings
+    from ..spec import Spec
+
+    settings = load_settings()
+    with Journal.open(settings.state_path(), run_id, drive=False) as old:
+        if old.get("state") not in ENDED:
+            raise RunError(f"run {run_id} has not ended: fractal-slurm resume or cancel it first")
+        rows = {row.index: row.args for row in old.tasks(TaskState.FAILED, TaskState.NOT_RUN)}
+        metas, jobs, account = old.get("metas"), old.get("job_settings"), (old.get("config") or {}).get("account")
+        user, name, folder = old.get("user"), old.get("task_name"), old.get("run_folder")
+        first = old.get("retry_tasks") or None
+        if old.damage:
+            raise RunError(old.damage)
+    if not rows:
+        raise RunError(f"run {run_id} has no task that failed or did not run")
+    if not metas:
+        raise RunError(f"run {run_id} was not begun by fractal-slurm run, or by an older version: run its spec again")
+    changes = {key: value for key, value in (("mem", mem), ("time", walltime)) if value is not None}
+    spec = Spec(
+        task_name=name,
+        command=tuple(jobs["command"]),
+        parameters=list(rows.values()),
+        task_meta=metas["task_meta"],
+        meta=metas["meta"] | changes,
+    )
+    slurm = connect(settings)
+    journal = create_run(
+        load_config(config_path),
+        spec,
+        settings,
+        slurm,
+        user=user,
+        cache_dir=jobs["cache_dir"],
+        work_dir=os.path.dirname(folder),
+        account=account,
+        say=say,
+    )
+    with journal.transaction():
+        journal.put("retry_of", run_id)
+        # Which task of the first run each is: of a retry of a retry, too.
+        journal.put("retry_tasks", [first[index] if first else index for index in rows])
+        journal.event("retry", run_id, f"{len(rows)} of its tasks")
+    say(f"run {journal.get('run_id')} runs {count_of(len(rows), 'task')} of run {run_id} again")
+    _drive(journal, settings, slurm, as_json)
 
 
 def _drive(

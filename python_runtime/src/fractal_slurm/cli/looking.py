@@ -114,9 +114,24 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
             for piece in report_json(head, task_rows(journal), journal.damage):
                 click.echo(piece.encode(), nl=False)
         else:
-            unfinished = task_rows(journal, *(state for state in TaskState if state is not TaskState.SUCCEEDED))
-            print_report(head, unfinished, journal.counts())
+            print_report(head, task_rows(journal, TaskState.FAILED, TaskState.NOT_RUN), journal.counts())
         warn(journal)
+
+
+@click.command()
+@click.option("--clean", is_flag=True, help="Remove the journals of old runs: prune.")
+@click.option("--older-than", metavar="AGE", help="With --clean: of runs that ended so long ago.")
+@click.option("--dry-run", is_flag=True, help="With --clean: only show which ones.")
+@json_option
+@click.pass_context
+def runs(context: click.Context, clean: bool, older_than: str | None, dry_run: bool, as_json: bool) -> None:
+    """Another name for status; with --clean for prune."""
+    if not clean:
+        context.invoke(status, as_json=as_json)
+    elif older_than is None:
+        raise click.UsageError("--clean needs --older-than, such as --older-than 30d")
+    else:
+        context.invoke(prune, older_than=older_than, dry_run=dry_run, as_json=as_json)
 
 
 @click.command()

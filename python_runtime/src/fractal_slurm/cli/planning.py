@@ -211,7 +211,7 @@ def script(
     spec, resolution = _resolved(spec_path, config_path, account)
     work_dir = clean_path(work_dir, "--work-dir")
     check_cache_dir(cache_dir)
-    jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir)
+    jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir, run_id="RUN")
     outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     if not 1 <= number <= len(outcome.batches):
         raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")

@@ -434,6 +434,12 @@ class Journal:
         """Whether a worker has told of a task."""
         return self._db.execute("SELECT 1 FROM task WHERE record IS NOT NULL LIMIT 1").fetchone() is not None
 
+    def without_out(self) -> int:
+        """Number of tasks that succeeded and wrote no out-JSON."""
+        # In a string of a record a quote stands behind a backslash.
+        sql = "SELECT count(*) FROM task WHERE state = ? AND record NOT LIKE '%\"out\":%'"
+        return sum(row[0] for row in self._select(sql, (TaskState.SUCCEEDED,)))
+
     def counts(self) -> dict[TaskState, int]:
         """Number of tasks by state; states in which there is none are there, too."""
         sql = "SELECT state, count(*) FROM task GROUP BY state"
@@ -507,6 +513,9 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "unclaimed": _is_texts,
     "alone": _is(list),
     "srun_steps": _is_count,
+    "retry_of": _is_maybe_text,
+    "retry_tasks": _is(list),
+    "metas": _is(dict),
 }
 
 

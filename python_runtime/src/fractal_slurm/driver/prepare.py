@@ -45,6 +45,7 @@ def job_settings(
     *,
     run_folder: str,
     cache_dir: str,
+    run_id: str = "",
     cluster: Cluster | None = None,
     max_walltime: WalltimeLimit | None = None,
 ) -> JobSettings:
@@ -55,6 +56,7 @@ def job_settings(
         settings: Our own settings.
         run_folder: The run's folder, in the user's work folder.
         cache_dir: The user's cache_dir.
+        run_id: The run's id, for the jobs' comments; empty for none.
         cluster: The cluster, where it is known.
         max_walltime: The longest time limit that a job may have; None for any.
     """
@@ -70,6 +72,7 @@ def job_settings(
         command=spec.command,
         run_folder=run_folder,
         cache_dir=cache_dir,
+        run_id=run_id,
         worker_python=settings.python(),
         worker_folder=settings.folder(),
         srun=f"{settings.bin_dir()}/srun",
@@ -164,7 +167,13 @@ def create_run(
     run_id = new_run_id()
     run_folder = f"{work_dir}/{run_id}"
     jobs = job_settings(
-        spec, settings, run_folder=run_folder, cache_dir=cache_dir, cluster=cluster, max_walltime=max_walltime
+        spec,
+        settings,
+        run_folder=run_folder,
+        cache_dir=cache_dir,
+        run_id=run_id,
+        cluster=cluster,
+        max_walltime=max_walltime,
     )
     plan = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     # The first script is written for its checks: what may not stand in one is found before anything is made.
@@ -182,6 +191,7 @@ def create_run(
         "settings": asdict(settings),
         "hides_jobs": cluster.hides_jobs,
         "state": RunState.PLANNED,
+        "metas": {"task_meta": dict(spec.task_meta), "meta": dict(spec.meta)},  # for a retry
     }
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
     return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)

@@ -7,6 +7,7 @@ so whatever state the journal shows, the loop goes on from there.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -271,7 +272,13 @@ class Runner:
         counts = self.run.journal.counts()
         jobs = self.run.journal.jobs()
         failures = [
-            {"index": task.index, "reason": task.reason or task.state, "state": task.state, **_of_record(task.record)}
+            {
+                "index": task.index,
+                "reason": task.reason or task.state,
+                "state": task.state,
+                "args": json.loads(task.args),
+                **_of_record(task.record),
+            }
             for task in self.run.journal.tasks(TaskState.FAILED, TaskState.NOT_RUN)
         ]
         return {
@@ -289,6 +296,7 @@ class Runner:
             "srun_steps": self.run.journal.get("srun_steps", 0),
             "forked": self.run.journal.get("forked", 0),
             "run_folder": self.run.folder,
+            "without_out": self.run.journal.without_out(),
             "refusal": self.run.refusal,
             "failures": failures,
         }

@@ -127,6 +127,7 @@ class JobSettings:
         max_walltime_of: Who sets it, in words; empty for the partition.
         slurm_output: Whether SLURM may open the job's output file by its path. Else the script does.
         clear_preload: Whether sbatch is to leave out the LD_PRELOAD that sudo gave it.
+        run_id: The run's id, for the job's comment: so squeue leads back to the run. Empty where it is not known.
     """
 
     command: tuple[str, ...]
@@ -149,6 +150,7 @@ class JobSettings:
     slurm_output: bool = True
     max_walltime_of: str = ""
     clear_preload: bool = False
+    run_id: str = ""
 
 
 def safe_job_name(name: str) -> str:
@@ -198,7 +200,7 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
     name = f"{safe_job_name(config.job_name)}.{token}"
     options: list[tuple[str, str]] = [
         ("job-name", name),
-        ("comment", f"fractal-slurm:{token}"),
+        ("comment", ":".join(filter(None, ("fractal-slurm", settings.run_id, token)))),
         ("partition", config.partition),
         ("ntasks", str(slots)),
         ("cpus-per-task", str(config.cpus_per_task)),
