@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..plugin_utils import role_variables
+from ..plugin_utils import jobs_runner, role_variables
 from ..plugin_utils.config_action import ConfigActionBase
 
 
@@ -46,7 +46,10 @@ class ActionModule(ConfigActionBase):
                     continue  # it could not be rendered: said already
                 try:
                     source = {kind: values.get(name) for kind, name in names.items()}
-                    warnings += self.load_config(variables, source).warnings
+                    checked = self.load_config(variables, source)
+                    warnings += checked.warnings
+                    if values.get("fractal_slurm_config_resource"):
+                        jobs_runner.to_jobs_runner_config(checked.config)
                 except ValueError as error:
                     faults += self.refusal(error)["faults"]
         faults = list(dict.fromkeys(faults))

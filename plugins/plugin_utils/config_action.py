@@ -11,11 +11,13 @@ from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import BOOLEANS, boolean
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 
 from . import config_input
-from .runtime import preload
+from .cluster import look
+from .runtime import preload, runtime_module
 
 preload("config.file")
 
@@ -151,6 +153,59 @@ class ConfigActionBase(FractalActionBase):
             )
         except AnsibleError as error:  # what validates is missing on the controller
             raise ValueError(words_of(error)) from error
+
+    def against_cluster(
+        self,
+        values: dict[str, Any],
+        config: Any,
+        task_vars: dict[str, Any],
+        warnings: list[str],
+        result: dict[str, Any],
+    ) -> list[str]:
+        """Compare the configuration with the host's cluster, if that is asked for.
+
+        Args:
+            values: The task's arguments.
+            config: The runtime's model of the configuration.
+            task_vars: The task's variables.
+            warnings: Gets the comparison's warnings.
+            result: Gets its advice.
+
+        Returns:
+            The faults: what does not fit.
+        """
+        wanted = values["against_cluster"]
+        wanted = wanted.strip().lower() if isinstance(wanted, str) else wanted
+        if wanted != "auto" and wanted not in BOOLEANS:
+            return [f"against_cluster: found {wanted!r}; auto, true and false are allowed"]
+        if wanted != "auto" and not boolean(wanted):
+            return []
+        outcome, cluster = look(
+            self._execute_module,
+            users=values["users"],
+            bin_dirs=values["bin_dirs"],
+            accounting=True,
+            timeout=30,
+            task_vars=task_vars,
+        )
+        if cluster is None:
+            why = list(outcome.get("faults") or [outcome.get("msg") or "it can't be asked"])
+            if wanted != "auto":
+                return why
+            warnings.append(
+                "the configuration is not compared with the cluster (fractal_slurm_config_against_cluster), which does "
+                f"not answer: {' '.join('; '.join(map(str, why)).split())}"
+            )
+            return []
+        fit = runtime_module("cluster.fit")
+        findings = fit.check(config, cluster, users=outcome["users"])
+        by_severity = {
+            severity: [str(finding) for finding in findings if finding.severity is severity]
+            for severity in fit.Severity
+        }
+        warnings += [*outcome.get("warnings", []), *by_severity[fit.Severity.WARNING]]
+        result["advice"] = by_severity[fit.Severity.ADVICE]
+        return by_severity[fit.Severity.ERROR]
 
     @staticmethod
     def refusal(error: ValueError) -> dict[str, Any]:

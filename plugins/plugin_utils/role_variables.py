@@ -47,7 +47,13 @@ _OWN = re.compile(
 _VERSION = re.compile(r"bundled|previous|[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
 _PATHS = {
     "sudoers": ("fractal_slurm_sudoers_directory", "fractal_slurm_sudoers_main_file"),
-    "slurm_config": ("fractal_slurm_config_path", "fractal_slurm_config_environment_file"),
+    "slurm_config": (
+        "fractal_slurm_config_path",
+        "fractal_slurm_config_environment_file",
+        "fractal_slurm_config_api_ca_path",
+        "fractal_slurm_config_fractalctl",
+        "fractal_slurm_config_fractalctl_dir",
+    ),
     "runtime": (
         "fractal_slurm_runtime_prefix",
         "fractal_slurm_runtime_command",

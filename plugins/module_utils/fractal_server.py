@@ -1,0 +1,284 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The resources of a fractal-server: by its API, or by the Python beside its fractalctl."""
+
+from __future__ import annotations
+
+import json
+import os
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+from ansible.module_utils.urls import open_url
+
+from .commands import run
+
+CONNECTION_SPEC = {
+    "api_url": {"type": "str", "default": "http://127.0.0.1:8000"},
+    "token": {"type": "str", "no_log": True},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "validate_certs": {"type": "bool", "default": True},
+    "ca_path": {"type": "path"},
+    "fractalctl": {"type": "path"},
+    "fractalctl_dir": {"type": "path"},
+    "fractalctl_user": {"type": "str"},
+    "timeout": {"type": "int", "default": 30},
+}
+CONNECTION_RULES = {
+    "mutually_exclusive": [("token", "username"), ("token", "fractalctl"), ("username", "fractalctl")],
+    "required_together": [("username", "password")],
+    "required_one_of": [("token", "username", "fractalctl")],
+    "required_by": {"fractalctl_dir": "fractalctl", "fractalctl_user": "fractalctl"},
+}
+SLURM_TYPES = ("slurm_sudo", "slurm_ssh")
+_MAX_BYTES = 16 * 1024 * 1024
+# What the server adds by itself: not to be sent back.
+_OF_THE_SERVER = ("id", "timestamp_created")
+# What it fills in for options that were left out.
+_DEFAULTS = {"shebang_line": "#!/bin/sh", "use_mem_per_cpu": False}
+# Run by the server's own Python, with the settings that its fractalctl has. One JSON object in, one out.
+_PROGRAM = r"""
+import json, os, sys
+asked = json.load(sys.stdin)
+answer = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # whatever the server prints is no answer
+try:
+    from fractal_server.app.db import get_sync_db
+    from fractal_server.app.models.v2 import Resource
+    from fractal_server.app.schemas.v2.resource import ResourceRead, cast_serialize_resource
+    from fractal_server.config import get_settings
+    from sqlalchemy import select
+    with next(get_sync_db()) as db:
+        found = db.execute(select(Resource).order_by(Resource.id)).scalars().all()
+        if asked["do"] == "list":
+            fields = [name for name in ResourceRead.model_fields if name != "timestamp_created"]
+            told = [{name: getattr(entry, name) for name in fields} for entry in found]
+        else:
+            entry = next((entry for entry in found if entry.id == asked.get("id")), None)
+            if asked["do"] == "remove":
+                db.delete(entry)
+                told = None
+            else:
+                values = cast_serialize_resource(asked["body"])
+                backend = getattr(get_settings(), "FRACTAL_RUNNER_BACKEND", values["type"])
+                if backend != values["type"]:
+                    raise ValueError("FRACTAL_RUNNER_BACKEND is %s, and the resource %s" % (backend, values["type"]))
+                if entry is None:
+                    entry = Resource(**values)
+                    db.add(entry)
+                for name, value in values.items():
+                    setattr(entry, name, value)
+                told = values
+            db.commit()
+    json.dump({"told": told}, answer)
+except Exception as error:
+    json.dump({"failed": "%s: %s" % (type(error).__name__, error)}, answer)
+"""
+
+
+class ServerError(Exception):
+    """Why the server does not do what it is asked for, in one sentence."""
+
+
+def connect(params):
+    """The way to the server that a module's parameters name.
+
+    Args:
+        params: Those of ``CONNECTION_SPEC``.
+
+    Raises:
+        ServerError: There is none.
+    """
+    return Fractalctl(params) if params["fractalctl"] else Api(params)
+
+
+class Api:
+    """The server's API, as an administrator.
+
+    Args:
+        params: A module's parameters.
+
+    Raises:
+        ServerError: It can't be reached, or takes neither the token nor the password.
+    """
+
+    _RESOURCES = "/admin/v2/resource/"
+
+    def __init__(self, params):
+        self._url = params["api_url"].rstrip("/")
+        self._options = {
+            "timeout": params["timeout"],
+            "validate_certs": params["validate_certs"],
+            "ca_path": params["ca_path"],
+            "follow_redirects": "none",  # the token goes to this server alone
+        }
+        if not self._url.startswith(("http://", "https://")):
+            raise ServerError(
+                "api_url: found %r; an address that begins with http:// or https:// is allowed" % self._url
+            )
+        self._token = params["token"]
+        if self._token is None:
+            form = urlencode({"username": params["username"], "password": params["password"]})
+            answer = self._call("POST", "/auth/token/login/", form, "application/x-www-form-urlencoded")
+            if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str):
+                raise ServerError("%s: gives no token for %s" % (self._url, params["username"]))
+            self._token = answer["access_token"]
+
+    def resources(self):
+        """All resources, as the server tells them."""
+        found = self._call("GET", self._RESOURCES)
+        if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
+            raise ServerError(
+                "%s%s: gives no list of resources: is this a fractal-server?" % (self._url, self._RESOURCES)
+            )
+        return found
+
+    def create(self, body):
+        """Make a resource; returns it as the server tells it."""
+        return self._call("POST", self._RESOURCES, json.dumps(body))
+
+    def update(self, number, body):
+        """Give the resource of this id other values; returns it as the server tells it."""
+        return self._call("PUT", "%s%d/" % (self._RESOURCES, number), json.dumps(body))
+
+    def remove(self, number):
+        """Remove the resource of this id."""
+        self._call("DELETE", "%s%d/" % (self._RESOURCES, number))
+
+    def _call(self, method, path, data=None, content_type="application/json"):
+        headers = {"Accept": "application/json"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        if self._token is not None:
+            headers["Authorization"] = "Bearer %s" % self._token
+        where = "%s %s%s" % (method, self._url, path)
+        try:
+            answer = open_url(self._url + path, method=method, headers=headers, data=data, **self._options)
+            text = answer.read(_MAX_BYTES + 1)
+        except HTTPError as error:
+            raise ServerError("%s: %s" % (where, _words_of(error))) from None
+        except Exception as error:  # of urllib, ssl, http.client and the system: all say that it does not answer
+            raise ServerError(
+                "%s: no answer: %s: does the server run, and is api_url right?" % (where, error)
+            ) from None
+        if len(text) > _MAX_BYTES:
+            raise ServerError("%s: answers more than %d MB" % (where, _MAX_BYTES // 2**20))
+        try:
+            return json.loads(text.decode("utf-8")) if text else None
+        except ValueError:
+            raise ServerError("%s: its answer is no JSON: is this a fractal-server?" % where) from None
+
+
+def _words_of(error):
+    """What an answer with a status of failure says, in one line."""
+    try:
+        text = error.read(65536).decode("utf-8", "replace")
+    except Exception:  # the status says enough
+        text = ""
+    try:
+        detail = json.loads(text)["detail"]
+        if isinstance(detail, list):  # what pydantic says, with a place for each
+            detail = "; ".join(
+                "%s: %s" % (".".join(map(str, entry.get("loc", [])[1:])), entry.get("msg")) for entry in detail
+            )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        detail = text[:500]
+    hint = {
+        400: " (is the password that of the username?)" if detail == "LOGIN_BAD_CREDENTIALS" else "",
+        401: " (the token or the password is wrong, or too old: get a new one)",
+        403: " (an administrator of fractal-server may do this: use the token of one)",
+        404: " (resources have been there since fractal-server 2.17)",
+    }.get(error.code, "")
+    return " ".join(("status %d: %s%s" % (error.code, detail, hint)).split())
+
+
+class Fractalctl:
+    """The server's own code, run by the Python beside its fractalctl, with the settings that fractalctl would find.
+
+    Args:
+        params: A module's parameters.
+
+    Raises:
+        ServerError: There is no such Python.
+    """
+
+    def __init__(self, params):
+        path = params["fractalctl"]
+        self._python = os.path.join(os.path.dirname(path), "python")
+        self._timeout = params["timeout"]
+        self._user = params["fractalctl_user"]
+        self._folder = params["fractalctl_dir"] or "/"
+        if not os.path.isfile(path) or not os.access(self._python, os.X_OK):
+            raise ServerError("fractalctl: %s is not there, or no python beside it: name the one of the server" % path)
+        if not os.path.isdir(self._folder):
+            raise ServerError("fractalctl_dir: the folder %s is not there" % self._folder)
+
+    def resources(self):
+        """All resources, as the server tells them."""
+        return self._ask({"do": "list"})
+
+    def create(self, body):
+        """Make a resource; returns its values."""
+        return self._ask({"do": "write", "body": body})
+
+    def update(self, number, body):
+        """Give the resource of this id other values; returns them."""
+        return self._ask({"do": "write", "id": number, "body": body})
+
+    def remove(self, number):
+        """Remove the resource of this id."""
+        self._ask({"do": "remove", "id": number})
+
+    def _ask(self, question):
+        # The folder is entered by the program, as its user: fractal-server reads .fractal_server.env there.
+        program = "import os\nos.chdir(%r)\n%s" % (self._folder, _PROGRAM)
+        given = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
+        try:
+            answer = run(
+                [self._python, "-I", "-c", program],
+                timeout=self._timeout,
+                user=self._user,
+                environment=given,
+                stdin=json.dumps(question).encode("utf-8"),
+            )
+        except KeyError:
+            raise ServerError("fractalctl_user: the user %s is unknown on this host" % self._user) from None
+        try:
+            told = json.loads(answer.out)
+        except ValueError:
+            said = (answer.err or answer.out).strip().splitlines()
+            raise ServerError("%s: %s" % (self._python, said[-1] if said else "status %d" % answer.status)) from None
+        if "failed" in told:
+            raise ServerError("%s: %s" % (self._python, " ".join(told["failed"].split())))
+        return told["told"]
+
+
+_SETTINGS = ("FRACTAL_", "POSTGRES_", "JWT_", "OAUTH_", "PG")
+
+
+def body_of(resource):
+    """What is sent to the server for a resource as it tells it."""
+    return {name: value for name, value in resource.items() if name not in _OF_THE_SERVER}
+
+
+def settled(config):
+    """A ``jobs_runner_config`` without what is not set and without the server's own defaults: two that mean the same
+    are the same.
+
+    Args:
+        config: What was read from the server, or what is to be written.
+    """
+    if not isinstance(config, dict):
+        return config
+    kept = {name: settled(value) for name, value in config.items() if value is not None}
+    return {
+        name: value
+        for name, value in kept.items()
+        if value not in ([], {}) and not (name in _DEFAULTS and value == _DEFAULTS[name])
+    }
+
+
+def text_of(config):
+    """A settled configuration as text, for a diff."""
+    return json.dumps(settled(config), indent=2, sort_keys=True) + "\n"

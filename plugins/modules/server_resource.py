@@ -1,0 +1,272 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keep the SLURM configuration of a resource of fractal-server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: server_resource
+short_description: Keep the SLURM configuration in a resource of fractal-server
+version_added: "0.2.0"
+author:
+  - The fractal.slurm authors (@fractal-analytics-platform)
+description:
+  - Since version 2.17, fractal-server has its SLURM configuration in its database, as the C(jobs_runner_config) of a
+    resource. This module writes it, after it has been validated on the controller. All faults are reported at once,
+    and the server is not touched as long as there is one.
+  - It takes the same JSON or YAML as M(fractal.slurm.slurm_config), which writes the file of older servers.
+  - Other values of the resource stay as they are, unless O(resource) names them. fractal-server heeds the new
+    configuration from the next job on. It needs no restart.
+  - Two ways lead to the server. One is its API with the token or the password of an administrator, the other
+    C(fractalctl) on the host.
+extends_documentation_fragment:
+  - fractal.slurm.attributes
+  - fractal.slurm.attributes.runtime
+  - fractal.slurm.config_source
+  - fractal.slurm.server_connection
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+    details: It shows C(jobs_runner_config), and the other values that O(resource) names.
+  idempotent:
+    support: full
+options:
+  name:
+    description: The name of the resource.
+    type: str
+    required: true
+  state:
+    description:
+      - Whether the resource is there. With V(absent) it is removed from the database.
+      - fractal-server keeps a resource that profiles or task groups still use. Then the module fails and tells why.
+    type: str
+    choices: [present, absent]
+    default: present
+  resource:
+    description:
+      - Other values of the resource, by the names of fractal-server, such as C(jobs_poll_interval).
+      - A resource that is not there yet is made from them. It needs C(type) (V(slurm_sudo) or V(slurm_ssh)),
+        C(jobs_local_dir), C(tasks_local_dir), C(jobs_slurm_python_worker), C(tasks_python_config) and
+        C(tasks_pixi_config).
+    type: dict
+    default: {}
+  against_cluster:
+    description:
+      - Whether to compare the configuration with the cluster that the host belongs to. What can never work is a
+        failure, what may have to wait a warning, and what the batching comes to is returned as advice.
+      - With V(auto) it is compared where the cluster answers, and a warning says where it does not.
+    type: str
+    default: "false"
+  users:
+    description:
+      - Where it is compared (O(against_cluster)), the users and groups (with a leading C(%)) whose accounts and limits
+        are looked at.
+    type: list
+    elements: str
+    default: []
+  bin_dirs:
+    description: Where it is compared (O(against_cluster)), folders in which SLURM's commands are looked for first.
+    type: list
+    elements: str
+    default: []
+  known_faults:
+    description: What was found before. The module adds its own faults and changes nothing.
+    type: list
+    elements: str
+    default: []
+seealso:
+  - module: fractal.slurm.server_resource_info
+  - module: fractal.slurm.slurm_config
+"""
+
+EXAMPLES = r"""
+- name: Write the configuration by the API
+  fractal.slurm.server_resource:
+    name: cluster
+    token: "{{ vault_fractal_admin_token }}"
+    src: slurm_config.yml
+    against_cluster: auto
+
+- name: Write it on the server's host, without a token
+  fractal.slurm.server_resource:
+    name: cluster
+    fractalctl: /opt/fractal-server/bin/fractalctl
+    fractalctl_dir: /var/lib/fractal
+    fractalctl_user: fractal
+    src: slurm_config.yml
+"""
+
+RETURN = r"""
+name:
+  description: The name of the resource.
+  returned: success
+  type: str
+  sample: cluster
+jobs_runner_config:
+  description: The configuration of the resource, as it is or would be in check mode, without what is not set.
+  returned: success, with O(state=present)
+  type: dict
+  sample: {default_slurm_config: {partition: main, cpus_per_task: 1, mem: 100}}
+advice:
+  description: What the batching comes to for 1, 96, 1,536 and 10,000 tasks, and more that is worth knowing.
+  returned: where O(against_cluster) is asked for
+  type: list
+  elements: str
+  sample: ["$.batching_config: 96 tasks: 6 jobs of up to 16 tasks, 16 at a time, by target resources"]
+faults:
+  description: All that is wrong, one sentence each, with the JSON path.
+  returned: on failure
+  type: list
+  elements: str
+  sample: ["the configuration of login1: $.default_slurm_config.mem: missing; it is required"]
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.fractal_server import (
+    CONNECTION_RULES,
+    CONNECTION_SPEC,
+    SLURM_TYPES,
+    ServerError,
+    body_of,
+    connect,
+    settled,
+    text_of,
+)
+
+_OTHER_VALUES = ("name", "jobs_runner_config")
+
+
+def find(resources, name):
+    """The resource of this name, or None."""
+    return next((entry for entry in resources if entry.get("name") == name), None)
+
+
+def faults_of(current, resources, params):
+    """Why the resource can't be what is wanted, one sentence each."""
+    name, others = params["name"], params["resource"]
+    found = [
+        "resource: found %s; this module's own options say what it is" % key for key in _OTHER_VALUES if key in others
+    ]
+    kind = others.get("type", (current or {}).get("type"))
+    if current is None and not others:
+        known = ", ".join(sorted(str(entry.get("name")) for entry in resources)) or "none"
+        found.append(
+            "name: fractal-server has no resource %s; it has: %s. Give its values as resource, to make it"
+            % (name, known)
+        )
+    elif kind not in SLURM_TYPES:
+        found.append(
+            "name: the resource %s is of the type %s; a SLURM configuration belongs to %s"
+            % (name, kind, " or ".join(SLURM_TYPES))
+        )
+    return found
+
+
+def differences(current, wanted):
+    """Names of the values that are to be changed.
+
+    Args:
+        current: The resource as it is; None where there is none.
+        wanted: Names to values.
+    """
+    return sorted(
+        name for name, value in wanted.items() if current is None or settled(current.get(name)) != settled(value)
+    )
+
+
+def diff_of(name, current, wanted, changed):
+    """What changes, for people."""
+    shown = [entry for entry in changed if entry != "name"]
+    texts = [
+        text_of({entry: values[entry] for entry in shown if entry in values}) if values is not None and shown else ""
+        for values in (current, wanted)
+    ]
+    title = "resource %s" % name
+    return {
+        "before_header": title if current is not None else "(absent)",
+        "before": texts[0],
+        "after_header": title if wanted is not None else "(absent)",
+        "after": texts[1],
+    }
+
+
+def keep(module, server, resources):
+    """Bring the resource to what is wanted; returns the module's result."""
+    params = module.params
+    current = find(resources, params["name"])
+    faults = list(params["known_faults"]) + faults_of(current, resources, params)
+    if faults:
+        module.fail_json(msg="\n".join(faults), faults=faults)
+    if not isinstance(params["content"], str):
+        module.fail_json(
+            msg="content is not validated: run this module by its action plugin, as fractal.slurm.server_resource"
+        )
+    wanted = dict(params["resource"], name=params["name"], jobs_runner_config=json.loads(params["content"]))
+    changed = differences(current, wanted)
+    result = {
+        "changed": bool(changed),
+        "name": params["name"],
+        "jobs_runner_config": settled(wanted["jobs_runner_config"]),
+        "diff": diff_of(params["name"], current, wanted, changed),
+    }
+    if not changed or module.check_mode:
+        return result
+    body = body_of(dict(current or {}, **wanted))
+    after = server.create(body) if current is None else server.update(current["id"], body)
+    left = differences(after, wanted) if isinstance(after, dict) else []
+    if left:
+        module.warn(
+            "fractal-server keeps %s of the resource %s in another way than it was written: the next run will find it "
+            "changed" % (", ".join(left), params["name"])
+        )
+    return result
+
+
+def remove(module, server, resources):
+    """Remove the resource; returns the module's result."""
+    name = module.params["name"]
+    current = find(resources, name)
+    if current is not None and not module.check_mode:
+        server.remove(current["id"])
+    changed = ["jobs_runner_config", "type"] if current is not None else []
+    return {"changed": current is not None, "name": name, "diff": diff_of(name, current, None, changed)}
+
+
+def main():
+    """Look, then act. The content that arrives here is the validated JSON text of jobs_runner_config."""
+    spec = {
+        "name": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "resource": {"type": "dict", "default": {}},
+        "content": {"type": "raw"},
+        "src": {"type": "str"},
+        "template": {"type": "str"},
+        "against_cluster": {"type": "str", "default": "false"},
+        "users": {"type": "list", "elements": "str", "default": []},
+        "bin_dirs": {"type": "list", "elements": "str", "default": []},
+        "known_faults": {"type": "list", "elements": "str", "default": []},
+    }
+    spec.update(CONNECTION_SPEC)
+    rules = dict(CONNECTION_RULES)
+    rules["mutually_exclusive"] = rules["mutually_exclusive"] + [("content", "src", "template")]
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **rules)
+    act = keep if module.params["state"] == "present" else remove
+    try:
+        server = connect(module.params)
+        resources = server.resources()
+        result = act(module, server, resources)
+    except ServerError as error:
+        faults = list(module.params["known_faults"]) + [str(error)]
+        module.fail_json(msg="\n".join(faults), faults=faults)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
