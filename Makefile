@@ -14,7 +14,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint sanity bench docs
+.PHONY: help demo demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -31,7 +31,7 @@ test: test-unit test-worker test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q -n 2 tests/runtime tests/unit examples benchmarks --ignore $(WAITING)
+	$(VENV)/python -m pytest -q -n 2 tests/runtime tests/unit tests/project examples benchmarks --ignore $(WAITING)
 
 test-worker: ## real worker processes, without a SLURM around them
 	@tools/bootstrap
@@ -65,9 +65,13 @@ molecule: ## the collection on clusters of containers
 molecule-all: ## every scenario, on Debian 12 and 13
 	tools/as-root tools/molecule --jobs 2 --release bookworm --release trixie --all
 
-lint: ## ruff, mypy, yamllint, ansible-lint
+lint: ## ruff, mypy, floors, changelog, yamllint, ansible-lint
 	@tools/bootstrap
 	tools/lint
+
+hooks: ## the same checks at each commit, where their files change, and a check of its message
+	@tools/bootstrap
+	$(VENV)/pre-commit install
 
 sanity: ## Ansible's own checks: ansible-test sanity and units
 	@tools/bootstrap
@@ -77,6 +81,10 @@ bench: ## figures beside their peers'
 	@tools/bootstrap
 	tools/as-root $(VENV)/python -m benchmarks
 
-docs: ## the reference pages of modules and roles, into .build/docs
-	@tools/bootstrap
+docs: ## the documentation as pages, into .build/docs/html
+	@tools/bootstrap docs
 	tools/docs
+
+release: ## make release VERSION=x.y.z: artifact and wheel, built and checked; DRY=1 keeps nothing
+	@tools/bootstrap
+	$(VENV)/python tools/release $(if $(DRY),--dry-run) '$(VERSION)'

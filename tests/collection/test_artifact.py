@@ -17,7 +17,7 @@ from .conftest import ROOT, without_ansible_settings
 BIN = Path(sys.executable).parent
 # Folders whose tracked files go in, all of them, but for what is named below; nothing else goes in.
 FOLDERS = ("LICENSES", "changelogs", "docs", "examples", "meta", "playbooks", "plugins", "python_runtime", "roles")
-FILES = ("CHANGELOG.md", "README.md", "SECURITY.md")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md")
 LEFT_OUT = ("examples/plate/test_", "changelogs/fragments/")
 
 

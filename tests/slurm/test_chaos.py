@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Many faults in one run, at moments that a seed sets: nothing is lost, and nothing runs under two tokens.
 
-A seed repeats the faults and their moments, not what SLURM makes of them; docs/contributing.md says how to try others.
+A seed repeats the faults and their moments, not what SLURM makes of them; CONTRIBUTING.md says how to try others.
 """
 
 from __future__ import annotations
