@@ -75,6 +75,8 @@ class TestHardenedArguments:
             ("cat", ["--", "/home/ann/workx/y"]),
             ("cat", ["--", "/home/ann/work/../.ssh/id_rsa"]),
             ("cat", ["--", "/home/ann/work/.hidden"]),
+            ("cat", ["--", "/home/ann/work/.fractal_cache2/x"]),
+            ("cat", ["--", "/home/ann/work/.ssh/.fractal_cache"]),
             ("cat", ["--", "/home/ann/work/a/.."]),
             ("cat", ["--", "/home/ann/work//x"]),
             ("cat", ["--", "/home/ann/work/x/"]),
@@ -117,6 +119,12 @@ class TestHardenedArguments:
     def test_refuses_a_work_folder_that_is_no_plain_path(self, base):
         with pytest.raises(FractalSlurmError, match="the work folder"):
             hardened_arguments([base])
+
+    def test_knows_the_folder_of_fractal_server_though_its_name_begins_with_a_dot(self):
+        assert allows("ls", ["--", "/home/ann/work/p/.fractal_cache/x"])
+        assert allows("mkdir", ["-m", "700", "--", "/data/ann/.fractal_cache/run"], ["/data/ann/.fractal_cache"])
+        assert not allows("cat", ["--", "/data/ann/.fractal_cache"], ["/data/ann/.fractal_cache"])
+        assert not allows("cat", ["--", "/data/ann/Xfractal_cache/x"], ["/data/ann/.fractal_cache"])
 
     def test_takes_a_dot_in_a_base_for_a_dot(self):
         assert allows("ls", ["--", "/a.b-c/x"], ["/a.b-c"])

@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from .config.file import SlurmConfigFile, config_path, load_config_file
-from .driver.journal import record_of
-from .driver.model import TaskEnd, TaskState
-from .driver.prepare import connect, create_run
-from .driver.runner import Runner
+from .config.resolve import resolve
+from .driver.engine import Engine, RunHandle, RunRequest, TaskEnd
 from .errors import FractalSlurmError, RunError
-from .settings import Settings, load_settings
-from .spec import build_spec
+from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -110,15 +108,19 @@ class SlurmExecutor(Executor):
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
         self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config_path(config))
-        self._settings = settings or load_settings()
-        self._task = {"name": task_name, "meta": dict(task_meta or {})}
-        self._meta = dict(meta or {})
-        self._options: dict[str, Any] = {
+        # It submits all that it is given, as it always did: no run waits for another.
+        self._engine = Engine(settings, max_runs=sys.maxsize)
+        self._resolving: dict[str, Any] = {
+            "task_name": task_name,
+            "task_meta": dict(task_meta or {}),
+            "workflow_task_meta": dict(meta or {}),
+            "account": account,
+        }
+        self._requesting: dict[str, Any] = {
             "user": user,
+            "task_name": task_name,
             "cache_dir": cache_dir,
             "work_dir": work_dir,
-            "account": account,
-            "say": say,
         }
         self._window_s = window_s
         self._say = say
@@ -128,7 +130,7 @@ class SlurmExecutor(Executor):
         self._closed = False
         self._cancelled = False
         self._threads: list[threading.Thread] = []
-        self._runners: list[Runner] = []
+        self._handles: set[RunHandle] = set()
         self._gatherer: threading.Thread | None = None
 
     def submit(  # type: ignore[override]
@@ -213,10 +215,9 @@ class SlurmExecutor(Executor):
         self.shutdown(wait=False, cancel_futures=True)
         with self._changed:
             self._cancelled = True
-            runners = list(self._runners)
-        for runner in runners:
-            if runner.run.cancel_at is None:
-                runner.interrupt()
+            handles = list(self._handles)
+        for handle in handles:
+            handle.cancel()
 
     def _gather(self) -> None:
         """Hand what came in a window to SLURM, as one run for each command."""
@@ -239,29 +240,24 @@ class SlurmExecutor(Executor):
                 thread.start()
 
     def _run(self, tasks: list[_Waiting]) -> None:
-        """Drive one run, in a thread of its own."""
+        """See one run to its end."""
         futures = [task.future for task in tasks]
         try:
-            document = {
-                "task": {**self._task, "command": tasks[0].command},
-                "meta": self._meta,
-                "parameters": [dict(task.parameters) for task in tasks],
-            }
-            spec = build_spec(document, source="submit")
-            slurm = connect(self._settings)
-            with create_run(self._config, spec, self._settings, slurm, **self._options) as journal:
-                run_id = journal.get("run_id")
-                journal.listener = lambda end: _settle(futures[end.index], run_id, end)
-                runner = Runner(journal, self._settings, slurm, say=self._say)
+            resolution = resolve(self._config, tot_tasks=len(tasks), **self._resolving)
+            parameters = [dict(task.parameters) for task in tasks]
+            request = RunRequest(command=tasks[0].command, parameters=parameters, config=resolution, **self._requesting)
+            handle = self._engine.start(
+                request, on_task_end=lambda end: _settle(futures[end.index], end), say=self._say
+            )
+            with self._changed:
+                self._handles.add(handle)
+                if self._cancelled:
+                    handle.cancel()
+            try:
+                handle.wait()
+            finally:
                 with self._changed:
-                    self._runners.append(runner)
-                    if self._cancelled:
-                        runner.interrupt()
-                try:
-                    runner.drive()
-                finally:
-                    with self._changed:
-                        self._runners.remove(runner)
+                    self._handles.discard(handle)
             error: BaseException = RunError("the run ended without a result of this task")
         except BaseException as raised:  # whatever it is, those who wait are to know
             error = raised
@@ -270,17 +266,11 @@ class SlurmExecutor(Executor):
                 future.set_exception(error)
 
 
-def _settle(future: Future[TaskResult], run_id: str, end: TaskEnd) -> None:
+def _settle(future: Future[TaskResult], end: TaskEnd) -> None:
     """Tell a future how its task ended."""
     if future.done():
         return
-    record = record_of(end.record)
-    tail = record.get("tail") or ""
-    if end.state is TaskState.SUCCEEDED:
-        seconds, host = record.get("seconds"), record.get("host") or ""
-        # The record is the user's: believed in what it says of the task, and never trusted in its form.
-        future.set_result(
-            TaskResult(record.get("out"), tail, seconds if isinstance(seconds, float) else 0.0, host, run_id)
-        )
+    if end.state == "succeeded":
+        future.set_result(TaskResult(end.out, end.log_tail, end.seconds, end.host, end.run_id))
     else:
-        future.set_exception(TaskFailed(end.reason or end.state, exit_code=record.get("exit"), log_tail=tail))
+        future.set_exception(TaskFailed(end.reason or end.state, exit_code=end.exit_code, log_tail=end.log_tail))

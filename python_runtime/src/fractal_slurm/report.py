@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .driver.journal import Journal, record_of
+from .driver.logs import place_of
 from .driver.model import ENDED, JobRow, JobState, RunState, TaskState
 from .errors import RunError, count_of, one_line
-from .jobs.script import job_folder
-from .node.protocol import log_name, task_log_name
 from .sudo import Impersonator
 
 if TYPE_CHECKING:
@@ -440,20 +439,15 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
     Raises:
         RunError: There is no such task, or no log of it.
     """
-    run_id, user, folder = (journal.get(key) for key in ("run_id", "user", "run_folder"))
+    run_id, user = journal.get("run_id"), journal.get("user")
     task = journal.task(index)
     if task is None:
         raise RunError([f"run {run_id} has no task {index}", *journal.damage])
-    record = record_of(task.record)
-    token = record.get("token")
-    if not record.get("log") or token not in journal.tokens():
+    place = place_of(journal, task)
+    if place is None or place.size is None:
         words = _NO_LOG.get(task.state, "")
         raise RunError(f"there is no log of task {index} of run {run_id}{words and f': {words}'}")
-    name = log_name(record["restart"], record["node"])
-    if (journal.get("job_settings") or {}).get("task_logs") == "separate":
-        name = task_log_name(index, record["attempt"])
-    path = f"{job_folder(folder, token)}/{name}"
-    offset, size = record["log"]
+    path, offset, size = place.path, place.offset, place.size
     came = not size
     for chunk in sudo.read_files(user, [path], timeout=600, max_bytes=offset + size):
         part = chunk[offset : offset + size]

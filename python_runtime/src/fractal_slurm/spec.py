@@ -362,6 +362,19 @@ def build_spec(document: object, *, source: str) -> Spec:
     return Spec(task_name=str(name), command=words, task_meta=task_meta, meta=meta, parameters=parameters)
 
 
+def build_parameters(parameters: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Check parameter sets that are in memory already; returns one line of JSON for each.
+
+    Raises:
+        SpecError: Some are not valid, or there are none.
+    """
+    faults: list[str] = []
+    lines = _check_parameters(list(parameters), lambda path, message: faults.append(f"{path}: {message}"))
+    if faults:
+        raise SpecError(faults)
+    return lines
+
+
 def _check_parameters(value: object, fault: Any) -> Sequence[str]:
     if isinstance(value, _Lines):
         for number, found in value.faults[:_MOST_FAULTS]:

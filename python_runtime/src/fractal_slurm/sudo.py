@@ -30,9 +30,10 @@ _USER_NAME = re.compile(
     r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?",
 )
 _MAX_USER_NAME = 255
-# A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot.
-# Homes of a directory service may be called user@domain.
-_SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*"
+# A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot but
+# that of fractal-server's folder (others, such as .ssh, are nobody's business). Homes of a directory service may be
+# called user@domain.
+_SAFE_NAME = r"(\.fractal_cache|[A-Za-z0-9_][A-Za-z0-9_.@+-]*)"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
@@ -98,13 +99,13 @@ def check_path(path: str | Path, what: str) -> str:
     """Accept an absolute path of plain names, which every rule of the sudoers role allows.
 
     Raises:
-        FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot, or a character
-            other than letters, digits, ``_``, ``.``, ``@``, ``+`` and ``-``.
+        FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot other than
+            ``.fractal_cache``, or a character other than letters, digits, ``_``, ``.``, ``@``, ``+`` and ``-``.
     """
     if not _SAFE_PATH.fullmatch(str(path)):
         raise FractalSlurmError(
             f"{what} {str(path)!r} is not allowed: it must be absolute, of names that consist of letters, digits and "
-            "_ . @ + -, and begin with a letter, a digit or _"
+            "_ . @ + -, and begin with a letter, a digit or _ (.fractal_cache is allowed, too)"
         )
     return str(path)
 

@@ -504,6 +504,7 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "config": _is(dict),
     "job_settings": _is(dict),
     "hides_jobs": _is(bool),
+    "labels": _is(dict),
     "state": lambda value: isinstance(value, str) and value in _RUN_STATES,
     "cancelled": _is(bool),
     "refusal": _is_maybe_text,
@@ -559,7 +560,8 @@ def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
         return sqlite3.connect(name, timeout=30, isolation_level=None, uri=True)
     # Made private before SQLite can make it otherwise: the args of other people's tasks are in it.
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(file, timeout=30, isolation_level=None)
+    # A run may be made in one thread and driven in another; never by two at the same time.
+    connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: what is journalled before an act is on disk before the act, also when the power goes.
     connection.execute("PRAGMA synchronous = FULL")

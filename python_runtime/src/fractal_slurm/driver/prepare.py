@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -150,13 +150,35 @@ def create_run(
     Raises:
         FractalSlurmError: The input is not valid, sudo or SLURM refuse, or the journal can't be written.
     """
+    resolution = resolve_spec(config_file, spec, account)
+    return create_resolved_run(
+        resolution, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, say=say
+    )
+
+
+def create_resolved_run(
+    resolution: Resolution,
+    spec: Spec,
+    settings: Settings,
+    slurm: Slurm,
+    *,
+    user: str,
+    cache_dir: str,
+    work_dir: str,
+    labels: Mapping[str, Any] | None = None,
+    say: Callable[[str], None],
+) -> Journal:
+    """As :func:`create_run`, for a config that is resolved already: the metas of the spec have no part in it.
+
+    Args:
+        labels: What the caller wants to find with the run later; JSON values by name.
+    """
     check_user_name(user)
     work_dir = clean_path(work_dir, "--work-dir")
     warning = check_work_dir(work_dir, user)
     if warning:
         say(f"warning: {warning}")
     check_cache_dir(cache_dir)
-    resolution = resolve_spec(config_file, spec, account)
     for warning in resolution.warnings:
         say(f"warning: {warning}")
     try:
@@ -192,6 +214,7 @@ def create_run(
         "hides_jobs": cluster.hides_jobs,
         "state": RunState.PLANNED,
         "metas": {"task_meta": dict(spec.task_meta), "meta": dict(spec.meta)},  # for a retry
+        "labels": dict(labels or {}),
     }
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
     return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)

@@ -139,6 +139,10 @@ class Runner:
         else:
             self.run.detach_requested = True
 
+    def leave(self) -> None:
+        """Leave the jobs alone and stop driving, at the next occasion: the run can be resumed."""
+        self.run.detach_requested = True
+
     def guarded(self, step: Callable[[], None]) -> bool:
         """Do a step; if SLURM is silent, or the user's side is in trouble, say so once and try again later.
 

@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Many runs in one process, for programs that embed the engine: start, follow, cancel, find again after a crash."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..config.given import as_resolved
+from ..config.resolve import Resolution, SlurmConfig
+from ..errors import FractalSlurmError, RunError
+from ..jobs.script import split_command
+from ..settings import Settings, load_settings
+from ..spec import Spec, build_parameters
+from .journal import Journal, is_driven, record_of, run_ids
+from .logs import MOST_LOG_BYTES, read_logs
+from .model import ENDED, FINAL, TaskState
+from .model import RunState as StoredState
+from .model import TaskEnd as StoredEnd
+from .prepare import connect, create_resolved_run
+from .runner import Detached, Runner
+
+# How many runs are driven at the same time; more wait for their turn.
+MAX_RUNS = 64
+
+RunState = Literal["waiting", "running", "done", "cancelled", "refused", "left", "broken"]
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is to be run, all decided: nothing is resolved again.
+
+    Attributes:
+        user: As whom.
+        task_name: The tasks' name; it becomes part of the jobs' name.
+        command: The command that runs one task, as one string (split without a shell) or as words. It is given
+            ``--args-json FILE --out-json FILE``.
+        parameters: What stands in the args file of each task.
+        config: A resolved config, or what :func:`~fractal_slurm.api.resolve` returned.
+        cache_dir: The user's cache_dir, base of user_local_exports.
+        work_dir: A folder that the user can write, on the nodes too; the run makes a folder in it.
+        labels: What the caller wants to find with the run later, in this process or another; JSON values by name.
+    """
+
+    user: str
+    task_name: str
+    command: str | Sequence[str]
+    parameters: Sequence[Mapping[str, Any]]
+    config: SlurmConfig | Resolution
+    cache_dir: str
+    work_dir: str
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended.
+
+    Attributes:
+        run_id: The run that it belongs to.
+        index: Which of the run's tasks, from 0.
+        state: ``succeeded``; ``failed``; or ``not_run``: it never ran, for the reason told.
+        reason: Why it did not succeed, in words.
+        out: Its out-JSON; None if it wrote none.
+        exit_code: What it ended with, if it did.
+        signal: The signal that ended it, if one did.
+        log_tail: The end of what it printed.
+        log_bytes: The length of all that it printed.
+        seconds: How long it ran.
+        host: Where.
+        job_id: The SLURM job that it ran in.
+    """
+
+    run_id: str
+    index: int
+    state: Literal["succeeded", "failed", "not_run"]
+    reason: str | None = None
+    out: Any = None
+    exit_code: int | None = None
+    signal: int | None = None
+    log_tail: str = ""
+    log_bytes: int = 0
+    seconds: float = 0.0
+    host: str = ""
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        run_id: Its id, for ``fractal-slurm report``.
+        state: ``done``: every task has an end. ``cancelled``. ``refused``: SLURM took no more jobs. ``left``: it is
+            not driven any more, its jobs go on, and it can be resumed.
+        succeeded: Number of tasks, as are ``failed`` and ``not_run``.
+        job_ids: The SLURM jobs that were submitted, in order.
+        refusal: Why SLURM took no more jobs, in words.
+        sudo_calls: How often sudo was called.
+    """
+
+    run_id: str
+    state: RunState
+    succeeded: int
+    failed: int
+    not_run: int
+    job_ids: tuple[int, ...]
+    refusal: str | None = None
+    sudo_calls: int = 0
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as the state folder has it.
+
+    Attributes:
+        run_id: Its id.
+        user: As whom it runs.
+        labels: As its :class:`RunRequest` had them.
+        has_ended: Whether every task has an end.
+        is_driven: Whether a process drives it at the moment.
+    """
+
+    run_id: str
+    user: str
+    labels: Mapping[str, Any]
+    has_ended: bool
+    is_driven: bool
+
+
+class RunHandle:
+    """One run of an :class:`Engine`. Its methods may be called from anywhere, at any time.
+
+    Attributes:
+        run_id: The run's id.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        on_task_end: Callable[[TaskEnd], None] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.run_id: str = journal.get("run_id")
+        self._engine = engine
+        self._journal = journal
+        self._on_task_end = on_task_end
+        self._say = say
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._runner: Runner | None = None
+        self._wish: Literal["", "cancel", "leave"] = ""
+        self._end: RunEnd | None = None
+        self._error: BaseException | None = None
+        self._state: RunState = "waiting"
+
+    @property
+    def state(self) -> RunState:
+        """``waiting`` for its turn, ``running``, or as it ended: see :class:`RunEnd`; ``broken`` if wait() raises."""
+        return self._state
+
+    def wait(self, timeout: float | None = None) -> RunEnd:
+        """Wait until the run has ended; every task's end was told by then.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            TimeoutError: It has not ended by then.
+            FractalSlurmError: It can't be driven any more. Nothing is lost: it can be resumed.
+            Exception: Whatever ``on_task_end`` raised first.
+        """
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"run {self.run_id} has not ended within {timeout:g} seconds")
+        if self._error is not None or self._end is None:
+            raise self._error or RunError(f"run {self.run_id} was not driven")
+        return self._end
+
+    def cancel(self) -> None:
+        """Cancel the run: what has finished is kept, the rest ends, jobs that run included. Does not wait."""
+        self._ask("cancel")
+
+    def job_ids(self) -> tuple[int, ...]:
+        """The SLURM jobs that were submitted so far, in order."""
+        with self._engine.open(self.run_id) as journal:
+            return _job_ids(journal)
+
+    def logs(self, tasks: Sequence[int], *, most_bytes: int = MOST_LOG_BYTES) -> dict[int, bytes]:
+        """What tasks printed, by task. Those that have no log, or none yet, are left out.
+
+        Of a task that runs, it is what was printed so far; only with ``task_logs = separate`` in our settings.
+
+        Args:
+            tasks: The tasks' indices.
+            most_bytes: Bytes of one log; of a longer one, the last are returned.
+
+        Raises:
+            ClusterError: The user's files can't be read now.
+        """
+        with self._engine.open(self.run_id) as journal:
+            return read_logs(journal, connect(self._engine.settings).sudo, tasks, most_bytes=most_bytes)
+
+    # -- for the engine
+
+    def _ask(self, wish: Literal["cancel", "leave"]) -> None:
+        with self._lock:
+            self._wish = "leave" if "leave" in (wish, self._wish) else wish
+            if self._runner is not None:
+                self._heed(self._runner)
+
+    def _heed(self, runner: Runner) -> None:
+        if self._wish == "leave":
+            runner.leave()
+        elif self._wish == "cancel" and runner.run.cancel_at is None:
+            runner.interrupt()
+
+    def _tell(self, end: StoredEnd) -> None:
+        if self._on_task_end is None or self._error is not None:
+            return
+        try:
+            self._on_task_end(task_end(self.run_id, end))
+        except BaseException as error:  # the run goes on; who waits for it is to know
+            self._error = error
+
+    def _drive(self) -> None:
+        """Drive the run to its end."""
+        runner: Runner | None = None
+        try:
+            with self._journal as journal:
+                self._state = "running"
+                for task in journal.tasks(*FINAL):
+                    self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
+                journal.listener = self._tell
+                runner = Runner(journal, self._engine.settings, connect(self._engine.settings), say=self._say)
+                with self._lock:
+                    self._runner = runner
+                    self._heed(runner)
+                self._end = self._go(runner)
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            with self._lock:
+                self._runner = None
+            self._state = "broken" if self._end is None else self._end.state
+            self._over.set()
+
+    def _go(self, runner: Runner) -> RunEnd:
+        journal = runner.run.journal
+        state = journal.get("state")
+        if state not in ENDED:
+            try:
+                runner.drive()
+                state = journal.get("state")
+            except Detached:
+                state = "left"
+            except FractalSlurmError:
+                if not any(job.may_be_out for job in journal.jobs()):
+                    journal.put("state", StoredState.REFUSED)
+                raise
+        return _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
+
+    def _leave_unbegun(self) -> None:
+        """It is not its turn any more: its journal stays, as that of a run that was never driven."""
+        self._end = _run_end(self._journal, "left")
+        self._journal.close()
+        self._state = "left"
+        self._over.set()
+
+
+class Engine:
+    """Drives many runs at the same time, and finds those again that a process left that died.
+
+    Leaving the ``with`` block waits for all runs. All that is needed to go on after a crash is in the state folder.
+
+    Example::
+
+        with Engine() as engine:
+            run = engine.start(request, on_task_end=lambda end: print(end.index, end.state))
+            print(run.wait().succeeded)
+
+    Args:
+        settings: Our own settings; None to read them.
+        max_runs: How many runs are driven at the same time; others wait for their turn.
+
+    Raises:
+        SettingsError: The settings are not valid.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, max_runs: int = MAX_RUNS) -> None:
+        self.settings = settings or load_settings()
+        self.max_runs = max_runs
+        self._lock = threading.Lock()
+        self._waiting: deque[RunHandle] = deque()
+        self._driven: dict[RunHandle, threading.Thread] = {}
+        self._is_shut = False
+
+    def start(
+        self,
+        request: RunRequest,
+        *,
+        on_task_end: Callable[[TaskEnd], None] | None = None,
+        say: Callable[[str], None] = lambda _sentence: None,
+    ) -> RunHandle:
+        """Check everything that can be checked, and start a run.
+
+        Args:
+            request: What is to be run.
+            on_task_end: Told of each task's end, as it comes and once each, after it is on disk. It should return
+                soon, since the run stands still meanwhile, and may be called from another thread.
+            say: Takes sentences for a person: warnings, and what the run waits for.
+
+        Raises:
+            FractalSlurmError: The request is not valid, sudo or SLURM refuse, or the state folder can't be written.
+            RuntimeError: The engine was shut down.
+        """
+        self._check_open()
+        command = request.command
+        spec = Spec(
+            task_name=request.task_name,
+            command=split_command(command) if isinstance(command, str) else tuple(command),
+            parameters=build_parameters(request.parameters),
+        )
+        config = request.config
+        journal = create_resolved_run(
+            config if isinstance(config, Resolution) else as_resolved(config, tot_tasks=len(spec.parameters)),
+            spec,
+            self.settings,
+            connect(self.settings),
+            user=request.user,
+            cache_dir=request.cache_dir,
+            work_dir=request.work_dir,
+            labels=request.labels,
+            say=say,
+        )
+        return self._take(RunHandle(self, journal, on_task_end, say))
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        on_task_end: Callable[[TaskEnd], None] | None = None,
+        say: Callable[[str], None] = lambda _sentence: None,
+    ) -> RunHandle:
+        """Go on with a run whose process is gone, or look at one that has ended.
+
+        Args:
+            run_id: The run's id; see :meth:`stored`.
+            on_task_end: Told of all tasks that have an end already, then of each other one as it ends.
+            say: See :meth:`start`.
+
+        Raises:
+            RunError: There is no such run, it can't be read, or another process drives it.
+            RuntimeError: The engine was shut down.
+        """
+        self._check_open()
+        return self._take(
+            RunHandle(self, Journal.open(self.settings.state_path(), run_id, drive=True), on_task_end, say)
+        )
+
+    def stored(self) -> list[StoredRun]:
+        """The runs in the state folder, oldest first; those that can't be read are left out."""
+        found = []
+        for run_id in run_ids(self.settings.state_path()):
+            try:
+                with self.open(run_id) as journal:
+                    labels, state = journal.get("labels", {}), journal.get("state")
+                    driver = is_driven(self.settings.state_path(), run_id)
+                    found.append(StoredRun(run_id, journal.get("user"), labels, state in ENDED, driver is not None))
+            except RunError:
+                continue
+        return found
+
+    def set_labels(self, run_id: str, labels: Mapping[str, Any]) -> None:
+        """Change labels of a run that is not driven; those not named stay.
+
+        Raises:
+            RunError: There is no such run, it can't be read, or it is driven.
+        """
+        with Journal.open(self.settings.state_path(), run_id, drive=True) as journal:
+            journal.put("labels", {**journal.get("labels", {}), **labels})
+
+    def shutdown(self, how: Literal["wait", "cancel", "leave"] = "wait", *, timeout: float | None = None) -> bool:
+        """Take no more runs, and end those that are there.
+
+        Args:
+            how: ``wait`` until they have ended; ``cancel`` them, and wait; or ``leave`` them: their jobs go on, and
+                they can be resumed later, by another process too.
+            timeout: Seconds to wait.
+
+        Returns:
+            Whether all of them have ended, or were left.
+        """
+        with self._lock:
+            self._is_shut = True
+            if how == "leave":
+                while self._waiting:
+                    self._waiting.popleft()._leave_unbegun()
+            handles = [*self._driven, *self._waiting]
+        for handle in handles:
+            if how != "wait":
+                handle._ask(how)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for handle in handles:
+            handle._over.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return all(handle._over.is_set() for handle in handles)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def open(self, run_id: str) -> Journal:
+        """The journal of a run, to look at."""
+        return Journal.open(self.settings.state_path(), run_id, drive=False)
+
+    def _check_open(self) -> None:
+        if self._is_shut:
+            raise RuntimeError("the engine was shut down")
+
+    def _take(self, handle: RunHandle) -> RunHandle:
+        with self._lock:
+            if self._is_shut:
+                handle._leave_unbegun()
+            else:
+                self._waiting.append(handle)
+                self._admit()
+        return handle
+
+    def _admit(self) -> None:
+        """Begin with what waits, as far as there is room; with the lock."""
+        while self._waiting and len(self._driven) < self.max_runs:
+            handle = self._waiting.popleft()
+            thread = threading.Thread(target=self._work, args=(handle,), name="fractal-slurm run", daemon=True)
+            self._driven[handle] = thread
+            thread.start()
+
+    def _work(self, handle: RunHandle) -> None:
+        try:
+            handle._drive()
+        finally:
+            with self._lock:
+                del self._driven[handle]
+                self._admit()
+
+
+def task_end(run_id: str, end: StoredEnd) -> TaskEnd:
+    """A task's end, out of the worker's record. That is the user's: believed, and never trusted in its form."""
+    record = record_of(end.record)
+    seconds, log = record.get("seconds"), record.get("log")
+    return TaskEnd(
+        run_id=run_id,
+        index=end.index,
+        state=end.state.value,  # type: ignore[arg-type]
+        reason=end.reason,
+        out=record.get("out"),
+        exit_code=record.get("exit"),
+        signal=record.get("signal"),
+        log_tail=record.get("tail") or "",
+        log_bytes=log[1] if log else 0,
+        seconds=float(seconds) if seconds is not None else 0.0,
+        host=record.get("host") or "",
+        job_id=record.get("job"),
+    )
+
+
+def _run_end(journal: Journal, state: RunState, *, refusal: str | None = None, sudo_calls: int = 0) -> RunEnd:
+    counts = journal.counts()
+    succeeded, failed, not_run = (
+        counts.get(each, 0) for each in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.NOT_RUN)
+    )
+    return RunEnd(journal.get("run_id"), state, succeeded, failed, not_run, _job_ids(journal), refusal, sudo_calls)
+
+
+def _job_ids(journal: Journal) -> tuple[int, ...]:
+    return tuple(int(job.slurm_job_id) for job in journal.jobs() if job.slurm_job_id)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What tasks printed: where it stands in the user's run folder, and many tasks' logs in few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..errors import ClusterError
+from ..jobs.script import job_folder
+from ..node.protocol import log_name, task_log_name
+from ..sudo import Impersonator
+from .journal import Journal, record_of
+from .model import TaskRow, TaskState
+
+# Of one task's log so many bytes are read; of a longer one, the last.
+MOST_LOG_BYTES = 10_000_000
+_TIMEOUT_S = 600
+# More than any log file has that is worth its reading. What a record says of its place is the user's word.
+_MOST_FILE_BYTES = 1 << 36
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task's log is.
+
+    Attributes:
+        path: The file, in the user's run folder.
+        offset: Where the log begins in it.
+        size: Its bytes; None while the task runs.
+    """
+
+    path: str
+    offset: int
+    size: int | None
+
+
+def place_of(journal: Journal, task: TaskRow, *, tokens: set[str] | None = None) -> Place | None:
+    """Where the log of a task is; None if there is none that can be read yet.
+
+    Args:
+        journal: The run's journal.
+        task: The task.
+        tokens: The tokens of the run's jobs, where the caller has them already.
+    """
+    tokens = journal.tokens() if tokens is None else tokens
+    settings = journal.get("job_settings") or {}
+    folder, is_separate = journal.get("run_folder"), settings.get("task_logs") == "separate"
+    record = record_of(task.record)
+    if record.get("log") and record.get("token") in tokens:
+        offset, size = record["log"]
+        name = log_name(record["restart"], record["node"])
+        if is_separate:
+            name = task_log_name(task.index, record["attempt"])
+        return Place(f"{job_folder(folder, record['token'])}/{name}", offset, size)
+    if is_separate and task.token is not None and task.state is TaskState.WAITING:
+        return Place(f"{job_folder(folder, task.token)}/{task_log_name(task.index, task.attempt)}", 0, None)
+    return None
+
+
+def whole_tail(task: TaskRow) -> bytes | None:
+    """The log of a task, where all of it is in the journal already."""
+    record = record_of(task.record)
+    text = record.get("tail") or ""
+    tail: bytes = text.encode("utf-8")
+    # What is no UTF-8 stands in the record as U+FFFD.
+    return tail if record.get("log") and record["log"][1] == len(tail) and "\ufffd" not in text else None
+
+
+def read_logs(
+    journal: Journal, sudo: Impersonator, indices: Iterable[int], *, most_bytes: int = MOST_LOG_BYTES
+) -> dict[int, bytes]:
+    """The logs of tasks, by task; those that have none are left out, as are files that can't be read any more.
+
+    Logs that are short are in the journal already. Of the others each file is read once, however many logs it holds.
+
+    Args:
+        journal: The run's journal.
+        sudo: Reads as the user.
+        indices: The tasks.
+        most_bytes: Bytes of one log; of a longer one, the last are kept.
+
+    Raises:
+        ClusterError: sudo refused, or does not answer.
+    """
+    found: dict[int, bytes] = {}
+    files: dict[str, dict[int, Place]] = {}
+    tokens = journal.tokens()
+    for index in indices:
+        task = journal.task(index)
+        if task is None:
+            continue
+        text = whole_tail(task)
+        if text is not None:
+            found[index] = text[-most_bytes:]
+            continue
+        place = place_of(journal, task, tokens=tokens)
+        if place is not None:
+            files.setdefault(place.path, {})[index] = place
+    for path, places in files.items():
+        found.update(_read_file(sudo, journal.get("user"), path, places, most_bytes))
+    return found
+
+
+def _read_file(
+    sudo: Impersonator, user: str, path: str, places: Mapping[int, Place], most_bytes: int
+) -> dict[int, bytes]:
+    """The logs that are in one file."""
+    parts = {index: bytearray() for index in places}
+    ends = {index: _MOST_FILE_BYTES if at.size is None else at.offset + at.size for index, at in places.items()}
+    position, came, closed = 0, False, dict[str, str]()
+    last = min(_MOST_FILE_BYTES, max(ends.values()))
+    for chunk in sudo.read_files(user, [path], timeout=_TIMEOUT_S, max_bytes=last, closed=closed):
+        came = True
+        for index, place in places.items():
+            part = chunk[max(0, place.offset - position) : max(0, ends[index] - position)]
+            if part:
+                parts[index] += part
+                del parts[index][:-most_bytes]
+        position += len(chunk)
+    if closed:
+        raise ClusterError(f"the log {path} of {user} can't be read: {closed.get(path, '')}")
+    return {index: bytes(part) for index, part in parts.items()} if came else {}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import json
+
+import pytest
+from fractal_slurm.driver.logs import read_logs
+from fractal_slurm.driver.model import TaskState
+from fractal_slurm.errors import ClusterError
+from journals import RECORD, RUN, TOKEN, make
+
+
+class Files:
+    """What the user has, read as the user; each call is kept."""
+
+    def __init__(self, files, words=""):
+        self.files, self.words, self.calls = files, words, []
+
+    def read_files(self, user, paths, *, timeout, max_bytes, closed):
+        self.calls.append(paths)
+        for path in paths:
+            if self.words:
+                closed[path] = self.words
+            data = self.files.get(path, b"")[:max_bytes]
+            yield from (data[start : start + 3] for start in range(0, len(data), 3))
+
+
+def journal_with(tmp_path, records, **settings):
+    journal = make(tmp_path, state="driven", tasks=len(records))
+    if settings:
+        journal.put("job_settings", {**journal.get("job_settings"), **settings})
+    for index, record in enumerate(records):
+        if record is not None:
+            text = json.dumps({**RECORD, "task": index, **record})
+            journal.finish_task(index, TaskState.SUCCEEDED, None, text)
+    return journal
+
+
+JOINED = f"/work/{RUN}/{TOKEN}/log-0-0"
+
+
+class TestReadLogs:
+    def test_reads_a_file_once_for_all_logs_in_it_and_short_ones_not_at_all(self, tmp_path):
+        records = [{"log": [0, 5], "tail": "lo"}, {"log": [5, 7], "tail": "ng"}, {"log": [12, 4], "tail": "end\n"}]
+        files = Files({JOINED: b"first" + b"second." + b"end\n" + b"more"})
+        logs = read_logs(journal_with(tmp_path, records), files, [0, 1, 2, 9])
+        assert logs == {0: b"first", 1: b"second.", 2: b"end\n"}
+        assert files.calls == [[JOINED]]
+
+    def test_reads_what_a_record_can_not_hold(self, tmp_path):
+        files = Files({JOINED: b"a\xff\xfe"})
+        logs = read_logs(journal_with(tmp_path, [{"log": [0, 3], "tail": "\ufffd"}]), files, [0])
+        assert logs == {0: b"a\xff\xfe"}
+
+    def test_keeps_the_last_bytes_of_a_log_that_is_too_long(self, tmp_path):
+        files = Files({JOINED: b"0123456789"})
+        assert read_logs(journal_with(tmp_path, [{"log": [0, 10]}]), files, [0], most_bytes=4) == {0: b"6789"}
+
+    def test_reads_logs_of_tasks_that_run_where_each_has_a_file(self, tmp_path):
+        journal = journal_with(tmp_path, [None, {"log": [0, 9], "tail": "x"}], task_logs="separate")
+        journal.put("state", "driven")
+        journal._db.execute("UPDATE task SET state = 'waiting', record = NULL WHERE idx = 0")
+        folder = f"/work/{RUN}/{TOKEN}"
+        files = Files({f"{folder}/task-0-0.log": b"so far", f"{folder}/task-1-0.log": b"123456789"})
+        assert read_logs(journal, files, [0, 1]) == {0: b"so far", 1: b"123456789"}
+
+    def test_leaves_out_what_is_gone_and_says_what_is_closed(self, tmp_path):
+        journal = journal_with(tmp_path, [{"log": [0, 9], "tail": ""}])
+        assert read_logs(journal, Files({}), [0]) == {}
+        with pytest.raises(ClusterError, match="can't be read: Permission denied"):
+            read_logs(journal, Files({}, "Permission denied"), [0])
+
+    def test_believes_no_record_about_where_its_log_is(self, tmp_path):
+        journal = journal_with(tmp_path, [{"log": [0, 2**62], "tail": ""}])
+        assert read_logs(journal, Files({JOINED: b"all"}), [0]) == {0: b"all"}
