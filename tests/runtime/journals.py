@@ -21,7 +21,7 @@ def make(state_dir, run_id=RUN, *, state="done", ended=None, tasks=3):
     values = {
         "run_id": run_id, "created": 1_700_000_000.0, "user": "ann", "task_name": "Measure", "tasks": tasks,
         "run_folder": f"/work/{run_id}", "config": asdict(slurm_config()), "job_settings": asdict(job_settings()),
-        "settings": asdict(Settings()), "hides_jobs": False, "state": state,
+        "settings": Settings().model_dump(), "hides_jobs": False, "state": state,
     }  # fmt: skip
     journal = Journal.create(state_dir, run_id, values, ["{}"] * tasks, {TOKEN: range(tasks)}, "why")
     journal.update_job(TOKEN, "submitted", state=JobState.COLLECTED, slurm_job_id="7", slurm_state="COMPLETED")

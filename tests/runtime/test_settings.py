@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import time
-from dataclasses import fields
 
 import pytest
 from fractal_slurm.errors import SettingsError
-from fractal_slurm.settings import PREFIX, Settings, load_settings
+from fractal_slurm.settings import PREFIX, Settings, check_settings, load_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import outcome
@@ -25,7 +24,7 @@ def toml(tmp_path):
 class TestLoadSettings:
     def test_has_a_default_and_a_description_of_everything(self, toml):
         assert load_settings(toml(""), {}) == Settings()
-        assert all(entry.metadata["description"].endswith(".") for entry in fields(Settings))
+        assert all(entry.description.endswith(".") for entry in Settings.model_fields.values())
 
     def test_reads_the_file(self, toml):
         settings = load_settings(toml('slurm_bin_dir = "/opt/slurm/bin"\nmax_jobs_in_flight = 5\n'), {})
@@ -59,7 +58,7 @@ class TestLoadSettings:
             load_settings(path, {"FRACTAL_SLURM_MAX_NODE_RETRIES": "two", "FRACTAL_SLURM_STATE_DIR": "here"})
         lines = [line.removeprefix(f"{path}: ") for line in caught.value.messages]
         assert lines[0] == "slurm_bindir: unknown setting; did you mean 'slurm_bin_dir'?"
-        assert lines[1].startswith("zzz: unknown setting; known are slurm_bin_dir, ")
+        assert lines[1].startswith("zzz: unknown setting; known settings are slurm_bin_dir, ")
         assert lines[2] == "max_retries: found -1; a whole number from 0 to 1000000000000 is allowed"
         assert lines[3] == "sudo: found 3; a string is allowed"
         assert lines[4] == "worker_python: found 'python'; an absolute path is allowed"
@@ -74,7 +73,7 @@ class TestLoadSettings:
         [
             ("a = ", "no TOML"),
             ("max_retries = 1\nmax_retries = 2", "no TOML"),
-            (b"a = '\xff'", "no TOML"),
+            (b"a = '\xff'", "it is not UTF-8"),
             ("a = " + "[" * 50_000, "nested too deeply"),
             ("a = " + "9" * 5000, "can't be read"),
         ],
@@ -89,7 +88,7 @@ class TestLoadSettings:
         with pytest.raises(SettingsError, match="FRACTAL_SLURM_MAX_RETRIES: found "):
             load_settings(toml(""), {"FRACTAL_SLURM_MAX_RETRIES": value})
 
-    @given(st.sampled_from([entry.name for entry in fields(Settings)]), st.text(max_size=8) | st.integers().map(str))
+    @given(st.sampled_from(list(Settings.model_fields)), st.text(max_size=8) | st.integers().map(str))
     def test_takes_any_value_or_refuses_it_in_one_line(self, name, value):
         variable = PREFIX + name.upper()
         settings, messages = outcome(load_settings, "/dev/null", {variable: value})
@@ -99,6 +98,23 @@ class TestLoadSettings:
             (message,) = messages
             assert message.startswith(f"{variable}: found ")
             assert "\n" not in message
+
+
+class TestCheckSettings:
+    def test_takes_values_as_the_file_and_the_environment_have_them(self):
+        assert check_settings({"max_retries": " 2 ", "fork_fallback": "False"}, source="x") == Settings(
+            max_retries=2, fork_fallback=False
+        )
+
+    def test_names_every_fault_at_once(self):
+        with pytest.raises(SettingsError) as caught:
+            check_settings({"max_retries": None, "slurm_bindir": "/x", "a\nb": 1, "z" * 200: 1}, source="x")
+        assert [line.partition("; ")[0] for line in caught.value.messages] == [
+            "x: max_retries: found nothing",
+            "x: slurm_bindir: unknown setting",
+            r"x: 'a\nb': unknown setting",
+            f"x: 'zzz{'z' * 73}...: unknown setting",
+        ]
 
 
 class TestSettings:

@@ -6,17 +6,19 @@ Fractal's config file holds nothing of ours; this is where it is.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from .errors import SettingsError, shown
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .config.documents import read_text
+from .config.faults import faults_of, found, plain
+from .errors import FractalSlurmError, SettingsError
 
 SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
 PREFIX = "FRACTAL_SLURM_"
@@ -25,62 +27,112 @@ MAX_NUMBER = 10**12
 # All settings with a comment for each take a tenth of it.
 _MOST_BYTES = 1 << 16
 _MOST_DOTS = 200
-# Names with our prefix that are no settings.
-_NOT_OURS = ("FRACTAL_SLURM_CONFIG_FILE", "FRACTAL_SLURM_SETTINGS_FILE")
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    metadata = {"description": text, "choices": choices}
-    return field(default=default, metadata=metadata)  # pylint: disable=invalid-field-call
+def _as_number(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t]*", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
+        raise FractalSlurmError(f"{found(value)}; a whole number from 0 to {MAX_NUMBER} is allowed")
+    return value
 
 
-@dataclass(frozen=True)
-class Settings:
+def _as_truth(value: object) -> bool:
+    if isinstance(value, str) and value.strip(" \t").lower() in ("true", "false"):
+        return value.strip(" \t").lower() == "true"
+    if not isinstance(value, bool):
+        raise FractalSlurmError(f"{found(value)}; true or false are allowed")
+    return value
+
+
+def _as_path(value: object) -> str:
+    if not isinstance(value, str):
+        raise FractalSlurmError(f"{found(value)}; a string is allowed")
+    if not value.isprintable():
+        raise FractalSlurmError(f"{found(value)}; control characters are not allowed")
+    if value and not value.startswith("/"):
+        raise FractalSlurmError(f"{found(value)}; an absolute path is allowed")
+    return value
+
+
+# What stands in a file has its type already; what stands in the environment is text.
+WholeNumber = Annotated[int, BeforeValidator(_as_number)]
+Truth = Annotated[bool, BeforeValidator(_as_truth)]
+AbsolutePath = Annotated[str, BeforeValidator(_as_path)]
+
+
+class Settings(BaseModel):
     """Our own settings; each field's ``description`` says what it does."""
 
-    slurm_bin_dir: str = _setting("", "Folder of sbatch, squeue and the other commands; empty: where PATH has sbatch.")
-    sudo: str = _setting("/usr/bin/sudo", "Absolute path of sudo.")
-    state_dir: str = _setting("", "Folder of the journals; empty: ~/.local/state/fractal-slurm.")
-    worker_python: str = _setting("", "Python >= 3.8 on the compute nodes; empty: the one that runs this command.")
-    worker_folder: str = _setting("", "Folder that has node/worker.py on the compute nodes; empty: where it is here.")
-    max_jobs_in_flight: int = _setting(0, "Jobs of a run that SLURM may hold at the same time; 0: any number.")
-    max_retries: int = _setting(0, "How often a task that failed is run again.")
-    max_node_retries: int = _setting(2, "How often a task is run again that was lost with its node or job.")
-    memory_limit: str = _setting(
-        "job", "job: SLURM's limit for the job. watch: the worker also ends a task over its mem.", ("job", "watch")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slurm_bin_dir: AbsolutePath = Field(
+        default="", description="Folder of sbatch, squeue and the other commands; empty: where PATH has sbatch."
     )
-    isolation: str = _setting(
-        "none",
-        "none: tasks are processes of the worker. step: each slot is a step that SLURM holds to the task's mem.",
-        ("none", "step"),
+    sudo: AbsolutePath = Field(default="/usr/bin/sudo", description="Absolute path of sudo.")
+    state_dir: AbsolutePath = Field(
+        default="", description="Folder of the journals; empty: ~/.local/state/fractal-slurm."
     )
-    task_start: str = _setting(
-        "fresh",
-        "fresh: each task starts a Python of its own. fork: tasks with a Python script share their imports.",
-        ("fresh", "fork"),
+    worker_python: AbsolutePath = Field(
+        default="", description="Python >= 3.8 on the compute nodes; empty: the one that runs this command."
     )
-    fork_fallback: bool = _setting(
-        True, "With task_start = fork: a task that failed runs once more in a new process; false: it failed."
+    worker_folder: AbsolutePath = Field(
+        default="", description="Folder that has node/worker.py on the compute nodes; empty: where it is here."
     )
-    task_logs: str = _setting(
-        "joined", "joined: the logs of a job's tasks in one file. separate: a file a task.", ("joined", "separate")
+    max_jobs_in_flight: WholeNumber = Field(
+        default=0, description="Jobs of a run that SLURM may hold at the same time; 0: any number."
     )
-    max_out_bytes: int = _setting(1_000_000, "The largest out-JSON of a task, in bytes.")
-    time_scope: str = _setting("task", "What the option time limits: each task, or the whole job.", ("task", "job"))
-    start_slack_s: int = _setting(60, "Seconds added to a job's time limit for its start.")
-    results_wait_s: int = _setting(
-        65, "Seconds to wait for the results of a job that ended: NFS may hide new files for 60."
+    max_retries: WholeNumber = Field(default=0, description="How often a task that failed is run again.")
+    max_node_retries: WholeNumber = Field(
+        default=2, description="How often a task is run again that was lost with its node or job."
     )
-    sbatch_timeout_s: int = _setting(60, "Seconds after which a submission counts as unanswered.")
-    refusal_wait_s: int = _setting(
-        86_400,
-        "Seconds for which what may pass is waited out: a drained partition, an sbatch or a folder that is away.",
+    memory_limit: Literal["job", "watch"] = Field(
+        default="job", description="job: SLURM's limit for the job. watch: the worker also ends a task over its mem."
     )
-    command_timeout_s: int = _setting(60, "Seconds after which any other command counts as unanswered.")
-    silent_worker_s: int = _setting(
-        600, "Where SLURM hides jobs (PrivateData): seconds of silence after which a job that began counts as lost."
+    isolation: Literal["none", "step"] = Field(
+        default="none",
+        description="none: tasks are processes of the worker. step: each slot is a step that SLURM holds to the task's "
+        "mem.",
     )
-    cancel_grace_s: int = _setting(10, "Seconds that workers get to end their tasks when a run is cancelled.")
+    task_start: Literal["fresh", "fork"] = Field(
+        default="fresh",
+        description="fresh: each task starts a Python of its own. fork: tasks with a Python script share their "
+        "imports.",
+    )
+    fork_fallback: Truth = Field(
+        default=True,
+        description="With task_start = fork: a task that failed runs once more in a new process; false: it failed.",
+    )
+    task_logs: Literal["joined", "separate"] = Field(
+        default="joined", description="joined: the logs of a job's tasks in one file. separate: a file a task."
+    )
+    max_out_bytes: WholeNumber = Field(default=1_000_000, description="The largest out-JSON of a task, in bytes.")
+    time_scope: Literal["task", "job"] = Field(
+        default="task", description="What the option time limits: each task, or the whole job."
+    )
+    start_slack_s: WholeNumber = Field(default=60, description="Seconds added to a job's time limit for its start.")
+    results_wait_s: WholeNumber = Field(
+        default=65, description="Seconds to wait for the results of a job that ended: NFS may hide new files for 60."
+    )
+    sbatch_timeout_s: WholeNumber = Field(
+        default=60, description="Seconds after which a submission counts as unanswered."
+    )
+    refusal_wait_s: WholeNumber = Field(
+        default=86_400,
+        description="Seconds for which what may pass is waited out: a drained partition, an sbatch or a folder that is "
+        "away.",
+    )
+    command_timeout_s: WholeNumber = Field(
+        default=60, description="Seconds after which any other command counts as unanswered."
+    )
+    silent_worker_s: WholeNumber = Field(
+        default=600,
+        description="Where SLURM hides jobs (PrivateData): seconds of silence after which a job that began counts as "
+        "lost.",
+    )
+    cancel_grace_s: WholeNumber = Field(
+        default=10, description="Seconds that workers get to end their tasks when a run is cancelled."
+    )
 
     def bin_dir(self) -> str:
         """The folder of SLURM's commands."""
@@ -113,6 +165,32 @@ def _own_worker_folder() -> str:
     return apart if is_installed else package
 
 
+def check_settings(values: Mapping[str, Any], *, source: str) -> Settings:
+    """Validate settings that are in memory.
+
+    Args:
+        values: Names to values.
+        source: Where they came from, for messages.
+
+    Raises:
+        SettingsError: A value, or a name, is not allowed; every fault at once.
+    """
+    faults = _faults(values, lambda name: f"{source}: {name}")
+    if faults:
+        raise SettingsError(faults)
+    return Settings.model_validate(dict(values))
+
+
+def _faults(values: Mapping[str, Any], place: Callable[[str], str]) -> list[str]:
+    """What is wrong with values; ``place`` says where the one of a name stands."""
+    try:
+        Settings.model_validate(dict(values))
+    except ValidationError as error:
+        faults = faults_of(error, Settings, values, "setting")
+        return [f"{place(plain(str(location[0])))}: {words}" for location, words in faults]
+    return []
+
+
 def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Read our settings.
 
@@ -126,23 +204,13 @@ def load_settings(path: str | Path | None = None, environ: Mapping[str, str] | N
     environ = os.environ if environ is None else environ
     named = path or environ.get("FRACTAL_SLURM_SETTINGS_FILE")
     file = Path(named or SETTINGS_FILE)
-    faults: list[str] = []
-    values: dict[str, Any] = {}
-    known = {entry.name: entry for entry in fields(Settings)}
-    for name, value in _read_toml(file, required=bool(named)).items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            faults.append(f"{file}: {name}: unknown setting; {hint}")
-        else:
-            values[name] = _check(known[name], value, f"{file}: {name}", faults)
-    for name, entry in known.items():
-        variable = PREFIX + name.upper()
-        if variable in environ and variable not in _NOT_OURS:
-            values[name] = _check(entry, environ[variable], variable, faults)
+    in_file = _read_toml(file, required=bool(named))
+    variables = {name: PREFIX + name.upper() for name in Settings.model_fields}
+    in_environment = {name: environ[variable] for name, variable in variables.items() if variable in environ}
+    faults = _faults(in_file, lambda name: f"{file}: {name}") + _faults(in_environment, variables.__getitem__)
     if faults:
         raise SettingsError(faults)
-    return Settings(**values)
+    return Settings.model_validate({**in_file, **in_environment})
 
 
 def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
@@ -150,51 +218,21 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise SettingsError(f"{file}: can't be read: it is larger than {_MOST_BYTES} bytes")
-        # Keys of thousands of parts take the reader seconds; none of ours has more than one.
-        for number, line in enumerate(data.split(b"\n"), 1):
-            if line.count(b".") > _MOST_DOTS:
-                raise SettingsError(f"{file}:{number}: no settings: more than {_MOST_DOTS} dots in a line")
-        content: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
-        return content
-    except SettingsError:
-        raise
-    except FileNotFoundError:
+    text = read_text(file, source=str(file), most=_MOST_BYTES, error=SettingsError, optional=True)
+    if text is None:
         if required:
-            raise SettingsError(f"{file}: can't be read: it is not there") from None
+            raise SettingsError(f"{file}: can't be read: it is not there")
         return {}
-    except OSError as error:
-        raise SettingsError(f"{file}: can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Keys of thousands of parts take the reader seconds; none of ours has more than one.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _MOST_DOTS:
+            raise SettingsError(f"{file}:{number}: no settings: more than {_MOST_DOTS} dots in a line")
+    try:
+        content: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file}: no TOML: {error}") from None
     except RecursionError:
         raise SettingsError(f"{file}: no settings: nested too deeply") from None
     except ValueError as error:  # an integer of more than 4300 digits
         raise SettingsError(f"{file}: can't be read: {error}") from None
-
-
-def _check(entry: Any, value: Any, where: str, faults: list[str]) -> Any:
-    choices = entry.metadata["choices"]
-    if isinstance(entry.default, bool):
-        if isinstance(value, str) and value.strip(" \t").lower() in ("true", "false"):
-            value = value.strip(" \t").lower() == "true"
-        if not isinstance(value, bool):
-            faults.append(f"{where}: found {shown(value)}; true or false are allowed")
-    elif isinstance(entry.default, int):
-        if isinstance(value, str) and re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t]*", value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
-            faults.append(f"{where}: found {shown(value)}; a whole number from 0 to {MAX_NUMBER} is allowed")
-    elif not isinstance(value, str):
-        faults.append(f"{where}: found {shown(value)}; a string is allowed")
-    elif not value.isprintable():
-        faults.append(f"{where}: found {shown(value)}; control characters are not allowed")
-    elif choices and value not in choices:
-        faults.append(f"{where}: found {shown(value)}; allowed are {', '.join(choices)}")
-    elif value and not choices and not value.startswith("/"):
-        faults.append(f"{where}: found {shown(value)}; an absolute path is allowed")
-    return value
+    return content

@@ -47,8 +47,8 @@ class Driver:
         sudo.chmod(0o755)
         values = {
             "run_id": RUN, "created": 1.0, "user": "ann", "task_name": "t", "tasks": 4, "run_folder": "/w/r",
-            "config": asdict(slurm_config()), "job_settings": asdict(job_settings()), "settings": asdict(Settings()),
-            "hides_jobs": False, "state": "driven",
+            "config": asdict(slurm_config()), "job_settings": asdict(job_settings()),
+            "settings": Settings().model_dump(), "hides_jobs": False, "state": "driven",
         }  # fmt: skip
         batches = {TOKEN: range(2), OTHER: range(2, 4)}
         self.journal = Journal.create(folder / "state", RUN, values, ["{}"] * 4, batches, "")

@@ -81,15 +81,13 @@ def run(
     Exit codes: 0 all tasks succeeded, 1 some did not, 2 the input is not valid, 3 SLURM or sudo refused, 130 cancelled
     or left alone.
     """
-    from dataclasses import replace
-
     from ..driver.prepare import connect, create_run
     from ..settings import load_settings
     from ..spec import load_spec
 
     settings = load_settings()
     if task_start:
-        settings = replace(settings, task_start=task_start)
+        settings = settings.model_copy(update={"task_start": task_start})
     faults: list[str] = []
     loaded: list[Any] = []
     for load in (lambda: load_config(config_path), lambda: load_spec(spec_path)):

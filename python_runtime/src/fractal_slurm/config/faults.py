@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import FractalSlurmError, shown
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MOST_KEY = 80  # characters of a key in a message
 # Kinds of pydantic's errors, and what is allowed.
 _ALLOWED = {
     "string_type": "a string is allowed",
@@ -51,18 +52,19 @@ class FaultsBelow(FractalSlurmError):
         super().__init__(fault.words for fault in self.faults)
 
 
-def faults_of(error: ValidationError, model: type[BaseModel], data: object) -> list[Fault]:
+def faults_of(error: ValidationError, model: type[BaseModel], data: object, what: str = "key") -> list[Fault]:
     """All that is wrong, in the order of the document; what is missing from an object comes after what is in it.
 
     Args:
         error: What pydantic raised.
         model: The model that the document was checked with.
         data: The document.
+        what: How messages call a key.
     """
     found = [
         Fault(tuple(location), words)
         for entry in error.errors(include_url=False)
-        for location, words in _describe(entry, model)
+        for location, words in _describe(entry, model, what)
     ]
     return sorted(found, key=lambda fault: _position(data, fault.location))
 
@@ -73,11 +75,18 @@ def json_path(location: Iterable[int | str]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
+        elif len(part) > _MOST_KEY:
+            path += f"[{json.dumps(f'{part[:_MOST_KEY]}...')}]"
         elif _PLAIN_KEY.fullmatch(part):
             path += f".{part}"
         else:
-            path += f"[{json.dumps(part if len(part) <= 80 else shown(part)[1:-1])}]"
+            path += f"[{json.dumps(part)}]"
     return path
+
+
+def plain(name: str) -> str:
+    """A name as messages show it: as it is, or as a literal where it is no plain text or very long."""
+    return name if name.isprintable() and len(name) <= _MOST_KEY else shown(name)
 
 
 def unknown(name: str, known: Collection[str], what: str = "key") -> str:
@@ -98,14 +107,14 @@ def found(value: object) -> str:
     return "found nothing" if value is None else f"found {shown(value)}"
 
 
-def _describe(entry: Any, model: type[BaseModel]) -> list[tuple[Sequence[int | str], str]]:
+def _describe(entry: Any, model: type[BaseModel], what: str) -> list[tuple[Sequence[int | str], str]]:
     kind, value, location = entry["type"], entry["input"], entry["loc"]
     # pydantic marks a fault of a key by a last part "[key]". A model may have a key of that name, too.
     if location[-1:] == ("[key]",) and _model_at(model, location[:-1]) is None:
         location = location[:-1]
     if kind == "extra_forbidden":
         above = _model_at(model, location[:-1])
-        return [(location, unknown(str(location[-1]), above.model_fields if above else ()))]
+        return [(location, unknown(str(location[-1]), above.model_fields if above else (), what))]
     if kind == "missing":
         return [(location, "missing; it is required")]
     if kind == "invalid_key":

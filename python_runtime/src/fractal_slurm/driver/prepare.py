@@ -210,7 +210,7 @@ def create_resolved_run(
         "run_folder": run_folder,
         "config": asdict(plan.config),
         "job_settings": asdict(jobs),
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "hides_jobs": cluster.hides_jobs,
         "state": RunState.PLANNED,
         "metas": {"task_meta": dict(spec.task_meta), "meta": dict(spec.meta)},  # for a retry
