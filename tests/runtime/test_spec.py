@@ -110,6 +110,8 @@ class TestParseSpec:
             ("a: 1\na: 2", "2:1: the key 'a' stands twice in one object: keep one"),
             ("task: {name: a, name: b}", "1:17: the key 'name' stands twice"),
             ("parameters: [{a: 1, a: 2}]", "the key 'a' stands twice"),
+            ('{"parameters": [{"a": 1, "a": 2}]}', "the key 'a' stands twice in one object: keep one"),
+            ('{"parameters": [{"a": {"b": 1, "b": 2}}]}', "the key 'b' stands twice in one object: keep one"),
             ("a: 2001-99-99", "can't be read as YAML: month must be in 1..12"),
             ("a: 0x_", "can't be read as YAML"),
             ("a: 0b_", "can't be read as YAML"),
@@ -156,24 +158,22 @@ class TestBuildSpec:
             )
         )
         assert lines == [
-            "$.zzz: unknown key; known keys are task, meta, parameters",
-            r'$["a\nb"]: unknown key; known keys are task, meta, parameters',
-            "$.task.comand: unknown key; did you mean 'command'?",
             r"$.task.name: found 'a\x00b'; control characters are not allowed",
-            "$.task.command: found nothing; a string that is not empty is required",
+            "$.task.comand: unknown key; did you mean 'command'?",
             "$.task.meta: found []; an object is allowed",
+            "$.task.command: missing; it is required",
             "$.meta: found 'x'; an object is allowed",
             "$.parameters[1]: found 1; an object is allowed",
             "$.parameters[2]: found nothing; an object is allowed",
             "$.parameters[4]: found 'x'; an object is allowed",
+            "$.zzz: unknown key; known keys are task, meta, parameters",
+            r'$["a\nb"]: unknown key; known keys are task, meta, parameters',
         ]
 
     def test_says_what_is_missing(self):
         assert faults("{}") == ["$.task: missing; it is required", "$.parameters: missing; it is required"]
         assert faults('{"task": null, "parameters": null}') == [
             "$.task: found nothing; an object is allowed",
-            "$.task.name: found nothing; a string that is not empty is required",
-            "$.task.command: found nothing; a string that is not empty is required",
             "$.parameters: found nothing; a list of objects is allowed",
         ]
 

@@ -491,7 +491,7 @@ class TestSplitCommand:
 
     @pytest.mark.parametrize("command", ["", "  ", "''", "a 'b", 'a "b', "a \\"])
     def test_refuses_what_is_no_command(self, command):
-        with pytest.raises(SpecError, match=r"task: \$\.command: "):
+        with pytest.raises(SpecError, match=r"^is empty: give the command|can't be split into words"):
             split_command(command)
 
     @pytest.mark.parametrize("command", ["a\nb", "a\tb", "a\0b", "a\ud800b"])

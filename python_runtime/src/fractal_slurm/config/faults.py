@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
@@ -150,9 +151,9 @@ def _choices(model: type[BaseModel], location: Sequence[int | str]) -> str:
     return ", ".join(str(choice) for choice in get_args(entry.annotation)) if entry else "others"
 
 
-def _position(data: object, location: Iterable[int | str]) -> list[int]:
-    """Where a location stands in a document."""
-    numbers = []
+def _position(data: object, location: Iterable[int | str]) -> list[float]:
+    """Where a location stands in a document; what is said of a whole object or list comes after what is in it."""
+    numbers: list[float] = []
     for part in location:
         if isinstance(data, Mapping):
             keys = [str(key) for key in data]
@@ -163,4 +164,4 @@ def _position(data: object, location: Iterable[int | str]) -> list[int]:
             data = data[part] if isinstance(data, Sequence) and part < len(data) else None
         else:
             break
-    return numbers
+    return [*numbers, math.inf]

@@ -356,11 +356,11 @@ def split_command(command: str) -> tuple[str, ...]:
     Raises:
         SpecError: It is empty, has an open quote or a control character.
     """
-    check_text(command, "task: $.command:")
+    check_text(command, "the command")
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise SpecError(f"task: $.command: {command!r} can't be split into words: {error}") from None
+        raise SpecError(f"{command!r} can't be split into words: {error}") from None
     if not words or not words[0]:
-        raise SpecError("task: $.command: is empty: give the command that runs one task")
+        raise SpecError("is empty: give the command that runs one task")
     return tuple(words)
