@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fractal_slurm.node import nursery, processes
+from fractal_slurm.node import forks, nursery, processes
 
 PYTHON = "/usr/bin/python3"
 
@@ -50,7 +50,7 @@ class Tasks:
         self.command = command
         self.env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
         self.number = 0
-        self.nursery: nursery.Nursery | None = None
+        self.nursery: forks.Nursery | None = None
 
     def end(self, start) -> End:
         """Start a task by a function, and wait for its end."""
@@ -95,9 +95,9 @@ class Tasks:
             self.learn()
         return self.end(self.forked)
 
-    def open(self) -> nursery.Nursery:
+    def open(self) -> forks.Nursery:
         now = time.monotonic()
-        self.nursery = nursery.Nursery(self.command, str(self.folder), self.env, None, processes.spawn, now)
+        self.nursery = forks.Nursery(self.command, str(self.folder), self.env, None, now)
         self.settle()
         return self.nursery
 
@@ -518,7 +518,7 @@ class TestUnfit:
         assert self.why(tasks("import deadly\n")) == "the nursery ended by itself"
 
     def test_an_import_that_takes_too_long(self, tasks, tmp_path, monkeypatch):
-        monkeypatch.setattr(nursery, "IMPORT_S", 0.3)
+        monkeypatch.setattr(forks, "IMPORT_S", 0.3)
         (tmp_path / "slow.py").write_text("import sys, time\nif 'nursery' in sys.argv[0]: time.sleep(600)\n")
         assert "within 0.3 s" in self.why(tasks("import slow\n"))
 
@@ -553,13 +553,13 @@ class TestUnfit:
         script = tmp_path / "script.py"
         script.touch()
         words = [word.format(script=script, folder=tmp_path) for word in command]
-        assert nursery.split_python(words) is None
+        assert forks.split_python(words) is None
 
     def test_a_command_is_taken_apart(self, tmp_path):
         script = tmp_path / "script.py"
         script.touch()
         words = ["/opt/v/bin/python3.12", "-u", "-X", "dev", "-Wignore", str(script), "measure", "-m"]
-        assert nursery.split_python(words) == (words[:5], str(script), ["measure", "-m"])
+        assert forks.split_python(words) == (words[:5], str(script), ["measure", "-m"])
 
 
 class TestExactlyOnce:

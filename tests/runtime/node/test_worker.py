@@ -12,7 +12,7 @@ from fractal_slurm.jobs.script import render
 from fractal_slurm.node.limits import oom_counters
 from fractal_slurm.node.placement import is_number, slot_environment, slots_of_node, split_cpus
 from fractal_slurm.node.protocol import read_work
-from fractal_slurm.node.worker import chunk_bounds
+from fractal_slurm.node.task_queue import chunk_bounds
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import TOKEN, job_settings, slurm_config

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from fractal_slurm.jobs.script import render
 from fractal_slurm.node import protocol, worker
+from fractal_slurm.node.task_queue import chunk_bounds
 from samples import TOKEN, job_settings, slurm_config
 
 JOB = "4711"
@@ -30,7 +31,7 @@ if "out" in args:
     open(sys.argv[4], "w").write(args["out"])
 """
 # The worker looks again so often; sooner than it does in a job.
-QUICK = "worker.RETRY_S = worker.TICK_S = 0.1\n"
+QUICK = "from node import loop, steps\nloop.RETRY_S = loop.TICK_S = worker.RETRY_S = steps.RETRY_S = 0.1\n"
 # While the file FULL is there, nothing can be written to files whose names begin so.
 FULL_DISK = (
     QUICK
@@ -173,7 +174,7 @@ class TestTimeLimit:
 
     def test_does_not_charge_tasks_for_the_time_that_they_were_suspended(self, tmp_path):
         job = Job(tmp_path, [{"sleep": 3}], {"task_time_s": 2, "job_limit_s": 600})
-        process = job.start(before="worker.SUSPENDED_S = 0.5")
+        process = job.start(before="from node import loop; loop.SUSPENDED_S = 0.5")
         wait_for(lambda: list(tmp_path.glob("fractal-*/0-0-args.json")))
         time.sleep(0.3)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -314,7 +315,7 @@ os.open, os.mkdir, os.symlink = full(_open), full(_mkdir), full(_symlink)
         assert "its next tasks could not be taken: No space left on device" in process.stderr.readline()
         full.unlink()
         assert process.wait(10) == 0
-        bounds = worker.chunk_bounds(9, 2)
+        bounds = chunk_bounds(9, 2)
         elsewhere = range(bounds[2], bounds[3])
         assert sorted(task for task, _state in job.states()) == [n for n in range(9) if n not in elsewhere]
 
@@ -394,7 +395,7 @@ class TestSteps:
         srun.write_text("#!/bin/sh\nexec sleep 1000\n")
         srun.chmod(0o755)
         job = Job(tmp_path, [{}] * 6, isolation="step", srun=str(srun))
-        code, said = job.run(slots=4, before=f"{QUICK}\nworker.STEP_START_S = 0.5")
+        code, said = job.run(slots=4, before=f"{QUICK}\nsteps.STEP_START_S = 0.5")
         assert code == 75
         assert job.end() == ("its steps can't be started", 6)
         assert f"a slot's step did not begin within 0.5 s: {srun} is ended" in said
@@ -433,7 +434,7 @@ class TestSteps:
         srun.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\ntrap '' TERM\nsleep 1\n{STEP}")
         srun.chmod(0o755)
         job = Job(tmp_path, [{}], isolation="step", srun=str(srun), command=("touch", f"{tmp_path}/ran"))
-        process = job.start(before=f"{QUICK}\nworker.Worker.grace = 5", SLURMD_NODENAME="n1")
+        process = job.start(before=f"{QUICK}", SLURMD_NODENAME="n1")
         wait_for((tmp_path / "began").exists)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -875,14 +876,14 @@ class TestForks:
         end = 500
         killer = (
             "import os, random, signal, threading, time\n"
-            "started, spawn = [], worker.spawn\n"
+            "from node import forks, processes, starts\nstarted, spawn = [], processes.spawn\n"
             "def spawn_and_note(*words):\n"
             "    started.append(spawn(*words))\n"
             "    return started[-1]\n"
             "def kill_the_first():\n"
             "    time.sleep(random.uniform(0.2, 1.5))\n"
             "    os.kill(started[0], signal.SIGKILL)\n"
-            "worker.spawn = spawn_and_note\n"
+            "forks.spawn = starts.spawn = spawn_and_note\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, worker.WAITED)\n"
             "threading.Thread(target=kill_the_first, daemon=True).start()\n"
         )

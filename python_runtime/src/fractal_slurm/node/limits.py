@@ -53,6 +53,34 @@ def process_age_s() -> float:
         return 0.0
 
 
+class MemoryWatch:
+    """Which tasks use more memory than they may.
+
+    Args:
+        limit_mb: What a task may use, in MB.
+        every_s: How often to look, in seconds.
+        patience_s: How long a task may be over it: in a step it is SLURM's to end it, and where it does not, ours.
+    """
+
+    def __init__(self, limit_mb: int, every_s: float, patience_s: float) -> None:
+        self.limit_mb, self.every_s, self.patience_s = limit_mb, every_s, patience_s
+        self.next_look = 0.0
+        self.over_since: dict[int, float] = {}
+
+    def look(self, groups: Iterable[int], now: float) -> dict[int, float]:
+        """The process groups that are to be ended, and what each uses, in MB.
+
+        Args:
+            groups: Of the running tasks.
+            now: The monotonic clock.
+        """
+        self.next_look = now + self.every_s
+        used = group_memory_mb({group for group in groups if group})
+        over = {group: peak for group, peak in used.items() if peak > self.limit_mb}
+        self.over_since = {group: self.over_since.get(group, now) for group in over}
+        return {group: peak for group, peak in over.items() if now >= self.over_since[group] + self.patience_s}
+
+
 def group_memory_mb(groups: set[int]) -> dict[int, float]:
     """Resident memory of process groups, in MB. Pages that processes share count once (Pss), where it matters."""
     page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,20 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A nursery: a Python that has imported what a task's script imports, and of which tasks are forked.
+"""The nursery: a Python that has imported what a task's script imports, and of which tasks are forked.
 
 Most of a small Fractal task's time goes into the start of Python and its imports. A nursery does that once a job.
 
-The file has two halves. :class:`Nursery` is used by the worker. The rest runs as a program of its own, by the *task's*
-interpreter with the task's own options: ``PYTHON [-u] [-X ...] [-W ...] nursery.py FD WORKER_PID SCRIPT``. Standard
-library only, Python 3.8 or newer, and as few modules as possible: every task finds in ``sys.modules`` what is imported
-here.
-
-How a task is forked, so that it runs once or not at all, whoever dies on the way:
-
-1. The worker sends the nursery one message: what to run, the log's descriptor, and one end of a socket of this task's.
-2. The nursery forks twice. The middle process ends at once. The worker is the "subreaper" (prctl(2)) of all below it,
-   so the new process becomes its child: the worker sees its end, exit code and use of memory and CPU as of any task.
-3. The new process says its pid on the task's socket, and waits. The worker notes the pid and answers. Only then does
-   the script begin. If the worker does not answer, the new process ends without having begun.
+This file is a program, run by the *task's* interpreter with the task's own options: ``PYTHON [-u] [-X ...] [-W ...]
+nursery.py FD WORKER_PID SCRIPT``. Standard library only, Python 3.8 or newer, and as few modules as possible: every
+task finds in ``sys.modules`` what is imported here. The worker's side is forks.py, which tells how a task is forked.
 """
 
 from __future__ import annotations
@@ -27,266 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-# How often a nursery learns more modules: its first task may have failed early.
-MAX_ROUNDS = 3
-# How long a nursery may take to start, and to import: it is on a network file system, perhaps.
-START_S, IMPORT_S = 60.0, 180.0
-# How long the other slots wait for the modules of the first task: scripts read their args once they have imported.
-LEARN_S = 20.0
-# How long it may take to fork a task.
-FORK_S = 15.0
 # More names are no list of modules.
 MAX_MODULES, MAX_NAMES_BYTES = 20_000, 1 << 20
 # What imports print is printed by every task, as if it had imported: up to so much.
 MAX_PRINTED_BYTES = 1 << 16
-_MESSAGE_BYTES = 1 << 17
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+MESSAGE_BYTES = 1 << 17
 # Threads that a forked process does well without, by their names in /proc (15 characters). jemalloc makes its own anew
 # (pthread_atfork(3)). That of polars removes what earlier processes spilled to the disk. The pools of OpenBLAS have no
 # name; see thread_reason().
 HARMLESS_THREADS = ("jemalloc_bg_thd", "polars-ooc-clea")
-
-
-# -- the worker's half ---------------------------------------------------------------------------------------
-
-
-def split_python(command: list[str]) -> tuple[list[str], str, list[str]] | None:
-    """Take a command apart that has a Python script run.
-
-    Args:
-        command: The command's words.
-
-    Returns:
-        The interpreter with its options, the script, and the script's arguments. None for any other command, and for
-        options other than ``-u``, ``-X`` and ``-W``: those change what a script sees.
-    """
-    name = command[0].rpartition("/")[2]
-    if not name.startswith("python") or name[6:].strip("0123456789.t"):
-        return None
-    position = 1
-    while position < len(command) and command[position].startswith("-"):
-        word = command[position]
-        if word[:2] not in ("-X", "-W") and word != "-u":
-            return None
-        position += 2 if word in ("-X", "-W") else 1
-    if position >= len(command) or not command[position].endswith(".py"):
-        return None
-    script = command[position]
-    if not os.path.isfile(script):
-        return None
-    return command[:position], script, command[position + 1 :]
-
-
-class Unfit(Exception):
-    """Tasks can't be forked here; the message is the reason."""
-
-
-class Nursery:
-    """The nursery of a job on one node, as its worker sees it.
-
-    Args:
-        command: The command of the tasks.
-        folder: A private folder of the worker's.
-        env: The environment of a task.
-        cpus: The CPU set of a task; modules count the CPUs when they are imported. None for all.
-
-    Attributes:
-        pid: The nursery's process; 0 once it has ended.
-        state: ``starting``, ``ready``, ``importing``, or ``ended``.
-        why: Why it ended, or None.
-        busy_until: In the state starting or importing: when to give up, by the monotonic clock.
-        rounds: How often it was told of modules.
-        modules: How many modules it has imported.
-
-    Raises:
-        Unfit: There can be none.
-        OSError: It can't be started.
-    """
-
-    def __init__(
-        self, command: list[str], folder: str, env: dict[str, str], cpus: set[int] | None, spawn: Any, now: float
-    ) -> None:
-        parts = split_python(command)
-        if parts is None:
-            raise Unfit("the command is not PYTHON SCRIPT.py")
-        python, script, self.arguments = parts
-        self.folder = folder
-        self.env = env
-        self.state = "starting"
-        self.why: str | None = None
-        self.rounds = self.modules = 0
-        self.busy_until = now + START_S
-        self.learns_until: float | None = None  # until when its first task may take to tell its modules
-        become_subreaper()
-        self.ours, theirs = _socket_pair()
-        null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        printed_fd = os.open(f"{folder}/imports", flags, 0o600)
-        allowed = os.sched_getaffinity(0)
-        program = os.path.abspath(__file__)
-        # Not its own number: before glibc 2.29 dup2 to itself would leave it to be closed by exec.
-        fd = 3 if theirs.fileno() != 3 else 4
-        try:
-            if cpus:
-                os.sched_setaffinity(0, cpus)
-            words = [*python, program, str(fd), str(os.getpid()), script]
-            self.pid: int = spawn(words, env, null_fd, printed_fd, ((theirs.fileno(), fd),))
-        finally:
-            if cpus:
-                os.sched_setaffinity(0, allowed)
-            os.close(null_fd)
-            os.close(printed_fd)
-            theirs.close()
-        self.ours.setblocking(False)
-
-    def is_busy(self) -> bool:
-        """Whether it starts or imports, so that waiting for it pays."""
-        return self.state in ("starting", "importing")
-
-    def is_learning(self, now: float) -> bool:
-        """Whether its first task is about to tell its modules, so that waiting for these pays."""
-        return self.state == "ready" and not self.rounds and now < (self.learns_until or 0.0)
-
-    def end(self, why: str | None) -> None:
-        """End it. Tasks that were forked of it go on."""
-        if self.state == "ended":
-            return
-        self.state, self.why = "ended", why
-        self.ours.close()
-        if self.pid:
-            try:
-                os.kill(self.pid, 9)
-            except OSError:
-                pass
-
-    def look(self, now: float) -> None:
-        """Hear what it says, and end it if it takes too long."""
-        if not self.is_busy():
-            return
-        try:
-            said = self.ours.recv(_MESSAGE_BYTES)
-        except BlockingIOError:
-            if now >= self.busy_until:
-                what = "its Python did not start" if self.state == "starting" else "its imports did not end"
-                self.end(f"{what} within {START_S if self.state == 'starting' else IMPORT_S:g} s")
-            return
-        except OSError as error:
-            self.end(f"the nursery can't be reached: {error.strerror}")
-            return
-        words = said.decode("utf-8", "replace").split(" ", 2)
-        if words[0] == "ready":
-            self.state = "ready"
-        elif words[0] == "imported" and len(words) == 2 and words[1].isdigit():
-            self.state = "ready"
-            self.modules = int(words[1])
-        elif words[0] == "unfit":
-            self.end(said.decode("utf-8", "replace")[6:])
-        else:
-            self.end("the nursery ended by itself")
-
-    def fork(
-        self, args: str, out: str, log_fd: int, changes: dict[str, str], cpus: set[int] | None, key: str, now: float
-    ) -> tuple[int, Any]:
-        """Have a task forked. It begins when :meth:`begin` is called with the socket.
-
-        Args:
-            args: Its args file. The first task tells its modules when it opens that, and all tasks when they end.
-            out: Its out-JSON.
-            log_fd: Where its output goes.
-            changes: Variables of the task's own, beside the nursery's environment.
-            cpus: Its CPU set, or None.
-            key: Names the file for the modules that it imported.
-            now: The monotonic clock.
-
-        Returns:
-            Its pid, 0 if it could not be forked; and the socket.
-        """
-        import _socket
-        import marshal
-
-        ours, theirs = _socket_pair()
-        try:
-            report = f"{self.folder}/modules-{key}" if self.rounds < MAX_ROUNDS else ""
-            watched = "" if self.learns_until else args
-            # Format 2: every Python reads it.
-            message = marshal.dumps(
-                (
-                    "fork",
-                    [*self.arguments, "--args-json", args, "--out-json", out],
-                    list(changes.items()),
-                    sorted(cpus or ()),
-                    report,
-                    watched,
-                ),
-                2,
-            )
-            rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (log_fd, theirs.fileno()))
-            self.ours.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-            theirs.close()
-            ours.settimeout(FORK_S)
-            pid = ours.recv(32)
-            ours.settimeout(1.0)
-            if not pid.isdigit():
-                raise OSError(32, "it ended while a task was forked")
-            self.learns_until = self.learns_until or now + LEARN_S
-            return int(pid), ours
-        except OSError as error:
-            ours.close()
-            self.end(f"no task could be forked: {error.strerror or error}")
-            return 0, None
-        finally:
-            theirs.close()
-
-    def begin(self, socket: Any) -> bool:
-        """Let a forked task begin. Returns whether it does: its process may have ended before."""
-        try:
-            return bool(socket.send(b"g") == 1)
-        except OSError:
-            return False
-        finally:
-            socket.close()
-
-    def learn(self, key: str, now: float) -> None:
-        """Have it import what a task reported, if it reported something."""
-        path = f"{self.folder}/modules-{key}"
-        if self.state != "ready" or self.rounds >= MAX_ROUNDS or not os.path.exists(path):
-            return
-        import marshal
-
-        try:
-            self.ours.sendmsg([marshal.dumps(("import", path), 2)])
-        except OSError as error:
-            self.end(f"the nursery can't be reached: {error.strerror}")
-            return
-        self.rounds += 1
-        self.state, self.busy_until = "importing", now + IMPORT_S
-
-
-def _socket_pair() -> tuple[Any, Any]:
-    """Two ends of a socket that keeps messages apart. Without the module socket, whose import takes a while."""
-    import _socket
-
-    # socketpair(2) of the C module: not inheritable, as every descriptor of Python's
-    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-
-
-def become_subreaper() -> None:
-    """Make this process the parent of what is left below it by parents that ended (prctl(2)).
-
-    Raises:
-        Unfit: This Python or kernel can't.
-    """
-    try:
-        import ctypes
-
-        done = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    except (ImportError, OSError, AttributeError) as error:
-        raise Unfit(f"the worker's Python can't call prctl: {error}") from None
-    if not done:
-        raise Unfit("the kernel knows no PR_SET_CHILD_SUBREAPER")
-
-
-# -- the nursery's half --------------------------------------------------------------------------------------
 
 
 def serve(fd: int, worker: int, script: str) -> tuple[list[str], str, str] | None:
@@ -313,7 +53,7 @@ def serve(fd: int, worker: int, script: str) -> tuple[list[str], str, str] | Non
     answer(b"ready")
     printed = b""
     while True:
-        data, extra, _flags, _address = sock.recvmsg(_MESSAGE_BYTES, _socket.CMSG_SPACE(8))
+        data, extra, _flags, _address = sock.recvmsg(MESSAGE_BYTES, _socket.CMSG_SPACE(8))
         if not data:
             return None
         request = marshal.loads(data)  # noqa: S302 - the worker is of the same user, and our parent
