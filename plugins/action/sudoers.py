@@ -21,16 +21,16 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module on the host; see its documentation."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        impersonate = runtime_module("sudo")
+        rules = runtime_module("sudo_rules")
         arguments = dict(self._task.args)
-        arguments["commands"] = list(impersonate.COMMANDS)
+        arguments["commands"] = list(rules.COMMANDS)
         if arguments.get("mode") == "hardened" and arguments.get("state", "present") == "present":
             work_dirs = arguments.get("work_dirs") or []
             if isinstance(work_dirs, str):
                 work_dirs = [part.strip() for part in work_dirs.split(",")]
             arguments["known_faults"] = role_variables.hardened_faults([str(path) for path in work_dirs])
             if not arguments["known_faults"]:
-                arguments["arguments"] = impersonate.hardened_arguments([str(path) for path in work_dirs])
+                arguments["arguments"] = rules.hardened_arguments([str(path) for path in work_dirs])
         result.update(
             self._execute_module(
                 module_name="fractal.slurm.sudoers", module_args=arguments, task_vars=task_vars, wrap_async=False

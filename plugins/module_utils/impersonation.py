@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 
-from . import sudo_listing, sudoers, sudoers_rights
+from . import sudo_listing, sudo_rules, sudoers, sudoers_rights
 from .commands import run
+from .sudo_rules import COMMANDS
 
-COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
 # As good as everything: refused as anybody.
 REFUSED_COMMANDS = [["/bin/sh", "-c", "id"], ["/usr/bin/env"], ["/usr/bin/python3"], ["/usr/bin/tee", "/etc/passwd"]]
 # Forms of these commands that do nothing but print something: nothing else of what must be refused is ever tried.
@@ -31,21 +31,13 @@ ARGUMENT_SPEC = {
 
 
 def forms(commands, work_dir):
-    """The command lines that the runtime uses, one a command.
+    """The command lines that the runtime uses, one for each of its forms.
 
     Args:
         commands: Command to absolute path.
         work_dir: A folder that users' work lies below.
     """
-    path = "%s/fractal/run" % work_dir.rstrip("/")
-    arguments = {
-        "sbatch": ["--parsable"],
-        "scancel": ["1"],
-        "cat": ["--", path],
-        "ls": ["--", path],
-        "mkdir": ["-m", "700", "--", path],
-    }
-    return [[commands[name]] + arguments[name] for name in COMMANDS]
+    return [[commands[name]] + arguments for name, arguments in sudo_rules.examples(work_dir)]
 
 
 def harmless(line):

@@ -18,25 +18,16 @@ import stat
 from collections import namedtuple
 
 from . import sudoers_reader, sudoers_rights
+from .sudo_rules import CMND_ALIAS, RUNAS_ALIAS, SLURM_COMMANDS, fault_of_account_name
 
 # Each of our files begins with it; what has it not is never overwritten or removed.
 HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
-RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
-CMND_ALIAS = "FRACTAL_CMD"
-
 # Commands of SLURM are looked for in the site's own folders first; cat, ls and mkdir in the system's only.
-SLURM_COMMANDS = ("sbatch", "scancel")
 SYSTEM_DIRS = ("/usr/bin", "/bin")
 
 # Argument patterns (regular expressions) came with this release; sudo-rs has none.
 HARDENED_SUDO_VERSION = (1, 9, 10)
 
-# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$; and groups such as
-# "Domain Users". Sudo takes all of them, in quotes where it would read them as something else. The runtime has the same
-# rule for users (impersonate.check_user_name).
-_USER_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?")
-_GROUP_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+&'() -]*[A-Za-z0-9_.@+&'()-])?\$?")
-_MAX_NAME = 255
 # What stands in sudoers without quotes: no name in capitals, which is an alias there, and none of its own words.
 _PLAIN_NAME = re.compile(r"(?![A-Z][A-Z0-9_]*$)[A-Za-z_][A-Za-z0-9_.-]*")
 _OWN_WORDS = re.compile(r"sha(224|256|384|512)|sudoedit|list|Defaults|(Host|Cmnd|Cmd|User|Runas)_Alias")
@@ -47,25 +38,6 @@ _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
 User = namedtuple("User", "name uid gid")
 Group = namedtuple("Group", "name gid members")
-
-
-def fault_of_account_name(name: str, what: str, is_group: bool = False) -> str | None:
-    """The fault of a user's or group's name, or None where sudo and SLURM take it as just that.
-
-    Args:
-        name: The name; a group's without its %.
-        what: How messages call it.
-        is_group: Whether it is a group's: these may have blanks and some signs more.
-    """
-    if name == "ALL":
-        return "%s %r: the name is not allowed: sudoers reads it as everybody; name users and %%groups" % (what, name)
-    if (_GROUP_NAME if is_group else _USER_NAME).fullmatch(name) and len(name) <= _MAX_NAME:
-        return None
-    return (
-        "%s %r: the name is not allowed: it must begin with a letter, a digit or _, go on with letters, digits, "
-        "_ . - @ + \\%s, have at most %d of them, end in no \\ and not be a number (in YAML, write DOMAIN\\name with "
-        "one \\, and without quotes)" % (what, name, " & ' ( ) and blanks inside" if is_group else "", _MAX_NAME)
-    )
 
 
 def quoted(entry):

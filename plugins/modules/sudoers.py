@@ -218,7 +218,7 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import sudoers, sudoers_reader, sudoers_rights
+from ..module_utils import sudo_rules, sudoers, sudoers_reader, sudoers_rights
 from ..module_utils.commands import run
 
 PRIVILEGED_GROUPS = [
@@ -469,7 +469,7 @@ def wanted_text(params, host, base, slurm_users=None, names=None):
         **known,
     )
     for name in params["privileged_groups"]:
-        fault = sudoers.fault_of_account_name(name, "privileged group", is_group=True)
+        fault = sudo_rules.fault_of_account_name(name, "privileged group", is_group=True)
         if fault:
             faults.append(fault)
     commands, command_faults = sudoers.find_commands(params["commands"], params["bin_dirs"])
@@ -487,7 +487,7 @@ def wanted_text(params, host, base, slurm_users=None, names=None):
             )
         elif not params["arguments"] and not params["known_faults"]:
             faults.append("hardened mode needs argument patterns: run this module by its action plugin")
-    names = names or (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS)
+    names = names or (sudo_rules.RUNAS_ALIAS, sudo_rules.CMND_ALIAS)
     if base is not None:
         faults.extend(
             sudoers.alias_clashes(base.files, None, names)

@@ -14,13 +14,13 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import BOOLEANS
 
-from ..module_utils import sudoers
+from ..module_utils import sudo_rules, sudoers
 from ..module_utils.managed_file import mode_fault
 from . import settings_input
 from .arguments import convert
 from .runtime import preload, runtime_module
 
-preload("sudo")
+preload("sudo_rules")
 
 PREFIX = "fractal_slurm_"
 # The roles of the playbook site, and the tags that choose each.
@@ -194,7 +194,7 @@ def _sudoers_faults(values: Mapping[str, Any]) -> list[str]:
     faults += [
         fault
         for name in privileged
-        if (fault := sudoers.fault_of_account_name(name, "privileged group", is_group=True))
+        if (fault := sudo_rules.fault_of_account_name(name, "privileged group", is_group=True))
     ]
     file_fault = sudoers.fault_of_file_name(values["fractal_slurm_sudoers_file"])
     faults += [file_fault] if file_fault else []
@@ -215,7 +215,7 @@ def hardened_faults(work_dirs: Iterable[str]) -> list[str]:
     faults = []
     for folder in folders:
         try:
-            runtime_module("sudo").hardened_arguments([folder])
+            runtime_module("sudo_rules").hardened_arguments([folder])
         except ValueError as error:
             faults.append(str(error))
     return faults

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 USERS = ["anna@site.org", "SITE\\anna", "SITE+anna", "1anna", "ANNA", "A1", "host$", "10.0.0.1", "sha256", "sudoedit"]
+# Every sign that the rule takes, in every place where it takes it; one service user will do for them.
+SIGNS = [f"a{sign}b" for sign in "._@+-"] + [f"c{sign}" for sign in "._@+-"]
+SIGNS += ["A", "_", "9z", "_$", "A\\B", "Al.Bo@S.ORG"]
 GROUPS = [*USERS, "Domain Users", "SITE\\domain users", "R&D (all)", "o'neil"]
 SERVICES = ["svc@site.org", "SITE\\svc", "SVC", "1svc"]
 # Inside the namespace: which of the accounts does sudo let each service user act as?
@@ -30,7 +33,7 @@ for entry, text, uid, users in json.load(sys.stdin):
     subprocess.run(["visudo", "-cqf", "/etc/sudoers"], check=True)
     for user in users:
         argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        argv += ["sudo", "-n", "-u", user, "--", "/usr/bin/id", "-un"]
+        argv += ["sudo", "--non-interactive", "--set-home", "-u", user, "--", "/usr/bin/id", "-un"]
         answer = subprocess.run(argv, capture_output=True, text=True)
         if answer.returncode == 0:
             found.setdefault(entry, []).append(answer.stdout.strip())
@@ -42,12 +45,14 @@ print(json.dumps(found))
 def etc(tmp_path: Path) -> Iterator[Path]:
     """A copy of /etc with the accounts: each user by name, and one member for each group."""
     folder = tmp_path / "etc"
-    shutil.copytree("/etc", folder, symlinks=True, ignore_dangling_symlinks=True)
+    # What useradd and its like make for a moment may be gone before it is copied.
+    passing = shutil.ignore_patterns("*.lock", *(f"{name}[.+]*" for name in ("passwd", "*shadow", "group", "sub?id")))
+    shutil.copytree("/etc", folder, symlinks=True, ignore_dangling_symlinks=True, ignore=passing)
     tmp_path.chmod(0o755)
     shutil.rmtree(folder / "sudoers.d")
     members = [f"member{number}" for number in range(len(GROUPS))]
     lines = {"passwd": [], "group": [], "shadow": []}
-    for number, name in enumerate([*USERS, *SERVICES, *members]):
+    for number, name in enumerate([*USERS, *SERVICES, *SIGNS, *members]):
         lines["passwd"].append(f"{name}:x:{70000 + number}:{70000 + number}::/:/bin/sh")
         lines["shadow"].append(f"{name}:*:19000:0:99999:7:::")
     for number, (group, member) in enumerate(zip(GROUPS, members, strict=True)):
@@ -62,11 +67,12 @@ def etc(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")
 @pytest.mark.parametrize("service", SERVICES)
 def test_sudo_reads_each_name_as_just_that(machine: None, etc: Path, service: str) -> None:
-    from ansible_collections.fractal.slurm.plugins.module_utils import sudoers
+    from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules, sudoers
 
+    assert [name for name in [*USERS, *SIGNS] if sudo_rules.fault_of_account_name(name, "user")] == []
     uid = 70000 + len(USERS) + SERVICES.index(service)
     members = {f"%{group}": f"member{number}" for number, group in enumerate(GROUPS)}
-    accounts = {**{user: user for user in USERS}, **members}
+    accounts = {**{user: user for user in [*USERS, *(SIGNS if service == SERVICES[0] else [])]}, **members}
     lists = {entry: ([entry], [account, "daemon", USERS[0]]) for entry, account in accounts.items()}
     lists["all"] = (list(accounts), [*accounts.values(), "daemon"])
     questions = [

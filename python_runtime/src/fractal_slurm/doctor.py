@@ -16,7 +16,8 @@ from .driver.prepare import PREFLIGHT_TIMEOUT_S, connect
 from .errors import FractalSlurmError
 from .refusals import no_cluster_advice
 from .settings import Settings, load_settings
-from .sudo import COMMANDS, SLURM_COMMANDS, clean_path, core_folder, current_user
+from .sudo import core_folder, current_user
+from .sudo_rules import COMMANDS, SLURM_COMMANDS, clean_path, question
 
 
 class Finding(NamedTuple):
@@ -153,13 +154,12 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
 
 
 def _user(slurm: Slurm, user: str) -> Iterator[Finding]:
-    arguments = {"sbatch": ["--parsable"], "scancel": ["1"]}
     refused, said = [], []
     try:
         for command in COMMANDS:
             # The form with a path is refused here by hardened rules, which know the work folders; the verify
             # playbook tries those.
-            words = slurm.sudo.why_not(user, command, arguments.get(command, []))
+            words = slurm.sudo.why_not(user, command, question(command))
             if words is not None:
                 folder = slurm.sudo.slurm_bin_dir if command in SLURM_COMMANDS else core_folder(command)
                 refused.append(f"{folder}/{command}")

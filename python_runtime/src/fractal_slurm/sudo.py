@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The one place that crosses to another user: a few commands, through sudo, as argv lists.
 
-The list of commands is the specification's, and the one that the role ``fractal.slurm.sudoers`` grants.
+Which commands, in which forms, as whom: see :mod:`fractal_slurm.sudo_rules`.
 """
 
 from __future__ import annotations
@@ -13,28 +13,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .errors import ClusterError, FractalSlurmError, ImpersonationError, one_line
 from .process import Child, Expired, Finished, Overflow, Stopped, run_command, split_lines
 from .refusals import sudo_advice, sudo_words
-
-COMMANDS = ("sbatch", "scancel", "cat", "ls", "mkdir")
-SLURM_COMMANDS = ("sbatch", "scancel")
-RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
-CMND_ALIAS = "FRACTAL_CMD"
-
-# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$. Left out: a number,
-# which SLURM reads as a uid, and what sudo reads as something else. The role fractal.slurm.sudoers has the same rule.
-_USER_NAME = re.compile(
-    r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?",
+from .sudo_rules import (
+    CMND_ALIAS,
+    COMMANDS,
+    RUNAS_ALIAS,
+    SLURM_COMMANDS,
+    check_form,
+    check_user_name,
+    rules_beyond,
 )
-_MAX_USER_NAME = 255
-# A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot but
-# that of fractal-server's folder (others, such as .ssh, are nobody's business). Homes of a directory service may be
-# called user@domain.
-_SAFE_NAME = r"(\.fractal_cache|[A-Za-z0-9_][A-Za-z0-9_.@+-]*)"
-_SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
 # What cat and ls say of a file that is not there, or not any more, whoever made something else of it.
@@ -82,66 +73,6 @@ class Stalled(ClusterError):
 
 class Interrupted(FractalSlurmError):
     """Reading was given up, since the driver has something else to do."""
-
-
-def check_user_name(name: str) -> str:
-    """Accept the name of a user, as sudo and SLURM take it, those of directory services among them.
-
-    Raises:
-        FractalSlurmError: It is none; ``#uid``, numbers and names with blanks or quotes are none.
-    """
-    if not _USER_NAME.fullmatch(name) or len(name) > _MAX_USER_NAME or name in ("root", "ALL"):
-        raise FractalSlurmError(f"{name!r} is not allowed as a user to impersonate: give the name of an ordinary user")
-    return name
-
-
-def check_path(path: str | Path, what: str) -> str:
-    """Accept an absolute path of plain names, which every rule of the sudoers role allows.
-
-    Raises:
-        FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot other than
-            ``.fractal_cache``, or a character other than letters, digits, ``_``, ``.``, ``@``, ``+`` and ``-``.
-    """
-    if not _SAFE_PATH.fullmatch(str(path)):
-        raise FractalSlurmError(
-            f"{what} {str(path)!r} is not allowed: it must be absolute, of names that consist of letters, digits and "
-            "_ . @ + -, and begin with a letter, a digit or _ (.fractal_cache is allowed, too)"
-        )
-    return str(path)
-
-
-def clean_path(path: str, what: str) -> str:
-    """A path of plain names as :func:`check_path` takes it, without slashes that mean nothing.
-
-    Raises:
-        FractalSlurmError: As there.
-    """
-    return check_path(re.sub("/+", "/", path).rstrip("/") or path, what)
-
-
-def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
-    """The argument patterns to which the hardened sudoers rules narrow each command.
-
-    They are regular expressions as sudo 1.9.10 and newer take them (sudoers(5), "Command arguments"):
-    sudo joins the arguments with blanks before it matches.
-
-    Args:
-        base_dirs: The work folders, absolute; paths below them are allowed.
-
-    Returns:
-        Command to patterns. They cover exactly the forms that this module uses.
-    """
-    checked = [check_path(base.rstrip("/"), "the work folder") for base in base_dirs]
-    bases = "|".join(re.escape(base).replace(r"\-", "-") for base in checked)
-    paths = rf"( ({bases})(/{_SAFE_NAME})+)+"
-    return {
-        "sbatch": ["--parsable"],
-        "scancel": ["^[0-9]{1,10}( [0-9]{1,10})*$"],
-        "cat": [f"^--{paths}$"],
-        "ls": [f"^--{paths}$"],
-        # What is missing above a run's folder, the work folder itself included; the folder; names in it.
-        "mkdir": [f"^-p -m 700 --( ({bases})(/{_SAFE_NAME})*)+$", f"^(-m 700 )?--{paths}$"],
-    }
 
 
 @dataclass
@@ -207,11 +138,13 @@ class Impersonator:
             from a failing command by its exit code (1 both).
 
         Raises:
+            FractalSlurmError: It is none of our forms.
             ImpersonationError: There is no sudo.
             TimedOut: The command did not end in time.
             TooMuch: It printed more than any of them has to say.
             ClusterError: It could not be started.
         """
+        check_form(command, arguments)
         self.calls += 1
         try:
             return run_command(
@@ -277,6 +210,7 @@ class Impersonator:
         Raises:
             ClusterError: As :meth:`read_files`.
         """
+        check_form(command, ["--", *paths])
         self.calls += 1
         patience = timeout + len(paths)  # seconds of waiting in all; each megabyte that comes adds to them
         try:
@@ -396,7 +330,7 @@ class Impersonator:
         """
         result = self._list([])
         listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
-        return rules_beyond(listing, COMMANDS)
+        return rules_beyond(listing)
 
     def _list(self, what: Sequence[str]) -> Finished:
         """What `sudo -l` says."""
@@ -554,24 +488,6 @@ class Impersonator:
                 elif len(current) < most and wanted(name):
                     current.append(name)
         return found
-
-
-def rules_beyond(listing: str, commands: Sequence[str]) -> list[str]:
-    """The rules in the output of ``sudo -l`` that allow something else than these commands.
-
-    Args:
-        listing: The output, in English.
-        commands: Names of commands.
-    """
-    found = []
-    for rule in re.findall(r"^    (\(.*(?:\n {5,}.*)*)", listing, re.MULTILINE):
-        text = " ".join(rule.split())
-        _run_as, _end, granted = text.partition(") ")
-        words = re.sub(r"^(?:[A-Z_]+: ?)+", "", granted).split(", ")
-        paths = [word.split(" ")[0] for word in words if word and not word.startswith("!")]
-        if any(path.rpartition("/")[2] not in commands for path in paths):
-            found.append(text)
-    return found
 
 
 def clean_environment() -> dict[str, str]:

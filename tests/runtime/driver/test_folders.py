@@ -14,7 +14,7 @@ from fractal_slurm.driver.folders import check_work_dir, slurm_may_write
 from fractal_slurm.errors import RunError
 from fractal_slurm.node import folders as node_folders
 from fractal_slurm.node.folders import CLOSED, EVERYBODY, GROUP, NOBODY, UNKNOWN, folders_above, look_above
-from fractal_slurm.sudo import clean_path
+from fractal_slurm.sudo_rules import clean_path
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 UID, GID = 1000, 1000

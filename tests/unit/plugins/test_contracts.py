@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.fractal.slurm.plugins.module_utils import impersonation, sudoers
+from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules
 from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runtime_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,39 +29,47 @@ def documentation(module):
     return tuple(yaml.safe_load(ast.literal_eval(texts[name])) for name in ("DOCUMENTATION", "EXAMPLES", "RETURN"))
 
 
-def test_hosts_and_runtime_agree_on_commands_and_aliases():
-    impersonate = runtime_module("sudo")
-    assert impersonation.COMMANDS == impersonate.COMMANDS
-    assert sudoers.SLURM_COMMANDS == impersonate.SLURM_COMMANDS
-    assert (sudoers.RUNAS_ALIAS, sudoers.CMND_ALIAS) == (impersonate.RUNAS_ALIAS, impersonate.CMND_ALIAS)
+def test_hosts_and_runtime_agree_on_commands_their_forms_and_aliases():
+    rules = runtime_module("sudo_rules")
+    for name in ("COMMANDS", "SLURM_COMMANDS", "RUNAS_ALIAS", "CMND_ALIAS", "FORMS"):
+        assert getattr(sudo_rules, name) == getattr(rules, name)
+
+
+def test_what_hosts_are_asked_are_the_forms_of_the_runtime():
+    rules = runtime_module("sudo_rules")
+    patterns = rules.hardened_arguments(["/work"])
+    asked = sudo_rules.examples("/work")
+    assert len(asked) == len(rules.FORMS)
+    for command, arguments in asked:
+        rules.check_form(command, arguments)
+        joined = " ".join(arguments)
+        assert any(re.search(text, joined) if text.startswith("^") else text == joined for text in patterns[command])
+
+
+def agree_on_user(name):
+    """Whether the hosts' rule and the runtime's say the same of a user's name; root is the role's to refuse."""
+    try:
+        runtime_module("sudo_rules").check_user_name(name)
+        taken = True
+    except ValueError:
+        taken = name == "root"
+    return taken == (sudo_rules.fault_of_account_name(name, "user") is None)
 
 
 def test_hosts_and_runtime_agree_on_names_of_users():
-    check = runtime_module("sudo").check_user_name
     for name in ("anna", "a.b-c_d", "A1b", "_x", "anna@site.org", "SITE\\anna", "SITE+anna", "1anna", "ANNA", "host$"):
-        assert sudoers.fault_of_account_name(name, "user") is None
-        assert check(name) == name
-    for name in (
-        "",
-        "ALL",
-        "7",
-        "a b",
-        "a\\",
-        "a\\\\b",
-        "-a",
-        "#5",
-        "%a",
-        "a,b",
-        "a" * 256,
-        "é",
-        "a\n",
-        "a'b",
-        ".a",
-        "a$b",
-    ):
-        assert sudoers.fault_of_account_name(name, "user") is not None
-        with pytest.raises(ValueError, match="is not allowed"):
-            check(name)
+        assert sudo_rules.fault_of_account_name(name, "user") is None
+        assert agree_on_user(name)
+    refused = "|ALL|7|a b|a\\|a\\\\b|-a|#5|%a|+a|!a|a,b|a:b|a=b|\u00e9|a\n|a'b|.a|a$b|7$|a\"b|(a)|~a|a/b"
+    for name in (*refused.split("|"), "a" * 256):
+        assert sudo_rules.fault_of_account_name(name, "user") is not None
+        assert agree_on_user(name)
+
+
+def test_hosts_and_runtime_agree_on_every_short_name():
+    signs = "aZ0_.@+\\-$ %#,!\n"
+    names = ("".join(word) for length in range(4) for word in itertools.product(signs, repeat=length))
+    assert [name for name in names if not agree_on_user(name)] == []
 
 
 def test_every_module_is_in_the_action_group():

@@ -206,7 +206,7 @@ def script(
     from ..jobs.plan import fit_scripts, make_plan
     from ..jobs.script import render
     from ..settings import load_settings
-    from ..sudo import clean_path
+    from ..sudo_rules import clean_path
 
     spec, resolution = _resolved(spec_path, config_path, account)
     work_dir = clean_path(work_dir, "--work-dir")

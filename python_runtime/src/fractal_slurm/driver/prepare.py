@@ -20,7 +20,8 @@ from ..jobs.plan import fit_scripts, make_plan
 from ..jobs.script import JobSettings, render
 from ..settings import Settings
 from ..spec import Spec
-from ..sudo import Impersonator, check_user_name, clean_path
+from ..sudo import Impersonator
+from ..sudo_rules import check_user_name, clean_path
 from .folders import check_work_dir
 from .journal import Journal
 from .model import RunState, TaskLine

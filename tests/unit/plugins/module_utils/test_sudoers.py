@@ -8,7 +8,7 @@ import subprocess
 from shutil import which
 
 import pytest
-from ansible_collections.fractal.slurm.plugins.module_utils import sudoers
+from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules, sudoers
 from ansible_collections.fractal.slurm.plugins.module_utils.sudoers import Group, User
 from ansible_collections.fractal.slurm.tests.unit.plugins.module_utils import sudoers_samples as samples
 
@@ -190,11 +190,11 @@ class TestAccountFaults:
 
     @pytest.mark.parametrize("name", ["a  b", "R&D (all)", "SITE\\domain users", "o'neil", "X", "1a", "a@b.c"])
     def test_takes_names_of_groups_from_directories(self, name):
-        assert sudoers.fault_of_account_name(name, "group", is_group=True) is None
+        assert sudo_rules.fault_of_account_name(name, "group", is_group=True) is None
 
     @pytest.mark.parametrize("name", ["", " a", "a ", "a,b", 'a"b', "a\nb", "a\\", "#5", ":x", "7", "a=b", "é"])
     def test_refuses_others(self, name):
-        assert "is not allowed" in sudoers.fault_of_account_name(name, "group", is_group=True)
+        assert "is not allowed" in sudo_rules.fault_of_account_name(name, "group", is_group=True)
 
 
 class TestQuoted:
