@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from conftest import ANNA, RUNTIME, Call, live_jobs
+from conftest import ANNA, BEN, RUNTIME, Call, live_jobs
 
 PRELUDE = """
 import json, os, sys, time
@@ -161,7 +161,8 @@ print(json.dumps([faults, run.state, len(engine.stored())]))
 """,
         )
         faults, state, stored = found
-        assert [message.split(": ")[1] for message in faults[0]] == ["$.cpus_per_task", "$.partition", "$.extra_lines"]
+        places = sorted(message.split(": ")[1] for message in faults[0])
+        assert places == ["$.cpus_per_task", "$.extra_lines[0]", "$.partition"]
         assert "'nowhere'" in faults[1][0]
         assert faults[2:4] == [
             ["$.parameters: is empty: give one parameter set for each task"],
@@ -170,3 +171,29 @@ print(json.dumps([faults, run.state, len(engine.stored())]))
         assert "can't be split" in faults[4][0]
         assert faults[5] == "'told'"
         assert (state, stored) == ("done", 1)
+
+
+MANY = """
+import threading
+began, most = time.monotonic(), 0
+with Engine() as engine:
+    runs = [engine.start(request({task!r}, 2, per_job=1, user=user, work_dir=work))
+            for _number in range(6) for user, work in {places!r}]
+    while not all(run.has_ended() for run in runs):
+        time.sleep(0.05)
+        most = max(most, threading.active_count())
+    calls, took = engine.squeue_calls(), time.monotonic() - began
+print(json.dumps([[run.wait().succeeded for run in runs], most, calls, took]))
+"""
+
+
+class TestManyRuns:
+    def test_share_squeue_and_threads(self, call: Call) -> None:
+        task = call.script('#!/bin/sh\nsleep 1\ncp "$2" "$4"\n')
+        places = [(user, str(call.work(user))) for user in (ANNA, BEN)]
+        succeeded, most, calls, took = run_python(call, MANY.format(task=task, places=places))
+        assert succeeded == [2] * 12
+        # Two users have a turn each at a time; one thread waits for the next, and one is the main one.
+        assert most <= 2 + 1 + 1
+        # As often as one run by itself would ask: once a second at first, then less.
+        assert calls <= took + 3

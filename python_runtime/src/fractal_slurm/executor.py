@@ -11,11 +11,10 @@ Example::
 from __future__ import annotations
 
 import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,9 @@ from .config.resolve import resolve
 from .driver.engine import Engine, RunHandle, RunRequest, TaskEnd
 from .errors import FractalSlurmError, RunError
 from .settings import Settings
+
+# So many runs are checked and started at the same time.
+_STARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ class SlurmExecutor(Executor):
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
         self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config_path(config))
-        # It submits all that it is given, as it always did: no run waits for another.
-        self._engine = Engine(settings, max_runs=sys.maxsize)
+        self._engine = Engine(settings)
         self._resolving: dict[str, Any] = {
             "task_name": task_name,
             "task_meta": dict(task_meta or {}),
@@ -129,8 +130,8 @@ class SlurmExecutor(Executor):
         self._window_ends = 0.0
         self._closed = False
         self._cancelled = False
-        self._threads: list[threading.Thread] = []
-        self._handles: set[RunHandle] = set()
+        self._starting = ThreadPoolExecutor(_STARTERS, thread_name_prefix="fractal-slurm start")
+        self._handles: list[RunHandle] = []  # of the runs that have not ended
         self._gatherer: threading.Thread | None = None
 
     def submit(  # type: ignore[override]
@@ -207,8 +208,8 @@ class SlurmExecutor(Executor):
         if wait:
             if self._gatherer is not None:
                 self._gatherer.join()
-            for thread in self._threads:
-                thread.join()
+            self._starting.shutdown()
+            self._engine.shutdown()
 
     def cancel(self) -> None:
         """Cancel everything, jobs that run included; their futures raise :class:`TaskFailed`."""
@@ -235,35 +236,41 @@ class SlurmExecutor(Executor):
                 if waiting.future.set_running_or_notify_cancel():
                     by_command.setdefault(waiting.command, []).append(waiting)
             for tasks in by_command.values():
-                thread = threading.Thread(target=self._run, args=(tasks,), name="fractal-slurm run", daemon=True)
-                self._threads = [other for other in self._threads if other.is_alive()] + [thread]
-                thread.start()
+                self._starting.submit(self._start, tasks)
 
-    def _run(self, tasks: list[_Waiting]) -> None:
-        """See one run to its end."""
+    def _start(self, tasks: list[_Waiting]) -> None:
+        """Hand tasks of one command to the engine, as one run."""
         futures = [task.future for task in tasks]
+
+        def over(handle: RunHandle) -> None:
+            try:
+                handle.wait()
+                error: BaseException = RunError("the run ended without a result of this task")
+            except BaseException as raised:  # whatever it is, those who wait are to know
+                error = raised
+            _fail(futures, error)
+
         try:
             resolution = resolve(self._config, tot_tasks=len(tasks), **self._resolving)
             parameters = [dict(task.parameters) for task in tasks]
             request = RunRequest(command=tasks[0].command, parameters=parameters, config=resolution, **self._requesting)
             handle = self._engine.start(
-                request, on_task_end=lambda end: _settle(futures[end.index], end), say=self._say
+                request, on_task_end=lambda end: _settle(futures[end.index], end), on_end=over, say=self._say
             )
             with self._changed:
-                self._handles.add(handle)
-                if self._cancelled:
-                    handle.cancel()
-            try:
-                handle.wait()
-            finally:
-                with self._changed:
-                    self._handles.discard(handle)
-            error: BaseException = RunError("the run ended without a result of this task")
-        except BaseException as raised:  # whatever it is, those who wait are to know
-            error = raised
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
+                self._handles = [*(other for other in self._handles if not other.has_ended()), handle]
+                is_cancelled = self._cancelled
+            if is_cancelled:
+                handle.cancel()
+        except BaseException as raised:
+            _fail(futures, raised)
+
+
+def _fail(futures: Sequence[Future[TaskResult]], error: BaseException) -> None:
+    """Tell those futures that have no result why they get none."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
 
 
 def _settle(future: Future[TaskResult], end: TaskEnd) -> None:

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -327,6 +328,7 @@ class Slurm:
         timeout: Seconds after which a command counts as unanswered.
         squeue_calls: Number of squeue calls so far.
         squeue_s: How long it takes slurmctld to answer one, in seconds.
+        gate: Held while a job is submitted; bounds how many are at the same time.
     """
 
     bin_dir: str
@@ -334,6 +336,7 @@ class Slurm:
     timeout: float = 60
     squeue_calls: int = field(default=0)
     squeue_s: float = field(default=0.0)
+    gate: AbstractContextManager[object] = field(default_factory=nullcontext)
     _squeue_before_s: float = field(default=0.0)
 
     def _ask(
@@ -406,7 +409,8 @@ class Slurm:
             timeout: Seconds after which the submission counts as unanswered.
         """
         try:
-            result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
+            with self.gate:
+                result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
         except TimedOut as expired:
             # Ended while it waited for room, in all likelihood; yet its last try may have been answered.
             if kind_of(expired.stderr) is Refusal.FULL:

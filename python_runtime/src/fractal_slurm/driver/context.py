@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from ..cluster.commands import Slurm, SlurmState
+from ..cluster.queue import Queue
 from ..config.resolve import SlurmConfig
 from ..errors import ClusterError
 from ..jobs.plan import without_nodes
@@ -70,12 +71,22 @@ class Run:
         settings: Our own settings.
         slurm: The cluster.
         say: Takes sentences for a person.
+        queue: Tells how jobs are; None for one of this run's own.
     """
 
-    def __init__(self, journal: Journal, settings: Settings, slurm: Slurm, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        settings: Settings,
+        slurm: Slurm,
+        *,
+        say: Callable[[str], None],
+        queue: Queue | None = None,
+    ) -> None:
         self.journal = journal
         self.settings = settings
         self.slurm = slurm
+        self.queue = queue or Queue(slurm)
         self.sudo = slurm.sudo
         self.sudo.stop = self.is_wanted_elsewhere
         self.say = say

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -10,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..cluster.commands import Slurm
+from ..cluster.queue import Queue
 from ..config.given import as_resolved
 from ..config.resolve import Resolution, SlurmConfig
 from ..errors import FractalSlurmError, RunError
@@ -18,14 +21,17 @@ from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
 from .journal import Journal, is_driven, record_of, run_ids
 from .logs import MOST_LOG_BYTES, read_logs
+from .loop import Loop, Member
 from .model import ENDED, FINAL, TaskState
 from .model import RunState as StoredState
 from .model import TaskEnd as StoredEnd
 from .prepare import connect, create_resolved_run
 from .runner import Detached, Runner
 
-# How many runs are driven at the same time; more wait for their turn.
-MAX_RUNS = 64
+# Jobs that are submitted at the same time, for different users; and those of one run in one turn.
+_SUBMISSIONS, _JOBS_PER_TURN = 4, 8
+# For so many seconds what squeue said of the jobs of all runs is new enough for each of them.
+_FRESH_S = 1.0
 
 RunState = Literal["waiting", "running", "done", "cancelled", "refused", "left", "broken"]
 
@@ -137,6 +143,7 @@ class RunHandle:
 
     Attributes:
         run_id: The run's id.
+        user: As whom it runs.
     """
 
     def __init__(
@@ -144,14 +151,20 @@ class RunHandle:
         engine: Engine,
         journal: Journal,
         on_task_end: Callable[[TaskEnd], None] | None,
+        on_end: Callable[[RunHandle], None] | None,
         say: Callable[[str], None],
     ) -> None:
         self.run_id: str = journal.get("run_id")
+        self.user: str = journal.get("user")
         self._engine = engine
         self._journal = journal
         self._on_task_end = on_task_end
+        self._on_end = on_end
         self._say = say
+        self._member: Member | None = None
+        self._has_begun = False
         self._over = threading.Event()
+        self._told = threading.Event()
         self._lock = threading.Lock()
         self._runner: Runner | None = None
         self._wish: Literal["", "cancel", "leave"] = ""
@@ -163,6 +176,10 @@ class RunHandle:
     def state(self) -> RunState:
         """``waiting`` for its turn, ``running``, or as it ended: see :class:`RunEnd`; ``broken`` if wait() raises."""
         return self._state
+
+    def has_ended(self) -> bool:
+        """Whether wait() returns at once."""
+        return self._over.is_set()
 
     def wait(self, timeout: float | None = None) -> RunEnd:
         """Wait until the run has ended; every task's end was told by then.
@@ -212,6 +229,8 @@ class RunHandle:
             self._wish = "leave" if "leave" in (wish, self._wish) else wish
             if self._runner is not None:
                 self._heed(self._runner)
+        if self._member is not None:
+            self._engine._loop.wake(self._member)
 
     def _heed(self, runner: Runner) -> None:
         if self._wish == "leave":
@@ -227,34 +246,49 @@ class RunHandle:
         except BaseException as error:  # the run goes on; who waits for it is to know
             self._error = error
 
-    def _drive(self) -> None:
-        """Drive the run to its end."""
-        runner: Runner | None = None
+    def _turn(self) -> float | None:
+        """Do one round of the run. Returns when the next is due, or None at its end."""
         try:
-            with self._journal as journal:
-                self._state = "running"
-                for task in journal.tasks(*FINAL):
-                    self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
-                journal.listener = self._tell
-                runner = Runner(journal, self._engine.settings, connect(self._engine.settings), say=self._say)
-                with self._lock:
-                    self._runner = runner
-                    self._heed(runner)
-                self._end = self._go(runner)
+            if self._runner is None:
+                self._begin()
+            due = self._go()
         except BaseException as error:
             self._error = self._error or error
-        finally:
-            with self._lock:
-                self._runner = None
-            self._state = "broken" if self._end is None else self._end.state
-            self._over.set()
+            due = None
+        if due is None:
+            self._close()
+        return due
 
-    def _go(self, runner: Runner) -> RunEnd:
-        journal = runner.run.journal
+    def _begin(self) -> None:
+        """Tell of what has ended already, and take up the rest."""
+        self._state = "running"
+        for task in self._journal.tasks(*FINAL):
+            self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
+        self._journal.listener = self._tell
+        slurm = self._engine.connect()
+        runner = Runner(
+            self._journal,
+            self._engine.settings,
+            slurm,
+            say=self._say,
+            queue=self._engine._queue,
+            most_at_once=_JOBS_PER_TURN,
+        )
+        with self._lock:
+            self._runner = runner
+            self._heed(runner)
+
+    def _go(self) -> float | None:
+        runner, journal = self._runner, self._journal
+        assert runner is not None  # noqa: S101 - as _begin left it
         state = journal.get("state")
         if state not in ENDED:
             try:
-                runner.drive()
+                if not self._has_begun:
+                    runner.begin()
+                    self._has_begun = True
+                if runner.turn():
+                    return runner.due()
                 state = journal.get("state")
             except Detached:
                 state = "left"
@@ -262,20 +296,39 @@ class RunHandle:
                 if not any(job.may_be_out for job in journal.jobs()):
                     journal.put("state", StoredState.REFUSED)
                 raise
-        return _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
+        self._end = _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
+        return None
+
+    def _close(self) -> None:
+        """The end, whichever it is: whoever waits is told."""
+        with self._lock:
+            self._runner = None
+        self._engine._queue.leave(self.run_id)
+        try:
+            self._journal.close()
+        except Exception as error:
+            self._error = self._error or error
+        self._state = "broken" if self._end is None else self._end.state
+        self._over.set()
+        self._engine._ended(self)
+        if self._on_end is not None:
+            with contextlib.suppress(Exception):  # the loop goes on
+                self._on_end(self)
+        self._told.set()
 
     def _leave_unbegun(self) -> None:
         """It is not its turn any more: its journal stays, as that of a run that was never driven."""
         self._end = _run_end(self._journal, "left")
-        self._journal.close()
-        self._state = "left"
-        self._over.set()
+        self._close()
 
 
 class Engine:
     """Drives many runs at the same time, and finds those again that a process left that died.
 
     Leaving the ``with`` block waits for all runs. All that is needed to go on after a crash is in the state folder.
+
+    All runs share one look at SLURM and a few threads, whose number does not grow with the runs. Users take turns: the
+    calls as one user, however slow, hold back that user's runs alone.
 
     Example::
 
@@ -285,25 +338,29 @@ class Engine:
 
     Args:
         settings: Our own settings; None to read them.
-        max_runs: How many runs are driven at the same time; others wait for their turn.
+        max_runs: How many runs are driven at the same time, others wait for their turn; None for all.
 
     Raises:
         SettingsError: The settings are not valid.
     """
 
-    def __init__(self, settings: Settings | None = None, *, max_runs: int = MAX_RUNS) -> None:
+    def __init__(self, settings: Settings | None = None, *, max_runs: int | None = None) -> None:
         self.settings = settings or load_settings()
         self.max_runs = max_runs
         self._lock = threading.Lock()
         self._waiting: deque[RunHandle] = deque()
-        self._driven: dict[RunHandle, threading.Thread] = {}
+        self._driven: set[RunHandle] = set()
         self._is_shut = False
+        self._loop = Loop()
+        self._queue = Queue(connect(self.settings), fresh_s=_FRESH_S)
+        self._gate = threading.BoundedSemaphore(_SUBMISSIONS)
 
     def start(
         self,
         request: RunRequest,
         *,
         on_task_end: Callable[[TaskEnd], None] | None = None,
+        on_end: Callable[[RunHandle], None] | None = None,
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> RunHandle:
         """Check everything that can be checked, and start a run.
@@ -312,6 +369,7 @@ class Engine:
             request: What is to be run.
             on_task_end: Told of each task's end, as it comes and once each, after it is on disk. It should return
                 soon, since the run stands still meanwhile, and may be called from another thread.
+            on_end: Told once that the run has ended, whichever way; its wait() returns at once then.
             say: Takes sentences for a person: warnings, and what the run waits for.
 
         Raises:
@@ -337,13 +395,14 @@ class Engine:
             labels=request.labels,
             say=say,
         )
-        return self._take(RunHandle(self, journal, on_task_end, say))
+        return self._take(RunHandle(self, journal, on_task_end, on_end, say))
 
     def resume(
         self,
         run_id: str,
         *,
         on_task_end: Callable[[TaskEnd], None] | None = None,
+        on_end: Callable[[RunHandle], None] | None = None,
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> RunHandle:
         """Go on with a run whose process is gone, or look at one that has ended.
@@ -351,6 +410,7 @@ class Engine:
         Args:
             run_id: The run's id; see :meth:`stored`.
             on_task_end: Told of all tasks that have an end already, then of each other one as it ends.
+            on_end: See :meth:`start`.
             say: See :meth:`start`.
 
         Raises:
@@ -358,9 +418,8 @@ class Engine:
             RuntimeError: The engine was shut down.
         """
         self._check_open()
-        return self._take(
-            RunHandle(self, Journal.open(self.settings.state_path(), run_id, drive=True), on_task_end, say)
-        )
+        journal = Journal.open(self.settings.state_path(), run_id, drive=True)
+        return self._take(RunHandle(self, journal, on_task_end, on_end, say))
 
     def stored(self) -> list[StoredRun]:
         """The runs in the state folder, oldest first; those that can't be read are left out."""
@@ -397,17 +456,19 @@ class Engine:
         """
         with self._lock:
             self._is_shut = True
-            if how == "leave":
-                while self._waiting:
-                    self._waiting.popleft()._leave_unbegun()
+            unbegun = list(self._waiting) if how == "leave" else []
+            for handle in unbegun:
+                self._waiting.remove(handle)
             handles = [*self._driven, *self._waiting]
+        for handle in unbegun:
+            handle._leave_unbegun()
         for handle in handles:
             if how != "wait":
                 handle._ask(how)
         deadline = None if timeout is None else time.monotonic() + timeout
         for handle in handles:
-            handle._over.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return all(handle._over.is_set() for handle in handles)
+            handle._told.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return all(handle._told.is_set() for handle in handles)
 
     def __enter__(self) -> Engine:
         return self
@@ -423,30 +484,38 @@ class Engine:
         if self._is_shut:
             raise RuntimeError("the engine was shut down")
 
+    def squeue_calls(self) -> int:
+        """How often SLURM was asked for the states of jobs, for all runs together."""
+        return self._queue.calls
+
+    def connect(self) -> Slurm:
+        """SLURM and sudo for one run; what is submitted at the same time is bounded for all together."""
+        slurm = connect(self.settings)
+        slurm.gate = self._gate
+        return slurm
+
     def _take(self, handle: RunHandle) -> RunHandle:
         with self._lock:
-            if self._is_shut:
-                handle._leave_unbegun()
-            else:
+            is_late = self._is_shut
+            if not is_late:
                 self._waiting.append(handle)
                 self._admit()
+        if is_late:
+            handle._leave_unbegun()
         return handle
 
     def _admit(self) -> None:
         """Begin with what waits, as far as there is room; with the lock."""
-        while self._waiting and len(self._driven) < self.max_runs:
+        while self._waiting and (self.max_runs is None or len(self._driven) < self.max_runs):
             handle = self._waiting.popleft()
-            thread = threading.Thread(target=self._work, args=(handle,), name="fractal-slurm run", daemon=True)
-            self._driven[handle] = thread
-            thread.start()
+            self._driven.add(handle)
+            handle._member = self._loop.add(handle.user, handle._turn)
 
-    def _work(self, handle: RunHandle) -> None:
-        try:
-            handle._drive()
-        finally:
-            with self._lock:
-                del self._driven[handle]
-                self._admit()
+    def _ended(self, handle: RunHandle) -> None:
+        """A run needs no more turns; another may begin."""
+        with self._lock:
+            self._driven.discard(handle)
+            self._admit()
 
 
 def task_end(run_id: str, end: StoredEnd) -> TaskEnd:

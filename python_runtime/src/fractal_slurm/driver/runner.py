@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cluster.commands import Silence, Slurm, SlurmState
+from ..cluster.queue import Queue
 from ..config.walltime import format_walltime
 from ..errors import ClusterError, count_of
 from ..jobs.script import claim_path, stop_path
@@ -57,6 +58,8 @@ class Runner:
         slurm: The cluster.
         say: Takes sentences for a person.
         show: Takes the progress, whenever it changed or a second went by.
+        queue: Tells how jobs are; None for one of this run's own.
+        most_at_once: Jobs that are submitted in one turn; None for all that there is room for.
     """
 
     def __init__(
@@ -66,11 +69,13 @@ class Runner:
         slurm: Slurm,
         *,
         say: Callable[[str], None],
-        show: Callable[[Progress], None] = lambda _progress: None,
+        show: Callable[[Progress], None] | None = None,
+        queue: Queue | None = None,
+        most_at_once: int | None = None,
     ) -> None:
-        self.run = Run(journal, settings, slurm, say=say)
+        self.run = Run(journal, settings, slurm, say=say, queue=queue)
         self.collector = Collector(self.run)
-        self.submitter = Submitter(self.run, self.collector)
+        self.submitter = Submitter(self.run, self.collector, most_at_once=most_at_once)
         self.tracker = Tracker(self.run, self.collector, Settler(self.run))
         self.show = show
         self.began = time.monotonic()
@@ -80,6 +85,8 @@ class Runner:
         self.marked: set[str] = set()  # jobs that were told to end
         self.cancelled_ids: set[str] = set()  # jobs that SLURM was told to end
         self.cancel_deadline = self.began + settings.cancel_grace_s  # when those go to scancel that do not heed it
+        self.has_folder = False
+        self.told_of_cancel = False
 
     def drive(self) -> None:
         """Go on until every task has an end.
@@ -88,7 +95,17 @@ class Runner:
             FractalSlurmError: The user's folder can't be made, or sudo refuses, and no job is out yet.
             Detached: The second interrupt: jobs go on without a driver.
         """
-        has_folder = not self.run.has_work() or self.guarded(self.run.make_folder)
+        self.begin()
+        while self.turn():
+            self.wait()
+
+    def begin(self) -> None:
+        """What comes before the first turn.
+
+        Raises:
+            FractalSlurmError: The user's folder can't be made, or sudo refuses, and no job is out yet.
+        """
+        self.has_folder = not self.run.has_work() or self.guarded(self.run.make_folder)
         if self.run.hidden:
             self.run.say(
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
@@ -96,37 +113,43 @@ class Runner:
             )
         self.run.journal.put("state", RunState.DRIVEN)
         self.next_poll = time.monotonic() + 0.3
-        asked = False
-        while True:
-            if self.run.detach_requested:
-                raise Detached
-            if self.run.cancel_at is not None and not asked and not self.run.cancelled:
-                asked = True
-                left = self.run.cancel_at - time.monotonic()
-                if left > 0:
-                    self.run.say(f"cancelling in {left:.0f} s; Ctrl-C again leaves the jobs running")
-            if self.run.cancel_is_due() and not self.run.cancelled:
-                self.cancel()
-            self.submitter.plan_again()
-            if self.run.may_ask():
-                self.guarded(self.submitter.settle_unknown)
-            if self.run.cancelled and self.run.may_ask():
-                self.guarded(self.pursue_cancel)
-            elif has_folder and self.run.may_ask():
-                self.guarded(self.submitter.submit_some)
-            if time.monotonic() >= self.next_poll and self.run.may_ask():
-                self.guarded(self.tracker.poll)
-                self.next_poll = time.monotonic() + self.tracker.pause()
-            if not has_folder and self.run.may_ask():
-                has_folder = self.guarded(self.run.make_folder)
-            if not self.run.has_work():
-                break
+
+    def turn(self) -> bool:
+        """One round: submit what can be submitted, and look if a look is due. Returns whether there is more to do.
+
+        Raises:
+            FractalSlurmError: As :meth:`drive` does.
+            Detached: The second interrupt: jobs go on without a driver.
+        """
+        if self.run.detach_requested:
+            raise Detached
+        if self.run.cancel_at is not None and not self.told_of_cancel and not self.run.cancelled:
+            self.told_of_cancel = True
+            left = self.run.cancel_at - time.monotonic()
+            if left > 0:
+                self.run.say(f"cancelling in {left:.0f} s; Ctrl-C again leaves the jobs running")
+        if self.run.cancel_is_due() and not self.run.cancelled:
+            self.cancel()
+        self.submitter.plan_again()
+        if self.run.may_ask():
+            self.guarded(self.submitter.settle_unknown)
+        if self.run.cancelled and self.run.may_ask():
+            self.guarded(self.pursue_cancel)
+        elif self.has_folder and self.run.may_ask():
+            self.guarded(self.submitter.submit_some)
+        if time.monotonic() >= self.next_poll and self.run.may_ask():
+            self.guarded(self.tracker.poll)
+            self.next_poll = time.monotonic() + self.tracker.pause()
+        if not self.has_folder and self.run.may_ask():
+            self.has_folder = self.guarded(self.run.make_folder)
+        if self.run.has_work():
             self.report()
-            self.wait()
+            return True
         ended = RunState.CANCELLED if self.run.cancelled else RunState.REFUSED if self.run.refusal else RunState.DONE
         self.run.journal.put("state", ended)
         self.run.journal.put("ended", time.time())
         self.report(force=True)
+        return False
 
     def interrupt(self, delay_s: float = 0.0) -> None:
         """Cancel the run after a while, or, when that was asked for already, leave its jobs alone and stop driving.
@@ -176,13 +199,20 @@ class Runner:
             return True
         return False
 
-    def wait(self) -> None:
-        """Sleep until something is due, or an interrupt comes."""
+    def due(self) -> float:
+        """When the next turn is due, as a monotonic time. An interrupt comes before."""
         due = self.next_poll
         if self.run.outage_until:
             due = max(due, self.run.outage_until)
         if self.run.full_until > time.monotonic():
             due = min(due, self.run.full_until)
+        if self.run.cancel_at is not None and not self.run.cancelled:
+            due = min(due, self.run.cancel_at)
+        return 0.0 if self.submitter.has_more and self.run.may_ask() else due
+
+    def wait(self) -> None:
+        """Sleep until something is due, or an interrupt comes."""
+        due = self.due()
         while not self.run.detach_requested and (self.run.cancelled or not self.run.cancel_is_due()):
             left = due - time.monotonic()
             if left <= 0:
@@ -192,7 +222,7 @@ class Runner:
 
     def report(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self.last_shown < 1.0:
+        if self.show is None or (not force and now - self.last_shown < 1.0):
             return
         self.last_shown = now
         self.show(self.progress())
@@ -296,7 +326,7 @@ class Runner:
             "jobs": sum(job.slurm_job_id is not None for job in jobs),
             "wall_s": round(time.monotonic() - self.began, 3),
             "sudo_calls": self.run.sudo.calls,
-            "squeue_calls": self.run.slurm.squeue_calls,
+            "squeue_calls": self.run.queue.calls,
             "srun_steps": self.run.journal.get("srun_steps", 0),
             "forked": self.run.journal.get("forked", 0),
             "run_folder": self.run.folder,

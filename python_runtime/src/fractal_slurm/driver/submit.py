@@ -32,11 +32,14 @@ class Submitter:
     Args:
         run: The run.
         collector: Reads the first records of jobs whose ids never came.
+        most_at_once: Jobs that are submitted in one go; None for all that there is room for.
     """
 
-    def __init__(self, run: Run, collector: Collector) -> None:
+    def __init__(self, run: Run, collector: Collector, *, most_at_once: int | None = None) -> None:
         self.run = run
         self.collector = collector
+        self.most_at_once = most_at_once
+        self.has_more = False  # whether another job can be submitted at once
         self.full_s = 0.0
         self.refused_since: float | None = None  # since when nothing was accepted, for reasons that may pass
         self.told: set[str] = set()  # the refusals that were said in this spell
@@ -62,6 +65,7 @@ class Submitter:
 
     def submit_some(self) -> None:
         """Submit what is planned, as far as there is room."""
+        self.has_more = False
         if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
             return
         if self.run.sudo.is_lingering():
@@ -69,7 +73,10 @@ class Submitter:
             raise ClusterError(f"an sbatch as {self.run.user} that got no answer in time can't be ended")
         # More than max_num_jobs are planned only where tasks run again: then they wait for those that are out.
         most = min(self.run.settings.max_jobs_in_flight or self.run.config.max_num_jobs, self.run.config.max_num_jobs)
-        for job in self.run.journal.jobs(JobState.PLANNED):
+        for number, job in enumerate(self.run.journal.jobs(JobState.PLANNED)):
+            if number == self.most_at_once:
+                self.has_more = True
+                return
             if self.run.cancel_is_due() or self.run.detach_requested:
                 return
             if len(self.run.journal.jobs(*IN_FLIGHT)) >= most:
@@ -96,6 +103,7 @@ class Submitter:
             self.run.journal.update_job(
                 job.token, "submitted", state=JobState.SUBMITTED, slurm_job_id=submission.job_id
             )
+            self.run.queue.add(self.run.id, submission.job_id or "")
             self.run.last_submission = time.monotonic()
             self.full_s = 0.0
             self.told.clear()

@@ -124,22 +124,18 @@ class Tracker:
                 left = watch.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
                 pause = min(pause, max(0.3, left) if left > 0 else max(0.5, -left * 0.5))
-        return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.slurm.squeue_s))
+        return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.queue.answer_s))
 
     def look(self, jobs: Sequence[JobRow], now: float) -> None:
         """Ask SLURM for the states of jobs."""
         ids = [job.slurm_job_id or "" for job in jobs]
-        states = self.run.slurm.squeue(ids)
-        missing = [job_id for job_id in ids if job_id not in states]
-        if missing:
-            # Gone from slurmctld after MinJobAge: the accounting may know, or else the result files tell.
-            for job_id, state in self.run.slurm.sacct(missing).items():
-                if state.is_final:
-                    states[job_id] = state
+        states = self.run.queue.states(self.run.id, ids)
         gone = []
         for job in jobs:
             watch = self.run.watches.setdefault(job.token, Watch())
-            found = states.get(job.slurm_job_id or "")
+            if job.slurm_job_id not in states:
+                continue
+            found = states[job.slurm_job_id]
             if found is not None and not watch.seen:
                 self.read_back(job, found)
             if found is None or not self.is_ours(job, found):

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Turns for many runs, in a number of threads that does not grow with the runs.
+
+A turn is one round of a run's driver: submit, look, collect. It calls sudo as the run's user, and may take as long as
+that user's side makes it. So each user has one turn at a time, and users that wait go before those just served. A user
+who is slow holds back nobody else, unless as many users are slow as there are threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Threads at the most: so many users may hang until their time limits, and the others go on.
+MOST_THREADS = 16
+# A thread that had nothing to do for so long ends.
+_IDLE_S = 10.0
+
+
+@dataclass(eq=False)
+class Member:
+    """One run in the loop.
+
+    Attributes:
+        user: Whose turn it is. One user has one turn at a time.
+        turn: Does one round. It returns the monotonic time of the next, or None when there is none.
+        due: When its next turn is.
+        woken: Whether it is to have another turn at once, whatever the one that is on returns.
+    """
+
+    user: str
+    turn: Callable[[], float | None]
+    due: float = field(default_factory=time.monotonic)
+    woken: bool = False
+
+
+class Loop:
+    """Gives its members their turns until they need none.
+
+    Args:
+        most_threads: Threads at the most. There are only as many as have something to do.
+    """
+
+    def __init__(self, most_threads: int = MOST_THREADS) -> None:
+        self._most_threads = most_threads
+        self._changed = threading.Condition()
+        self._members: list[Member] = []  # the oldest first
+        self._busy: set[str] = set()
+        self._served: dict[str, float] = {}  # when each user had the last turn
+        self._threads = self._idle = 0
+
+    def add(self, user: str, turn: Callable[[], float | None]) -> Member:
+        """Take another run in; its first turn is due at once.
+
+        Args:
+            user: Whose run it is.
+            turn: See :class:`Member`. It raises nothing.
+        """
+        member = Member(user, turn)
+        with self._changed:
+            self._members.append(member)
+            self._start_thread()
+            self._changed.notify()
+        return member
+
+    def wake(self, member: Member) -> None:
+        """Have a turn at once: something changed."""
+        with self._changed:
+            member.due, member.woken = time.monotonic(), True
+            self._start_thread()
+            self._changed.notify()
+
+    def threads(self) -> int:
+        """How many threads there are at the moment."""
+        return self._threads
+
+    def _start_thread(self) -> None:
+        """Have one more thread, if something is due that no thread waits for."""
+        if self._idle == 0 and self._threads < self._most_threads:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"fractal-slurm loop {self._threads}", daemon=True).start()
+
+    def _next(self, now: float) -> Member | None:
+        """Whose turn it is: of the user who was served the longest ago, the oldest run that is due."""
+        due = [member for member in self._members if member.due <= now and member.user not in self._busy]
+        return min(due, key=lambda member: self._served.get(member.user, 0.0)) if due else None
+
+    def _work(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            with self._changed:
+                while (member := self._next(time.monotonic())) is None:
+                    now = time.monotonic()
+                    # One thread stays, to see what becomes due.
+                    if not self._members or (self._idle and now - idle_since > _IDLE_S):
+                        self._threads -= 1
+                        return
+                    waits = [other.due - now for other in self._members if other.user not in self._busy]
+                    self._idle += 1
+                    self._changed.wait(min(max(0.0, min(waits, default=_IDLE_S)), _IDLE_S))
+                    self._idle -= 1
+                self._busy.add(member.user)
+                member.woken = False
+                if self._next(time.monotonic()) is not None:
+                    self._start_thread()
+            due = member.turn()
+            with self._changed:
+                self._busy.discard(member.user)
+                self._served[member.user] = idle_since = time.monotonic()
+                if due is None:
+                    self._members.remove(member)
+                    if not any(other.user == member.user for other in self._members):
+                        del self._served[member.user]
+                elif not member.woken:
+                    member.due = due
+                self._changed.notify()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Turns of many runs: who gets one, and how many threads that takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from fractal_slurm.driver.loop import Loop
+
+WAIT_S = 20
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+class TestTurns:
+    def test_each_member_has_turns_until_it_needs_none(self):
+        loop, done, turns = Loop(), [], {}
+
+        def turn(name: str) -> float | None:
+            turns[name] = turns.get(name, 0) + 1
+            if turns[name] < 5:
+                return time.monotonic() + 0.001
+            done.append(name)
+            return None
+
+        for number in range(40):
+            loop.add(f"user-{number % 3}", lambda name=f"run-{number}": turn(name))
+        until(lambda: len(done) == 40)
+        assert set(turns.values()) == {5}
+        until(lambda: loop.threads() == 0)
+
+    def test_a_user_has_one_turn_at_a_time_and_users_have_theirs_side_by_side(self):
+        loop, together = Loop(), threading.Barrier(3)
+        now, most, done = {"a": 0, "b": 0, "c": 0}, [0], []
+
+        def turn(user: str) -> None:
+            now[user] += 1
+            most[0] = max(most[0], now[user])
+            together.wait(WAIT_S)  # of three different users, or for ever
+            now[user] -= 1
+            done.append(user)
+
+        for user in "abc" * 4:
+            loop.add(user, lambda user=user: turn(user))
+        until(lambda: len(done) == 12)
+        assert most == [1]
+
+    def test_slow_users_hold_back_nobody_and_threads_do_not_grow_with_runs(self):
+        loop, gate, done = Loop(most_threads=4), threading.Event(), []
+        for user in ("slow-1", "slow-2", "slow-3"):
+            for _number in range(20):
+                loop.add(user, lambda: gate.wait(WAIT_S) and None)
+        for number in range(50):
+            loop.add(f"quick-{number % 5}", lambda number=number: done.append(number))
+        until(lambda: len(done) == 50)
+        assert loop.threads() <= 4
+        gate.set()
+        until(lambda: loop.threads() == 0)
+
+    def test_users_take_turns_and_within_a_user_the_oldest_goes_first(self):
+        loop, order, gate = Loop(most_threads=1), [], threading.Event()
+        loop.add("first", lambda: gate.wait(WAIT_S) and None)
+
+        def turn(name: str, left: list[int]) -> float | None:
+            order.append(name)
+            left[0] -= 1
+            return 0.0 if left[0] else None
+
+        for name, turns in (("big-1", 30), ("big-2", 2)):
+            loop.add("big", lambda name=name, left=[turns]: turn(name, left))
+        loop.add("small", lambda left=[3]: turn("small", left))
+        gate.set()
+        until(lambda: len(order) == 35)
+        assert order[:6] == ["big-1", "small", "big-1", "small", "big-1", "small"]
+        assert order[6:] == ["big-1"] * 27 + ["big-2"] * 2
+
+    def test_a_turn_can_be_asked_for_before_it_is_due_and_during_one(self):
+        loop, turns, is_in, go_on = Loop(), [], threading.Event(), threading.Event()
+
+        def turn() -> float | None:
+            turns.append(time.monotonic())
+            if len(turns) == 2:
+                is_in.set()
+                go_on.wait(WAIT_S)
+            return time.monotonic() + 3600 if len(turns) < 3 else None
+
+        member = loop.add("user", turn)
+        until(lambda: len(turns) == 1)
+        loop.wake(member)
+        assert is_in.wait(WAIT_S)
+        loop.wake(member)
+        go_on.set()
+        until(lambda: len(turns) == 3)
