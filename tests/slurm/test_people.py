@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 from conftest import Call, finish, slurm, wait_for
 
 MIXED = """#!/bin/sh
@@ -36,3 +38,19 @@ class TestAfterFailures:
         comments = wait_for(lambda: slurm("squeue", "-h", "-o", "%k").split(), what="the job")
         assert [comment.split(":")[1] for comment in comments] == [call.run_id()]
         assert finish(process)["without_out"] == 1
+
+
+class TestOnItsOwn:
+    def test_a_driver_outlives_who_started_it_and_can_be_looked_at(self, call: Call) -> None:
+        arguments = call.run_arguments(call.spec(call.script('#!/bin/sh\nsleep 1\necho "{}" > "$4"\n'), 6))
+        begun = call(*arguments, "--detach")
+        assert begun.code == 0
+        attached = call("attach", begun["run_id"], "--json-lines")
+        assert attached.code == 0
+        events = [json.loads(line) for line in attached.stdout.splitlines()]
+        assert sorted(event["index"] for event in events if event["event"] == "task") == list(range(6))
+        assert {event["node"] for event in events if event.get("state") == "RUNNING"} <= {"n1", "n2", "n3", "n4"}
+        assert call.report()["state"] == "done"
+        log = call.folder / "state/runs" / begun["run_id"] / "driver.log"
+        assert log.stat().st_mode & 0o777 == 0o600
+        assert "6 tasks: 6 succeeded" in log.read_text()

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""For looking at: progress as it goes, tables at the end, one task's log. The same facts as with --json."""
+"""For looking at: tables of runs, failures by kind, one task's log. The same facts as with --json."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from .driver.journal import Journal, record_of
 from .driver.logs import place_of
@@ -18,9 +15,9 @@ from .errors import RunError, count_of, one_line
 from .sudo import Impersonator
 
 if TYPE_CHECKING:
-    from .driver.runner import Progress
+    from rich.console import OverflowMethod
+    from rich.table import Table
 
-_BAR = 24
 # In these states of ours SLURM's own word says more.
 _KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
 # Why there is no log of a task in these states.
@@ -28,6 +25,10 @@ _NO_LOG = {
     TaskState.WAITING: "it has not run yet, or its log has not come",
     TaskState.NOT_RUN: "it did not run",
 }
+# Columns that are to be copied, or hold numbers.
+_NEVER_FOLDED = ("run", "state", "tasks", "ok", "failed", "not run", "jobs", "job", "SLURM id", "nodes", "seconds")
+# Columns that are cut where there is no room: what they name stands elsewhere, too.
+_SHORTENED = ("user", "task")
 # Of failures: kinds that are told apart, and tasks of each that are shown.
 _MOST_KINDS, _MOST_SAMPLES = 50, 5
 _STATE_WORDS = {
@@ -39,87 +40,36 @@ _STATE_WORDS = {
 _MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
 
 
-class ProgressLine:
-    """One line that says how far a run is: rewritten in place on a terminal, a new line now and then elsewhere."""
-
-    def __init__(self, stream: TextIO = sys.stderr, *, every_s: float = 2.0) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._every_s = 0.0 if self._terminal else every_s
-        self._last = ""
-        self._last_at = 0.0
-        self._open = False
-
-    def show(self, progress: Progress) -> None:
-        """Show it, if it is news."""
-        line = self.text(progress)
-        now = time.monotonic()
-        ended = progress.succeeded + progress.failed + progress.not_run == progress.tasks
-        if self._terminal:
-            self._write(f"\r{line}\x1b[K")
-            self._open = True
-        elif line.rpartition("  ")[0] != self._last and (ended or now - self._last_at >= self._every_s):
-            self._write(f"{line}\n")
-            self._last, self._last_at = line.rpartition("  ")[0], now
-
-    @staticmethod
-    def text(progress: Progress) -> str:
-        """The line, without its end."""
-        done = progress.succeeded + progress.failed + progress.not_run
-        filled = _BAR * done // progress.tasks if progress.tasks else _BAR
-        parts = [f"{done}/{progress.tasks} tasks"]
-        if progress.failed:
-            parts.append(f"{progress.failed} failed")
-        if progress.not_run:
-            parts.append(f"{progress.not_run} not run")
-        jobs = [
-            f"{number} {what}"
-            for number, what in (
-                (progress.jobs_planned, "planned"),
-                (progress.jobs_waiting, "waiting"),
-                (progress.jobs_running, "running"),
-                (progress.jobs_ended, "ended"),
-            )
-            if number
-        ]
-        gauge = "#" * filled + "." * (_BAR - filled)
-        return f"[{gauge}] {', '.join(parts)}; jobs: {', '.join(jobs) or 'none'}  {progress.elapsed_s:.0f} s"
-
-    def say(self, sentence: str) -> None:
-        """A sentence on a line of its own."""
-        self.close()
-        self._write(f"{indented(sentence)}\n")
-
-    def _write(self, text: str) -> None:
-        # A terminal that is gone is no reason to leave a run alone.
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-            self._stream.flush()
-
-    def close(self) -> None:
-        """End the line, so that something else can follow."""
-        if self._open:
-            self._write("\n")
-            self._open = False
-
-
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table to standard output."""
-    from rich import box
     from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    if title:
+        console.print(plain(title), soft_wrap=True)
+    console.print(table_of(columns, rows))
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A table for a terminal."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     # As Text, which is shown to the letter: in a str rich finds markup and the names of little pictures.
-    grid = Table(title=Text(plain(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        grid.add_column(Text(name), overflow="fold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    for number, name in enumerate(columns):
+        short = name in _SHORTENED
+        overflow: OverflowMethod = "ellipsis" if short else "fold"
+        # rich would cut a column that is not folded: so it has to know how wide it is.
+        whole = max((len(plain(row[number])) for row in rows if row[number] is not None), default=0)
+        least = max(whole, len(name)) if name in _NEVER_FOLDED else None
+        grid.add_column(Text(name), overflow=overflow, no_wrap=short, min_width=least)
     for row in rows:
         grid.add_row(*(Text("" if cell is None else plain(cell)) for cell in row))
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    console.print(grid)
+    return grid
 
 
 def plain(cell: object) -> str:
@@ -406,24 +356,12 @@ def print_kinds(kinds: Sequence[Mapping[str, Any]], *, samples: int = _MOST_SAMP
 
 def print_summary(summary: dict[str, Any]) -> None:
     """What `run` and `resume` end with."""
-    table(
-        "",
-        ("run", "user", "tasks", "succeeded", "failed", "not run", "jobs", "seconds", "sudo calls", "squeue calls"),
-        [
-            (
-                summary["run_id"],
-                summary["user"],
-                summary["tasks"],
-                summary["succeeded"],
-                summary["failed"],
-                summary["not_run"],
-                summary["jobs"],
-                f"{summary['wall_s']:.1f}",
-                summary["sudo_calls"],
-                summary["squeue_calls"],
-            )
-        ],
-    )
+    counts = {state: summary[state.value] for state in _STATE_WORDS}
+    counts[TaskState.WAITING] = summary["tasks"] - sum(counts.values())
+    print(plain(f"run {summary['run_id']} as {summary['user']}: {summary['state']}"))
+    print(counts_words(counts, ended=True))
+    calls = f"{count_of(summary['sudo_calls'], 'sudo call')}, {count_of(summary['squeue_calls'], 'squeue call')}"
+    print(f"{count_of(summary['jobs'], 'job')}, {summary['wall_s']:.1f} s, {calls}")
     if summary["without_out"]:
         print(without_out_words(summary["without_out"]))
     print_kinds(failure_kinds(summary["failures"]), samples=2)

@@ -120,14 +120,14 @@ def squeue_row(*fields):
 
 
 class TestReadSqueue:
-    ROW = ("7", "RUNNING", "2", "1:00", "0:30", "main", "None", "a.token")
+    ROW = ("7", "RUNNING", "2", "1:00", "0:30", "main", "None", "n1", "a.token")
 
     def test_gives_a_job_a_row(self):
         (state,) = read_squeue(squeue_row(*self.ROW), MARK)
-        assert state == SlurmJob("7", "RUNNING", "None", 2, "a.token", "1:00", "main", elapsed_s=30)
+        assert state == SlurmJob("7", "RUNNING", "None", 2, "a.token", "1:00", "main", elapsed_s=30, node="n1")
 
     @pytest.mark.parametrize(
-        "name", ["a\n8|COMPLETED|1|1:00|0:30|main|b.token|None", "a\n8\nCOMPLETED", "a|b", "", "a\0b"]
+        "name", ["a\n8|COMPLETED|1|1:00|0:30|main|None|n1|b.token", "a\n8\nCOMPLETED", "a|b", "", "a\0b"]
     )
     def test_takes_a_name_for_a_name_whatever_stands_in_it(self, name):
         (first, second) = read_squeue(squeue_row(*self.ROW[:-1], name) + squeue_row("9", *self.ROW[1:]), MARK)

@@ -34,6 +34,7 @@ for _command in (
     planning.script,
     driving.run,
     driving.resume,
+    driving.attach,
     driving.cancel,
     driving.retry,
     looking.status,

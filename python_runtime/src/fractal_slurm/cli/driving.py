@@ -5,8 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -26,11 +31,38 @@ from .common import (
 if TYPE_CHECKING:
     from ..cluster.commands import Slurm
     from ..driver.journal import Journal
+    from ..driver.model import RunState
     from ..driver.runner import Runner
     from ..settings import Settings
 
 # Time to think again, after Ctrl-C.
 CANCEL_DELAY_S = 2
+# Seconds between two looks at a run of another driver.
+_LOOK_S = 1.0
+# So long a driver that was started on its own may take to its first act, in seconds.
+_START_S = 20.0
+_HINT = "Ctrl-C cancels; twice leaves the jobs running"
+_ATTACH_HINT = "Ctrl-C leaves this view; the run goes on"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def view_options(command: _Command) -> _Command:
+    """The options on what is shown while a run is driven."""
+    quiet = click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+    lines = click.option("--json-lines", is_flag=True, help="Print events to standard output, a JSON document a line.")
+    return quiet(lines(json_option(command)))
+
+
+detach_option = click.option("--detach", is_flag=True, help="Start a driver on its own, which survives a logout.")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command that drives a run shows of it."""
+
+    as_json: bool = False
+    quiet: bool = False
+    json_lines: bool = False
 
 
 @click.command()
@@ -45,7 +77,8 @@ CANCEL_DELAY_S = 2
 )
 @config_option
 @account_option
-@json_option
+@detach_option
+@view_options
 @guarded
 def run(
     spec_path: str,
@@ -55,7 +88,10 @@ def run(
     task_start: str | None,
     config_path: str | None,
     account: str | None,
+    detach: bool,
     as_json: bool,
+    quiet: bool,
+    json_lines: bool,
 ) -> None:
     """Run a unit of work, and wait for it.
 
@@ -103,14 +139,15 @@ def run(
         config, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account, say=say
     )
     del spec, loaded
-    _drive(journal, settings, slurm, as_json)
+    _drive_or_detach(journal, settings, slurm, Shown(as_json, quiet, json_lines), detach=detach)
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@json_option
+@detach_option
+@view_options
 @guarded
-def resume(run_id: str, as_json: bool) -> None:
+def resume(run_id: str, detach: bool, as_json: bool, quiet: bool, json_lines: bool) -> None:
     """Go on with a run whose driver is gone."""
     from ..driver.journal import Journal
     from ..driver.prepare import connect
@@ -118,7 +155,8 @@ def resume(run_id: str, as_json: bool) -> None:
 
     settings = load_settings()
     journal = Journal.open(settings.state_path(), run_id, drive=True)
-    _drive(journal, settings, connect(settings), as_json, resumed=True)
+    shown = Shown(as_json, quiet, json_lines)
+    _drive_or_detach(journal, settings, connect(settings), shown, detach=detach, resumed=True)
 
 
 @click.command()
@@ -126,9 +164,19 @@ def resume(run_id: str, as_json: bool) -> None:
 @click.option("--mem", metavar="MEM", help="Other memory for each task, such as 4G.")
 @click.option("--time", "walltime", metavar="TIME", help="Another time limit for each task, such as 02:00:00.")
 @config_option
-@json_option
+@detach_option
+@view_options
 @guarded
-def retry(run_id: str, mem: str | None, walltime: str | None, config_path: str | None, as_json: bool) -> None:
+def retry(
+    run_id: str,
+    mem: str | None,
+    walltime: str | None,
+    config_path: str | None,
+    detach: bool,
+    as_json: bool,
+    quiet: bool,
+    json_lines: bool,
+) -> None:
     """Run the tasks of a run again that failed or did not run, as a new run.
 
     The config file is read anew, so what was mended in it holds. The new run's report names the run that it came from.
@@ -178,55 +226,157 @@ def retry(run_id: str, mem: str | None, walltime: str | None, config_path: str |
         # Which task of the first run each is: of a retry of a retry, too.
         journal.put("retry_tasks", [first[index] if first else index for index in rows])
         journal.event("retry", run_id, f"{len(rows)} of its tasks")
-    say(f"run {journal.get('run_id')} runs {count_of(len(rows), 'task')} of run {run_id} again")
-    _drive(journal, settings, slurm, as_json)
+    if not quiet:
+        say(f"run {journal.get('run_id')} runs {count_of(len(rows), 'task')} of run {run_id} again")
+    _drive_or_detach(journal, settings, slurm, Shown(as_json, quiet, json_lines), detach=detach)
+
+
+def _drive_or_detach(
+    journal: Journal, settings: Settings, slurm: Slurm, shown: Shown, *, detach: bool, resumed: bool = False
+) -> NoReturn:
+    """Drive a run here, or start a driver for it and leave."""
+    if not detach:
+        _drive(journal, settings, slurm, shown, resumed=resumed)
+    run_id = journal.folder.name
+    journal.close()
+    pid = _start_driver(settings, run_id)
+    if shown.as_json or shown.json_lines:
+        print_json({"run_id": run_id, "pid": pid})
+    elif not shown.quiet:
+        click.echo(f"run {run_id} is driven by process {pid}, on its own; look at it: fractal-slurm attach {run_id}")
+    sys.exit(0)
+
+
+def _start_driver(settings: Settings, run_id: str) -> int:
+    """Start a driver in a session of its own, so that neither a terminal nor its shell takes it along.
+
+    Returns:
+        Its pid, once it holds the run's lock, or has come to the run's end already.
+
+    Raises:
+        RunError: It ended without.
+    """
+    from ..driver.journal import Journal, is_driven
+    from ..driver.model import ENDED
+
+    log = settings.state_path() / "runs" / run_id / "driver.log"
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        # -I: neither the folder that it starts in nor PYTHONPATH has a part in what is imported.
+        argv = [sys.executable, "-I", "-m", "fractal_slurm.cli", "resume", run_id]
+        driver = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, cwd="/", start_new_session=True, close_fds=True
+        )
+    finally:
+        os.close(fd)
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        found = is_driven(settings.state_path(), run_id)
+        if found is not None and found.pid == driver.pid and found.heeds:
+            return driver.pid
+        if driver.poll() is not None:
+            break
+        time.sleep(0.05)
+    with Journal.open(settings.state_path(), run_id, drive=False) as journal:
+        if journal.get("state") in ENDED:
+            return driver.pid
+    raise RunError(f"the driver of run {run_id} did not start; see what it said in {log}")
 
 
 def _drive(
     journal: Journal,
     settings: Settings,
     slurm: Slurm,
-    as_json: bool,
+    shown: Shown,
     *,
     cancel: bool = False,
     resumed: bool = False,
 ) -> NoReturn:
     from ..driver.model import RunState
     from ..driver.runner import Detached, Runner
-    from ..report import ProgressLine, print_summary
+    from ..report import json_text, print_summary
+    from .views import view_of
 
-    line = ProgressLine()
-    runner = Runner(journal, settings, slurm, say=line.say, show=line.show)
+    view = view_of(journal, quiet=shown.quiet, json_lines=shown.json_lines, hint=_HINT)
+    runner = Runner(journal, settings, slurm, say=view.say, show=view.show)
     if cancel:
         runner.interrupt()
     heed_signals(runner)
     journal.heeds_signals()
-    line.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
+    view.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
     with journal:
         if resumed and (tasks := runner.run.take_up_again()):
-            line.say(f"what was refused is tried again: {tasks} tasks")
+            view.say(f"what was refused is tried again: {tasks} tasks")
         try:
             runner.drive()
         except Detached:
             state = "the jobs were told to end" if runner.run.cancelled else "the jobs go on without a driver"
-            line.say(f"{state}; later: fractal-slurm resume {runner.run.id}")
+            view.say(f"{state}; later: fractal-slurm resume {runner.run.id}")
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
-            line.close()
             if not any(job.may_be_out for job in journal.jobs()):
                 journal.put("state", RunState.REFUSED)
             raise
-        line.close()
+        finally:
+            view.close()
         summary = runner.summary()
-        if as_json:
+        if shown.json_lines:
+            click.echo(json_text({"event": "end", "at": round(time.time(), 3), **summary}).encode())
+        elif shown.as_json:
             print_json(summary)
-        else:
+        elif not shown.quiet:
             print_summary(summary)
         if runner.run.cancelled:
             sys.exit(EXIT_INTERRUPTED)
         if runner.run.refusal:
-            raise ClusterError(runner.run.refusal) if not as_json else SystemExit(ClusterError.exit_code)
+            told = shown.as_json or shown.json_lines
+            raise SystemExit(ClusterError.exit_code) if told else ClusterError(runner.run.refusal)
         sys.exit(EXIT_TASKS_FAILED if summary["failed"] or summary["not_run"] else 0)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--json-lines", is_flag=True, help="Print events to standard output, a JSON document a line.")
+@guarded
+def attach(run_id: str, json_lines: bool) -> None:
+    """Show a run as it goes, whoever drives it; Ctrl-C leaves the view alone.
+
+    Ends with the run. Exit codes: 0 all tasks succeeded, or the view was left; 1 some did not.
+    """
+    from ..driver.journal import Journal
+    from ..driver.model import TaskState
+    from ..report import print_report, run_head, task_rows
+    from ..settings import load_settings
+    from .following import is_over
+    from .views import view_of
+
+    state_dir = load_settings().state_path()
+    with Journal.open(state_dir, run_id, drive=False) as journal:
+        view = view_of(journal, quiet=False, json_lines=json_lines, state_dir=state_dir, hint=_ATTACH_HINT)
+        try:
+            while not is_over(state := run_state(journal, state_dir)):
+                view.show()
+                time.sleep(_LOOK_S)
+        except KeyboardInterrupt:
+            view.close()
+            say(f"run {run_id} goes on; look again: fractal-slurm attach {run_id}")
+            return
+        view.close()
+        counts = journal.counts()
+        if not json_lines:
+            head = {**run_head(journal), "state": state}
+            print_report(head, task_rows(journal, TaskState.FAILED, TaskState.NOT_RUN), counts)
+        for message in journal.damage:
+            say(f"warning: {message}")
+        sys.exit(EXIT_TASKS_FAILED if counts[TaskState.FAILED] or counts[TaskState.NOT_RUN] else 0)
+
+
+def run_state(journal: Journal, state_dir: Path) -> RunState:
+    """What the state of a run means now, given who drives it."""
+    from ..driver.journal import is_driven, state_now
+    from ..driver.model import RunState
+
+    return state_now(RunState(journal.get("state", RunState.UNKNOWN)), is_driven(state_dir, journal.folder.name))
 
 
 def heed_signals(runner: Runner) -> None:
@@ -280,4 +430,4 @@ def cancel(run_id: str, as_json: bool) -> None:
     journal = Journal.open(settings.state_path(), run_id, drive=True)
     if journal.get("state") in ENDED:
         raise RunError(f"run {run_id} has ended already ({journal.get('state')})")
-    _drive(journal, settings, connect(settings), as_json, cancel=True)
+    _drive(journal, settings, connect(settings), Shown(as_json), cancel=True)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,20 +14,80 @@ import click
 from ..errors import RunError
 from .common import guarded, json_option, print_json, say
 
+# Seconds between two looks at all runs.
+_PAUSE_S = 2.0
+
 
 @click.command()
+@click.option("--watch", is_flag=True, help="Show them again every few seconds, until Ctrl-C.")
 @json_option
 @guarded
-def status(as_json: bool) -> None:
+def status(watch: bool, as_json: bool) -> None:
     """List the runs."""
-    import time
-
-    from ..driver.journal import Journal, is_driven, run_ids, state_now
-    from ..driver.model import RunState, TaskState
+    from ..driver.model import RunState
     from ..report import table
     from ..settings import load_settings
 
     state_dir = load_settings().state_path()
+    if watch and as_json:
+        raise click.UsageError("--watch is for a terminal; for programs: attach RUN --json-lines")
+    if watch:
+        _watch(state_dir)
+        return
+    rows = _status(state_dir)
+    if as_json:
+        print_json(rows)
+        return
+    table(*_cells(state_dir, rows))
+    if any(row["state"] == RunState.INTERRUPTED for row in rows):
+        click.echo("interrupted runs go on with: fractal-slurm resume RUN")
+
+
+def _watch(state_dir: Path) -> None:
+    """The list of runs on a terminal, as long as somebody looks: the newest first, as many as there is room for."""
+    import time
+
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from ..report import plain, table_of
+    from .live import can_live
+
+    if not can_live(sys.stdout):
+        raise RunError("--watch is for a terminal")
+    console = Console(highlight=False, markup=False, emoji=False)
+    live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    with contextlib.suppress(KeyboardInterrupt), live:
+        while True:
+            title, columns, cells = _cells(state_dir, _status(state_dir, warn=False))
+            room = max(1, console.height - 5)
+            view = Group(Text(plain(title)), table_of(columns, cells[-room:][::-1]))
+            live.update(view, refresh=True)
+            time.sleep(_PAUSE_S)
+
+
+def _cells(state_dir: Path, rows: list[dict[str, Any]]) -> tuple[str, tuple[str, ...], list[tuple[Any, ...]]]:
+    """Title, columns and rows of the list of runs."""
+    columns = ("run", "state", "user", "ok", "failed", "not run", "jobs", "task")
+    cells = [
+        (
+            row["run_id"],
+            row["state"],
+            row.get("user"),
+            f"{row['succeeded']}/{row['tasks']}" if "tasks" in row else "",
+            *(row.get(key) for key in ("failed", "not_run", "jobs", "task_name")),
+        )
+        for row in rows
+    ]
+    return f"runs in {state_dir}", columns, cells
+
+
+def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
+    """What is known of each run."""
+    from ..driver.journal import Journal, is_driven, run_ids, state_now
+    from ..driver.model import RunState, TaskState
+
     rows = []
     for run_id in run_ids(state_dir):
         row: dict[str, Any] = {"run_id": run_id, "state": RunState.DAMAGED}
@@ -49,23 +111,10 @@ def status(as_json: bool) -> None:
                     row["state"] = RunState.DAMAGED
                     raise RunError(journal.damage)
         except RunError as error:
-            for message in error.messages:
+            for message in error.messages if warn else []:
                 say(f"warning: {message}")
         rows.append(row)
-    if as_json:
-        print_json(rows)
-        return
-    columns = ("run_id", "state", "user", "task_name", "tasks", "succeeded", "failed", "not_run", "jobs")
-    began = [
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"])) if row.get("created") else "" for row in rows
-    ]
-    table(
-        f"runs in {state_dir}",
-        ("began", *columns),
-        [(when, *(row.get(column) for column in columns)) for when, row in zip(began, rows, strict=True)],
-    )
-    if any(row["state"] == RunState.INTERRUPTED for row in rows):
-        click.echo("interrupted runs go on with: fractal-slurm resume RUN")
+    return rows
 
 
 @click.command()
@@ -127,7 +176,7 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
 def runs(context: click.Context, clean: bool, older_than: str | None, dry_run: bool, as_json: bool) -> None:
     """Another name for status; with --clean for prune."""
     if not clean:
-        context.invoke(status, as_json=as_json)
+        context.invoke(status, watch=False, as_json=as_json)
     elif older_than is None:
         raise click.UsageError("--clean needs --older-than, such as --older-than 30d")
     else:

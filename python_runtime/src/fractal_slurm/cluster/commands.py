@@ -112,8 +112,8 @@ _PLAIN_ID = re.compile(r"[0-9]{1,10}")
 # What all nodes of the largest clusters take, and a thousand jobs with the longest names.
 MAX_BYTES = 1 << 28
 _MAX_QUEUE_BYTES = 1 << 24
-# Of each job: id, state, nodes, time limit, elapsed time, partition, reason, name.
-_SQUEUE_FIELDS = ("%i", "%T", "%D", "%l", "%M", "%P", "%r", "%j")
+# Of each job: id, state, nodes, time limit, elapsed time, partition, reason, first node, name.
+_SQUEUE_FIELDS = ("%i", "%T", "%D", "%l", "%M", "%P", "%r", "%B", "%j")
 _SACCT_FIELDS = ("JobIDRaw", "State", "ExitCode", "NNodes", "JobName", "NodeList")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _STATE = re.compile(r"[A-Z_]{1,40}")
@@ -169,6 +169,7 @@ class SlurmJob:
         partition: Its partition.
         elapsed_s: For how many seconds it has run; 0 where SLURM does not say.
         host: The node of its script, where that was asked for.
+        node: The same by squeue, for people: of a job that ended it may be gone.
     """
 
     job_id: str
@@ -180,6 +181,7 @@ class SlurmJob:
     partition: str = ""
     elapsed_s: int = 0
     host: str = ""
+    node: str = ""
 
     @property
     def is_final(self) -> bool:
@@ -274,11 +276,12 @@ def read_squeue(text: str, mark: str) -> Iterator[SlurmJob]:
     for row in text.split(f"<{mark}>")[1:]:
         fields = row.split(f"|{mark}|")
         if len(fields) == len(_SQUEUE_FIELDS):
-            job_id, state, nodes, limit, elapsed, partition, reason, name = map(str.strip, fields)
+            job_id, state, nodes, limit, elapsed, partition, reason, node, name = map(str.strip, fields)
             if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(state):
                 yield SlurmJob(
-                    job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed)
-                )
+                    job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed),
+                    node=node if _HOST.fullmatch(node) else "",
+                )  # fmt: skip
 
 
 def read_sacct(text: str, mark: str) -> Iterator[SlurmJob]:

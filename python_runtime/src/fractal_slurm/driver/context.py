@@ -19,6 +19,7 @@ from ..sudo import Interrupted
 from .folders import slurm_may_write
 from .journal import Journal
 from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, TaskState
+from .notes import Notes
 
 NO_ANSWER = "SLURM does not answer"
 # While SLURM is silent, pauses grow from the first to the second.
@@ -115,6 +116,7 @@ class Run:
         self.outage_s = 0.0
         self.outage_until = 0.0
         self.said: set[str] = set()
+        self.notes = Notes(journal)
 
     def stop_forking(self, why: str) -> None:
         """Jobs that are submitted from here on start each task in a new process, for a reason in words."""
@@ -164,6 +166,7 @@ class Run:
             self.trouble = words
             self.say(words)
             self.journal.event("outage", "", words)
+        self.notes.wait("outage", words)
         self.outage_s = min(_OUTAGE_LAST_S, max(_OUTAGE_FIRST_S, self.outage_s * 1.5))
         self.outage_until = time.monotonic() + self.outage_s
 
@@ -172,6 +175,7 @@ class Run:
         if not self.outage_s:
             return
         self.outage_s = 0.0
+        self.notes.wait("outage", "")
         self.say("SLURM answers again" if self.trouble.startswith(NO_ANSWER) else "going on")
         self.trouble = ""
 

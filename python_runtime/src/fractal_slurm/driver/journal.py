@@ -434,6 +434,16 @@ class Journal:
         """Whether a worker has told of a task."""
         return self._db.execute("SELECT 1 FROM task WHERE record IS NOT NULL LIMIT 1").fetchone() is not None
 
+    def ended_of(self, tokens: Sequence[str]) -> dict[str, int]:
+        """Number of tasks of each of these jobs that have an end."""
+        marks = ", ".join("?" * len(tokens))
+        sql = f"SELECT token, count(*) FROM task {_where(tuple(FINAL))} AND token IN ({marks}) GROUP BY token"
+        return dict(self._select(sql, (*FINAL, *tokens)))
+
+    def indices(self, *states: TaskState) -> list[int]:
+        """The tasks in any of these states, by index."""
+        return [row[0] for row in self._select(f"SELECT idx FROM task {_where(states)} ORDER BY idx", states)]
+
     def without_out(self) -> int:
         """Number of tasks that succeeded and wrote no out-JSON."""
         # In a string of a record a quote stands behind a backslash.
@@ -492,6 +502,10 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _is_wait(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _is_text(value[0]) and _is_time(value[1])
+
+
 # The values of a run whose types are relied on.
 _VALUES: dict[str, Callable[[object], bool]] = {
     "run_id": _is_text,
@@ -517,6 +531,8 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "retry_of": _is_maybe_text,
     "retry_tasks": _is(list),
     "metas": _is(dict),
+    "job_notes": lambda value: isinstance(value, dict) and all(map(_is_texts, value.values())),
+    "waits": lambda value: isinstance(value, dict) and all(map(_is_wait, value.values())),
 }
 
 

@@ -112,6 +112,7 @@ class Runner:
                 "by their result files"
             )
         self.run.journal.put("state", RunState.DRIVEN)
+        self.run.notes.write()
         self.next_poll = time.monotonic() + 0.3
 
     def turn(self) -> bool:
@@ -148,6 +149,7 @@ class Runner:
         ended = RunState.CANCELLED if self.run.cancelled else RunState.REFUSED if self.run.refusal else RunState.DONE
         self.run.journal.put("state", ended)
         self.run.journal.put("ended", time.time())
+        self.run.notes.end()
         self.report(force=True)
         return False
 
@@ -248,6 +250,7 @@ class Runner:
     def cancel(self) -> None:
         """Cancel the run: from here on nothing more is submitted, and :meth:`pursue_cancel` ends what is out."""
         self.run.cancelled = True
+        self.run.notes.wait("room", "")
         with self.run.journal.transaction():
             self.run.journal.put("cancelled", True)
             self.run.journal.event("cancel")

@@ -107,6 +107,7 @@ class Submitter:
             self.run.last_submission = time.monotonic()
             self.full_s = 0.0
             self.told.clear()
+            self.run.notes.wait("room", "")
             if self.refused_since is not None:
                 self.refused_since = None
                 self.run.say("SLURM takes jobs again")
@@ -164,6 +165,7 @@ class Submitter:
     def no_room(self, words: str) -> None:
         """A limit of the site: wait, longer each time, or until one of our jobs ends."""
         self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
+        self.run.notes.wait("room", f"for room: the site's limit is reached ({words})")
         self.pause()
 
     def not_now(self, words: str) -> None:
@@ -174,6 +176,7 @@ class Submitter:
         if now - self.refused_since >= most:
             self.run.refuse(words)
             return
+        self.run.notes.wait("room", f"for SLURM to take jobs: {words}")
         if self.is_news(words):
             span = f"{most / 3600:g} h" if most >= 3600 else f"{most} s"
             self.run.say(

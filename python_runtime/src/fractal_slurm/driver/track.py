@@ -16,6 +16,7 @@ from ..refusals import is_hopeless
 from .collect import Collector
 from .context import Run, Watch
 from .model import JobRow, JobState
+from .notes import is_watched
 from .outcome import LOST
 from .settle import Settler
 
@@ -29,6 +30,9 @@ _HAS_TOKEN = re.compile(r"\.[0-9a-f]{16}$")
 # Results of a job that ended are looked for each second at first, then at longer intervals.
 _SOON_S, _LATE_S = 10.0, 5.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
+# While somebody looks at the run: seconds between two looks at SLURM, and at results, which may not take longer than a
+# part of that.
+_POLL_WATCHED_S, _PEEK_WATCHED_S, _PEEK_PART = 3.0, 2.0, 20
 # Of so many hidden jobs that wait SLURM is asked at a time whether they are still there: it is a question for each.
 _PROBES = 20
 
@@ -48,6 +52,7 @@ class Tracker:
         self.settler = settler
         self.peek_s = _PEEK_FIRST_S
         self.next_peek = time.monotonic() + _PEEK_FIRST_S
+        self.last_peek = 0.0
         self.durations: list[float] = []
         self.started: set[str] = set()
         self.next_listing = 0.0
@@ -67,6 +72,7 @@ class Tracker:
             return
         for token in set(self.run.watches) - {job.token for job in jobs}:
             del self.run.watches[token]
+        self.run.notes.keep({job.token for job in jobs})
         submitted = [job for job in jobs if job.state is JobState.SUBMITTED]
         now = time.monotonic()
         if submitted and not self.run.hidden:
@@ -83,10 +89,11 @@ class Tracker:
             or self.run.watches.setdefault(job.token, Watch()).state in (SlurmState.RUNNING, SlurmState.COMPLETING)
         ]
         # Never together with jobs that ended: the last line of a file that is being written may be torn as yet.
-        peek = bool(running) and not ended and (now >= self.next_peek or self.run.hidden)
+        peek = bool(running) and not ended and (now >= self.next_peek or self.run.hidden or self.is_looked_for(now))
         if peek:
             self.peek_s = min(_PEEK_LAST_S, self.peek_s * 2)
             self.next_peek = now + self.peek_s
+            self.last_peek = now
         if ended or peek:
             try:
                 self.collector.collect(running if peek else ended, now)
@@ -97,6 +104,12 @@ class Tracker:
             if self.run.hidden and peek:
                 self.judge_hidden(running, now)
         self.settle(now)
+        self.run.notes.write()
+
+    def is_looked_for(self, now: float) -> bool:
+        """Whether somebody looks at the run, and would see old counts."""
+        pause = max(_PEEK_WATCHED_S, _PEEK_PART * self.collector.read_s)
+        return now - self.last_peek >= pause and is_watched(self.run.journal.folder)
 
     def settle(self, now: float) -> None:
         for job in self.run.journal.jobs(JobState.ENDED):
@@ -119,6 +132,8 @@ class Tracker:
         waits = [now - watch.ended_at for watch in watches if watch.ended_at is not None]
         if waits:
             pause = min(pause, 1.0 if min(waits) < _SOON_S else _LATE_S)
+        if pause > _POLL_WATCHED_S and is_watched(self.run.journal.folder):
+            pause = _POLL_WATCHED_S
         for watch in watches:
             if watch.predicted_end is not None and watch.state == SlurmState.RUNNING:
                 left = watch.predicted_end + 0.2 - now
@@ -157,6 +172,7 @@ class Tracker:
             if found.state == SlurmState.PENDING:
                 watch.running_since = watch.predicted_end = None  # it may have been requeued
             watch.state = found.state
+            self.run.notes.job(job.token, found.state, found.reason, found.node)
             if found.is_final:
                 if watch.running_since is not None:
                     self.durations.append(now - watch.running_since)
@@ -225,6 +241,7 @@ class Tracker:
                 watch.lines_before, watch.heard_at = watch.lines, now
             silent = now - watch.heard_at if watch.heard_at is not None else 0.0
             watch.state = SlurmState.RUNNING if watch.began else SlurmState.PENDING
+            self.run.notes.job(job.token, watch.state, "", "")
             if watch.began and watch.running_since is None:
                 watch.running_since = now
                 self.run.journal.update_job(
