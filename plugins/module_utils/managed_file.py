@@ -10,8 +10,9 @@ import os
 import pwd
 import re
 import stat
-import tempfile
 import time
+
+from .atomic import write_whole
 
 _MAX_BYTES = 10 * 1024 * 1024
 _MODE = re.compile(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444|[ugoa,]*[=+-][ugoarwx,=+-]*")
@@ -126,12 +127,8 @@ class ManagedFile:
 
     def _put(self, text, attributes):
         """Give the file its text, owner and mode in one step: nobody sees, or opens, it with other rights."""
-        handle, temporary = tempfile.mkstemp(prefix=".fractal-slurm-", dir=self._directory)  # 0600
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(text.encode("utf-8", "surrogateescape"))
-                stream.flush()
-                os.fsync(stream.fileno())
+
+        def prepare(temporary):
             now = time.time()  # by this host's clock, and not a file server's: a service's start is compared with it
             os.utime(temporary, (now, now))
             if os.path.isfile(self.path):
@@ -143,10 +140,8 @@ class ManagedFile:
             # chattr's would keep it from being moved: they follow once it is in its place
             at_once = dict(attributes, path=temporary, attributes=None)
             self._module.set_fs_attributes_if_different(at_once, False)
-            os.rename(temporary, self.path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+
+        write_whole(self.path, text.encode("utf-8", "surrogateescape"), prepare)
 
     def _keep_copy(self):
         """The file as it is, once more under a name with the time in it. Returns the name."""

@@ -22,9 +22,10 @@ import stat
 import tarfile
 import tempfile
 
+from .atomic import replace_link, write_whole
 from .commands import run
 from .managed_file import unwritable
-from .trusted_path import fault_of_path, fault_of_tree
+from .trusted_path import fault_of_path, fault_of_tree, unreachable_part
 
 MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
@@ -76,18 +77,6 @@ def run_python(argv, timeout=900):
     """
     answer = run(argv, timeout=timeout, environment={"HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull})
     return answer.status, "\n".join(text for text in (answer.out.strip(), answer.err) if text)
-
-
-def unreachable_part(path):
-    """The first part of a path that other users can't pass (or run, for the last), or None."""
-    path = os.path.realpath(path)
-    parts = [path]
-    while parts[-1] != "/":
-        parts.append(os.path.dirname(parts[-1]))
-    for part in reversed(parts):
-        if os.path.exists(part) and not os.stat(part).st_mode & stat.S_IXOTH:
-            return part
-    return None
 
 
 def describe_python(path):
@@ -396,9 +385,7 @@ class Prefix:
         for path, target in self._links(version):
             if _read_link(path) == target:
                 continue
-            temporary = "%s.new-%d" % (path, os.getpid())
-            os.symlink(target, temporary)
-            os.rename(temporary, path)
+            replace_link(path, target)
 
     def superfluous(self, keep):
         """Versions that are neither current, nor among the newest ``keep``, nor in use on this host."""
@@ -581,13 +568,8 @@ def _replace_in(path, old, new):
 
 
 def _write_marker(folder, marker):
-    handle, temporary = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(marker, stream, indent=2, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(temporary, 0o644)
-    os.rename(temporary, os.path.join(folder, MARKER))
+    text = json.dumps(marker, indent=2, sort_keys=True)
+    write_whole(os.path.join(folder, MARKER), text.encode("utf-8"), lambda temporary: os.chmod(temporary, 0o644))
 
 
 def _take_place(build, folder):

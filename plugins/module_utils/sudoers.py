@@ -9,7 +9,6 @@ A fault is a sentence for the person who must act.
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
 import pwd
@@ -17,7 +16,7 @@ import re
 import stat
 from collections import namedtuple
 
-from . import sudoers_reader, sudoers_rights
+from . import sudoers_reader, sudoers_rights, trusted_path
 from .sudo_rules import CMND_ALIAS, RUNAS_ALIAS, SLURM_COMMANDS, fault_of_account_name
 
 # Each of our files begins with it; what has it not is never overwritten or removed.
@@ -407,38 +406,8 @@ def path_faults(path, what):
     Returns:
         One sentence for each file or folder at fault.
     """
-    faults = []
-    seen = set()
-    todo = [path]
-    while todo:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if len(seen) > 256:
-            return faults + ["%s %s: too many symlinks on the way" % (what, path)]
-        try:
-            info = os.lstat(current)
-        except OSError as error:
-            faults.append("%s %s: %s: %s" % (what, path, current, os.strerror(error.errno or errno.EIO)))
-            continue
-        if current != "/":
-            todo.append(os.path.dirname(current))
-        if stat.S_ISLNK(info.st_mode):
-            # normpath would take a/link/.. for a: resolve the folder first.
-            folder = os.path.realpath(os.path.dirname(current))
-            todo.append(os.path.normpath(os.path.join(folder, os.readlink(current))))
-            mode_matters = False
-        else:
-            mode_matters = True
-        if info.st_uid != 0:
-            faults.append("%s %s: %s belongs to uid %d: it must belong to root" % (what, path, current, info.st_uid))
-        elif mode_matters and info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            faults.append(
-                "%s %s: %s can be written by others than root (mode %04o): run chmod go-w %s, or use another place"
-                % (what, path, current, stat.S_IMODE(info.st_mode), current)
-            )
-    return faults
+    faults = trusted_path.faults_of_path(path, frozenset((0,)), strict=True)
+    return ["%s %s: %s" % (what, path, fault) for fault in faults]
 
 
 def bin_dir_faults(bin_dirs: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether someone else could have put in place, or could exchange, what lies at a path. Standard library only."""
+"""Who else has to do with a path: could others exchange what lies there, can they reach it? Standard library only."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def fault_of_path(
     Returns:
         A sentence that names the part and says what to do, or None.
     """
+    return next(faults_of_path(path, owners, private_groups, is_made), None)
+
+
+def faults_of_path(path, owners=None, private_groups=False, is_made=False, strict=False):
+    """All that :func:`fault_of_path` would say, a sentence for each part of the path.
+
+    Args:
+        path: As there, and so ``owners``, ``private_groups`` and ``is_made``.
+        strict: Whether a missing part is a fault, too, and a folder that others can write is one with a sticky bit.
+    """
     owners = trusted_owners() if owners is None else owners
     todo = [(os.path.abspath(path), False)]
     seen = set()
@@ -43,22 +53,45 @@ def fault_of_path(
             continue
         seen.add((current, has_child))
         if len(seen) > _MOST_PARTS:
-            return "too many links on the way to %s" % path
+            yield "too many links on the way to %s" % path
+            return
         try:
             info = os.lstat(current)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
             info = None
+            if strict:
+                yield "%s: %s" % (current, error.strerror)
         if current != "/":
             todo.append((os.path.dirname(current), is_made or info is not None))
         if info is None:
             continue
-        fault = _fault_of_part(current, info, owners, private_groups, has_child)
+        fault = _fault_of_part(current, info, owners, private_groups, has_child and not strict)
         if fault:
-            return fault
+            yield fault
         if stat.S_ISLNK(info.st_mode):
             # normpath would take a/link/.. for a: the folder is resolved first
             folder = os.path.realpath(os.path.dirname(current))
             todo.append((os.path.normpath(os.path.join(folder, os.readlink(current))), has_child))
+
+
+def unreachable_part(path, last=stat.S_IXOTH):
+    """The first part of a path that other users can't pass, or None. Links are followed; a missing part is none.
+
+    Args:
+        path: Absolute path.
+        last: The bits of its mode that others need of a file at its end: to run it, by default.
+    """
+    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        parts = [way]
+        while parts[-1] != "/":
+            parts.append(os.path.dirname(parts[-1]))
+        for part in reversed(parts):
+            try:
+                mode = os.stat(part).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if not mode & stat.S_IXOTH if stat.S_ISDIR(mode) else mode & last != last:
+                return part
     return None
 
 

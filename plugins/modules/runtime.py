@@ -209,6 +209,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import runtime_install
 from ..module_utils.managed_file import ManagedFile
+from ..module_utils.trusted_path import unreachable_part
 
 
 def fail(module, faults):
@@ -282,7 +283,7 @@ def present(module, prefix, settings):
             faults.extend(settings.faults())
         fail(module, faults + [untrusted])  # what is below it is neither read nor run
     version = resolve_version(params, prefix, faults)
-    blocked = runtime_install.unreachable_part(prefix.path)
+    blocked = unreachable_part(prefix.path)
     if blocked:
         faults.append("other users can't reach %s, since they can't pass %s" % (prefix.path, blocked))
     fault = prefix.link_fault()

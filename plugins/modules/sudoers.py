@@ -219,6 +219,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import sudo_rules, sudoers, sudoers_reader, sudoers_rights
+from ..module_utils.atomic import write_whole
 from ..module_utils.commands import run
 
 PRIVILEGED_GROUPS = [
@@ -304,20 +305,13 @@ class Host:
 
 def place(path, text, mode=0o440, uid=0, gid=0):
     """Put the file in place, whole and with its final mode and owner, in one step."""
-    folder, name = os.path.split(path)
+
+    def prepare(temporary):
+        os.chown(temporary, uid, gid)
+        os.chmod(temporary, mode)
+
     # The dot keeps sudo from reading it before it is complete.
-    handle, temporary = tempfile.mkstemp(prefix=".%s." % name, dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            os.fchown(stream.fileno(), uid, gid)
-            os.fchmod(stream.fileno(), mode)
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, text.encode("utf-8", "surrogateescape"), prepare, prefix=".%s." % os.path.basename(path))
 
 
 def has_final_mode(path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .cluster.commands import Silence, Slurm, Submitted
 from .config.file import config_path, load_config_file
-from .driver.folders import check_work_dir
+from .driver.folders import check_work_dir, unreachable_part
 from .driver.prepare import PREFLIGHT_TIMEOUT_S, connect
 from .errors import FractalSlurmError
 from .refusals import no_cluster_advice
@@ -73,8 +74,8 @@ def _files(settings: Settings, config_file: str | None) -> Iterator[Finding]:
         f"{state}: can be written" if writable else f"{state}: can't be written: set state_dir in our settings",
     )
     worker = Path(settings.folder(), "node", "worker.py")
-    for path in (Path(settings.python()), worker):
-        hidden = _not_for_others(path)
+    for path, rights in ((Path(settings.python()), stat.S_IXOTH), (worker, stat.S_IROTH)):
+        hidden = unreachable_part(path, rights)
         yield Finding(
             "worker",
             hidden is None,
@@ -93,18 +94,6 @@ def _work_folder(folder: str, user: str) -> Finding:
     except FractalSlurmError as error:
         return Finding(check, False, str(error))
     return Finding(check, True, words or f"{folder}: nothing is known against it; each job looks again, on its node")
-
-
-def _not_for_others(path: Path) -> Path | None:
-    """The first part of a path that other users can't enter or read, if there is one."""
-    for part in reversed([path, *path.parents]):
-        try:
-            mode = part.stat().st_mode
-        except OSError:
-            return part
-        if not mode & (0o001 if part.is_dir() else 0o004):
-            return part
-    return None
 
 
 def _cluster(slurm: Slurm) -> Iterator[Finding]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ast
 import itertools
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules
+from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules, trusted_path
 from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runtime_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,6 +72,32 @@ def test_hosts_and_runtime_agree_on_every_short_name():
     signs = "aZ0_.@+\\-$ %#,!\n"
     names = ("".join(word) for length in range(4) for word in itertools.product(signs, repeat=length))
     assert [name for name in names if not agree_on_user(name)] == []
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody can pass, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)  # noqa: S103 - for others to pass
+        yield Path(name)
+
+
+def test_hosts_and_runtime_agree_on_what_others_can_reach(open_folder):
+    both = (trusted_path.unreachable_part, runtime_module("driver.folders").unreachable_part)
+    base = open_folder
+    (base / "closed").mkdir(mode=0o700)
+    for name, mode in (("run", 0o755), ("read", 0o744), ("closed/run", 0o755)):
+        (base / name).touch()
+        (base / name).chmod(mode)
+    (base / "in").symlink_to("closed/run")
+    (base / "closed" / "out").symlink_to("../run")
+    expected = {
+        "run": None, "read": "read", "closed/run": "closed", "in": "closed", "closed/out": "closed", "closed": "closed"
+    }  # fmt: skip
+    for name, part in expected.items():
+        found = {str(unreachable(str(base / name))) for unreachable in both}
+        assert found == {"None" if part is None else str(base / part)}, name
+    assert {unreachable(str(base / "read"), 0o004) for unreachable in both} == {None}
 
 
 def test_every_module_is_in_the_action_group():

@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import stat
+from pathlib import Path
 
 from ..errors import RunError
 from ..node.folders import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
@@ -84,3 +85,23 @@ def _own_group(account: pwd.struct_passwd, path: str) -> int | None:
             pass  # not there, closed, or on a file system without any
         path = os.path.dirname(path)
     return account.pw_gid
+
+
+def unreachable_part(path: str | Path, last: int = stat.S_IXOTH) -> Path | None:
+    """The first part of a path that other users can't pass, or that is not there; None if all can reach it.
+
+    The modules for hosts have the same in ``plugins/module_utils/trusted_path.py``.
+
+    Args:
+        path: Absolute path. Links are followed.
+        last: The bits of its mode that others need of a file at its end: to run it, by default.
+    """
+    for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        for part in reversed([Path(way), *Path(way).parents]):
+            try:
+                mode = part.stat().st_mode
+            except OSError:
+                return part
+            if not mode & stat.S_IXOTH if stat.S_ISDIR(mode) else mode & last != last:
+                return part
+    return None

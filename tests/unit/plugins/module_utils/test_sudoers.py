@@ -333,7 +333,7 @@ class TestPathFaults:
 
     def test_refuses_a_file_that_others_can_write(self, tree):
         (tree / "sbatch").chmod(0o757)
-        assert "can be written by others than root (mode 0757)" in self.found(tree / "sbatch", tree)[0]
+        assert "can be written by others (mode 0757)" in self.found(tree / "sbatch", tree)[0]
 
     def test_refuses_a_folder_that_a_group_can_write(self, tree):
         tree.chmod(0o775)

@@ -6,7 +6,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from ansible_collections.fractal.slurm.plugins.module_utils.trusted_path import fault_of_path, fault_of_tree
+from ansible_collections.fractal.slurm.plugins.module_utils.trusted_path import (
+    fault_of_path,
+    fault_of_tree,
+    faults_of_path,
+)
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")
 
@@ -91,3 +95,17 @@ class TestTree:
     def test_holds_files_folders_and_links_alone(self, folder):
         os.mkfifo(folder / "a" / "pipe")
         assert "neither a file" in fault_of_tree(str(folder))
+
+
+class TestFaultsOfPath:
+    def test_names_every_part_and_takes_no_sticky_bit_where_it_is_strict(self, folder):
+        (folder / "a").chmod(0o1777)
+        (folder / "a" / "b").chmod(0o775)
+        found = list(faults_of_path(str(folder / "a" / "b" / "gone"), strict=True))
+        assert [fault for fault in found if str(folder) in fault] == [
+            f"{folder}/a/b/gone: No such file or directory",
+            f"{folder}/a/b can be written by others (mode 0775): see what is in it, then run chmod go-w {folder}/a/b, "
+            "or use another place",
+            f"{folder}/a can be written by others (mode 1777): see what is in it, then run chmod go-w {folder}/a, or "
+            "use another place",
+        ]
