@@ -28,6 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
@@ -263,37 +266,36 @@ class Screen:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.live = stream.isatty()
-        self.unicode = "utf" in (stream.encoding or "").lower()
-        self.drawn = 0
         self.last: dict[str, tuple[int, bool]] = {}
+        self.progress: Progress | None = None
+        self.bars: dict[str, TaskID] = {}
 
-    def draw_bar(self, share: float) -> str:
-        """Draw how much of something is done."""
-        full, empty = "█░" if self.unicode else "#-"
-        done = round(BAR_WIDTH * share)
-        return full * done + empty * (BAR_WIDTH - done)
+    def __enter__(self) -> Screen:
+        if self.live:
+            counts = "{task.completed:>2} of {task.total} wells  {task.fields[seconds]:5.1f} s  {task.fields[end]}"
+            name, words = (TextColumn(text, markup=False) for text in ("  {task.description}", counts))
+            self.progress = Progress(name, BarColumn(BAR_WIDTH), words, console=Console(file=self.stream))
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
 
     def show(self, runs: Sequence[Running], start: float, elapsed: float) -> None:
         """Show how far each run is."""
-        width = max(len(run.share.user) for run in runs)
-        lines = []
         for run in runs:
             user, total = run.share.user, len(run.share.wells)
             done, ended = measured_since(run.share, start), run.seconds is not None
-            if not self.live and self.last.get(user) == (done, ended):
-                continue
-            self.last[user] = (done, ended)
-            seconds = elapsed if run.seconds is None else run.seconds
-            lines.append(
-                f"  {user:<{width}}  {self.draw_bar(done / total)}  {done:>2} of {total} wells  {seconds:5.1f} s"
-                f"{'' if run.seconds is None else f'  {run.ending()}'}"
-            )
-        if self.live and self.drawn:
-            self.stream.write(f"\x1b[{self.drawn}A")
-        for line in lines:
-            self.stream.write(f"{line}\x1b[K\n" if self.live else f"{line}\n")
-        self.stream.flush()
-        self.drawn = len(lines)
+            seconds, end = (elapsed, "") if run.seconds is None else (run.seconds, run.ending())
+            if self.progress is not None:
+                if user not in self.bars:
+                    self.bars[user] = self.progress.add_task(user, total=total, seconds=0.0, end="")
+                self.progress.update(self.bars[user], completed=done, seconds=seconds, end=end)
+            elif self.last.get(user) != (done, ended):
+                self.last[user] = (done, ended)
+                self.stream.write(f"  {user}  {done} of {total} wells  {seconds:.1f} s{f'  {end}' if end else ''}\n")
+                self.stream.flush()
 
 
 def run_all(
@@ -306,23 +308,23 @@ def run_all(
         argv = [arguments.command, "run", str(spec), "--user", share.user, "--json"]
         argv += ["--cache-dir", str(share.cache_dir), "--work-dir", str(share.work_dir)]
         runs.append(Running(share, start_as(service, argv, arguments)))
-    screen = Screen(sys.stdout)
-    interval = REFRESH_S if screen.live else PLAIN_REFRESH_S
     try:
-        while any(run.seconds is None for run in runs):
+        with Screen(sys.stdout) as screen:
+            interval = REFRESH_S if screen.live else PLAIN_REFRESH_S
+            while any(run.seconds is None for run in runs):
+                screen.show(runs, start, time.monotonic() - clock)
+                deadline = time.monotonic() + interval
+                while time.monotonic() < deadline and any(run.seconds is None for run in runs):
+                    time.sleep(0.05)
+            for run in runs:
+                run.wait()
             screen.show(runs, start, time.monotonic() - clock)
-            deadline = time.monotonic() + interval
-            while time.monotonic() < deadline and any(run.seconds is None for run in runs):
-                time.sleep(0.05)
     except KeyboardInterrupt:
         # The terminal has sent the signal to the runs as well; they cancel their jobs before they end.
         print("\nInterrupted: waiting until the jobs are cancelled. Again to leave at once.", file=sys.stderr)
         for run in runs:
             run.wait()
         raise
-    for run in runs:
-        run.wait()
-    screen.show(runs, start, time.monotonic() - clock)
     return runs
 
 

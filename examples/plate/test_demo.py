@@ -75,6 +75,23 @@ class TestScreen:
         assert "1 of 2 wells" in stream.getvalue()
         assert "\x1b" not in stream.getvalue()
 
+    def test_redraws_a_bar_for_each_run_on_a_terminal(self, share: demo.Share, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "80")
+        stream = Terminal()
+        running = finished(share, "")
+        with demo.Screen(stream) as screen:
+            for _time in range(3):
+                screen.show([running], time.time() - 60, 1.0)
+        text = stream.getvalue()
+        assert f"  {share.user} " in text
+        assert "1 of 2 wells" in text
+        assert "\x1b" in text
+
     def test_does_not_count_the_pictures_of_an_earlier_run(self, share: demo.Share) -> None:
         assert demo.measured_since(share, time.time() + 60) == 0
         assert demo.measured_since(share, time.time() - 60) == 1
