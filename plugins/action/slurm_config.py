@@ -9,7 +9,7 @@ from typing import Any
 from ..plugin_utils.arguments import convert
 from ..plugin_utils.config_action import ConfigActionBase
 
-_HERE_ONLY = ("src", "template", "against_cluster", "users", "bin_dirs")
+_HERE_ONLY = ("src", "template", "job_hook", "against_cluster", "users", "bin_dirs")
 _SPEC: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "default": "present"},
     "against_cluster": {"type": "raw", "default": False},

@@ -15,7 +15,7 @@ class ActionModule(ConfigActionBase):
     TRANSFERS_FILES = False
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("content", "src", "template"))
+    _VALID_ARGS = frozenset(("content", "src", "template", "job_hook"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Validate the configuration of one host."""

@@ -9,6 +9,9 @@ from typing import Any
 from ..plugin_utils import jobs_runner, role_variables
 from ..plugin_utils.config_action import ConfigActionBase
 
+# Where the role puts the hook, whichever folder is the runtime's: it is the form that is looked at.
+_HOOK = "/opt/fractal-slurm/current/share/fractal-slurm/node/fractal-job.sh"
+
 
 class ActionModule(ConfigActionBase):
     """Needs no connection and no rights on any host."""
@@ -46,6 +49,8 @@ class ActionModule(ConfigActionBase):
                     continue  # it could not be rendered: said already
                 try:
                     source = {kind: values.get(name) for kind, name in names.items()}
+                    if values.get("fractal_slurm_config_job_hook"):
+                        source["job_hook"] = values.get("fractal_slurm_config_job_hook_path") or _HOOK
                     checked = self.load_config(variables, source)
                     warnings += checked.warnings
                     if values.get("fractal_slurm_config_resource"):

@@ -248,6 +248,7 @@ def main():
         "content": {"type": "raw"},
         "src": {"type": "str"},
         "template": {"type": "str"},
+        "job_hook": {"type": "str"},
         "against_cluster": {"type": "str", "default": "false"},
         "users": {"type": "list", "elements": "str", "default": []},
         "bin_dirs": {"type": "list", "elements": "str", "default": []},

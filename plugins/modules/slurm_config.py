@@ -151,6 +151,7 @@ def main():
             "content": {"type": "raw"},
             "src": {"type": "str"},
             "template": {"type": "str"},
+            "job_hook": {"type": "str"},
             "mode": {"type": "raw", "default": "0644"},
             "backup": {"type": "bool", "default": False},
             "manage_directory": {"type": "bool", "default": False},

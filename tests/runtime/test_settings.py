@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import time
+from pathlib import Path
 
 import pytest
 from fractal_slurm.errors import SettingsError
@@ -98,6 +99,19 @@ class TestLoadSettings:
             (message,) = messages
             assert message.startswith(f"{variable}: found ")
             assert "\n" not in message
+
+
+class TestHook:
+    def test_lies_below_the_link_to_the_version_that_is_in_use(self, tmp_path):
+        for version in ("1.0.0", "2.0.0"):
+            (tmp_path / version / "share/fractal-slurm/node").mkdir(parents=True)
+        (tmp_path / "current").symlink_to("2.0.0")
+        found = [Settings(worker_folder=f"{tmp_path}/{name}/share/fractal-slurm").hook() for name in ("1.0.0", "2.0.0")]
+        below = "share/fractal-slurm/node/fractal-job.sh"
+        assert found == [f"{tmp_path}/1.0.0/{below}", f"{tmp_path}/current/{below}"]
+
+    def test_is_there_in_a_checkout(self):
+        assert Path(Settings().hook()).is_file()
 
 
 class TestCheckSettings:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .config.documents import read_text
 from .config.faults import faults_of, found, plain
 from .errors import FractalSlurmError, SettingsError
+from .node.protocol import HOOK
 
 SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
 PREFIX = "FRACTAL_SLURM_"
@@ -155,6 +156,18 @@ class Settings(BaseModel):
     def folder(self) -> str:
         """The folder that has node/worker.py on the nodes. Its name is the same whichever Python a node has."""
         return self.worker_folder or _own_worker_folder()
+
+    def hook(self) -> str:
+        """The file that a line of ``extra_lines`` reads in fractal-server's own jobs; see docs/hook.md.
+
+        By the link to the version that is in use, so that it stays the same after an upgrade.
+        """
+        folder = self.folder()
+        version, below = os.path.dirname(os.path.dirname(folder)), os.path.join("share", "fractal-slurm")
+        current = os.path.join(os.path.dirname(version), "current")
+        if folder == os.path.join(version, below) and os.path.realpath(current) == os.path.realpath(version):
+            folder = os.path.join(current, below)
+        return f"{folder}/node{HOOK}"
 
 
 def _own_worker_folder() -> str:

@@ -232,6 +232,14 @@ class TestRender:
             (str(index), str(attempt), args) for index, attempt, args in lines
         ]
 
+    @pytest.mark.parametrize(
+        "line", [". /opt/x/fractal-job.sh", "[ ! -r /opt/x/fractal-job.sh ] || . /opt/x/fractal-job.sh"]
+    )
+    def test_does_without_the_hook_for_other_jobs(self, line):
+        text = script_of(slurm_config({"extra_lines": [line, "module load cuda"]}))
+        assert "module load cuda" in text
+        assert "fractal-job.sh" not in text
+
     def test_tells_the_worker_what_it_needs(self):
         config = slurm_config({"time": "30", "cpus_per_task": 2, "mem": "1G"})
         header, words, _lines = read_work(script_of(config).encode())

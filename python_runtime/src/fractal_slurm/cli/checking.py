@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command that looks at this host."""
+"""Commands that look at this host."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def doctor(users: tuple[str, ...], work_dirs: tuple[str, ...], config_path: str 
             [(f.check, "ok" if f.ok else "FAIL", f.words) for f in findings],
         )
     sys.exit(0 if all(finding.ok for finding in findings) else ClusterError.exit_code)
+
+
+@click.command()
+@guarded
+def hook_path() -> None:
+    """Print the path of the job hook for fractal-server.
+
+    The line ". PATH" in extra_lines makes fractal-server's own jobs run their tasks without an srun a task.
+    """
+    from ..settings import load_settings
+
+    click.echo(load_settings().hook())

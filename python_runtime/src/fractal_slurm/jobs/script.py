@@ -22,7 +22,7 @@ from ..config.resolve import SlurmConfig
 from ..config.types import check_export_name, check_export_path
 from ..config.walltime import format_walltime
 from ..errors import FractalSlurmError, SpecError
-from ..node.protocol import CLAIM, MAGIC, NO_FILES_EXIT, OUTPUT, PRELOAD_EXIT, STOP, UNSAFE_EXIT
+from ..node.protocol import CLAIM, HOOK, MAGIC, NO_FILES_EXIT, OUTPUT, PRELOAD_EXIT, STOP, UNSAFE_EXIT
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -249,7 +249,8 @@ def render(
     """
     checked = [check_extra_line(line) for line in config.extra_lines]
     directives = [line for line in checked if line.startswith(SBATCH_PREFIX)]
-    lines = [line for line in checked if not line.startswith(SBATCH_PREFIX)]
+    # The hook is for fractal-server's own scripts: this one has its worker.
+    lines = [line for line in checked if not line.startswith(SBATCH_PREFIX) and not line.strip().endswith(HOOK)]
     worker = " ".join(
         (
             '/bin/sh -c "$1" sh',

@@ -124,6 +124,20 @@ def oom_kills() -> int:
     return 0
 
 
+class OomKills:
+    """The processes of this job that the kernel ended for lack of memory: of each, one task is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def is_one_more(self) -> bool:
+        """Whether there is one that no task was told of. Then one is, from here on."""
+        if oom_kills() <= self.told:
+            return False
+        self.told += 1
+        return True
+
+
 def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list[str]:
     """The files in which the kernel counts the processes that it ended for lack of memory, by cgroups(7).
 

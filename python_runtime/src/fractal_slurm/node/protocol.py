@@ -15,6 +15,8 @@ MAGIC = b"#FRACTAL-SLURM-DATA 1"
 CLAIM_PREFIX = ".job-"
 # Names in a run's folder: the token of a submission, and then one of these.
 CLAIM, STOP, OUTPUT = ".claim", ".claim.stop", ".slurm.out"
+# The hook's file, as a line of extra_lines ends that reads it.
+HOOK = "/fractal-job.sh"
 # A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
 BEAT_S = 30.0
 # Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.

@@ -27,7 +27,7 @@ import time
 
 from .folders import Unsafe, private, remove
 from .job_folder import Fenced, JobFolder
-from .limits import MemoryWatch, job_end, oom_kills
+from .limits import MemoryWatch, OomKills, job_end
 from .loop import PASSING, RETRY_S, Job, Loop, Slot, judge
 from .placement import is_number, slot_environment, slots_of_node, split_cpus
 from .processes import WAITED, prepare_process
@@ -91,7 +91,7 @@ class Worker(Job):
         self.began = time.monotonic()
         self.deadline = job_end(float(header["job_limit_s"]), before_s)
         self.grace_s = max(0.5, min(float(header["kill_wait_s"]) - 1.0, 10.0))
-        self.oom_kills = 0  # those that a task was told of
+        self.oom_kills = OomKills()
         self.scratch = ""
         self.printed = ""  # the last of what the script printed before the worker
         self.said: str | None = None
@@ -333,12 +333,7 @@ class Worker(Job):
 
     def starved(self, slot: Slot) -> bool:
         """Whether the kernel ended a process for lack of memory, that no task was told of yet."""
-        if self.in_steps:
-            return slot.starved
-        if oom_kills() <= self.oom_kills:
-            return False
-        self.oom_kills += 1
-        return True
+        return slot.starved if self.in_steps else self.oom_kills.is_one_more()
 
     # -- between tasks -----------------------------------------------------------------------------------
 

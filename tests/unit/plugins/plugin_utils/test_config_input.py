@@ -41,6 +41,44 @@ class TestParseText:
             config_input.parse_text("!!python/object/apply:os.system [id]", "x.yml")
 
 
+class TestWithHook:
+    HOOK = "/opt/fractal-slurm/current/share/fractal-slurm/node/fractal-job.sh"
+    LINE = f"[ ! -r {HOOK} ] || . {HOOK}"
+
+    def test_puts_its_line_first(self):
+        config = {"default_slurm_config": {"extra_lines": ["module load x"]}, "gpu_slurm_config": {"gres": "gpu:1"}}
+        changed = config_input.with_hook(config, self.HOOK)
+        assert changed["default_slurm_config"]["extra_lines"] == [self.LINE, "module load x"]
+        assert changed["gpu_slurm_config"] == {"gres": "gpu:1"}
+        assert config["default_slurm_config"]["extra_lines"] == ["module load x"]
+
+    def test_puts_it_where_lines_of_the_gpu_section_take_the_place_of_the_others(self):
+        config = {"default_slurm_config": {}, "gpu_slurm_config": {"extra_lines": []}}
+        changed = config_input.with_hook(config, self.HOOK)
+        assert [section["extra_lines"] for section in changed.values()] == [[self.LINE]] * 2
+
+    def test_puts_it_once(self):
+        config = {"default_slurm_config": {"extra_lines": ["a", self.LINE, f". {self.HOOK}"]}}
+        changed = config_input.with_hook(config, self.HOOK)
+        assert changed["default_slurm_config"]["extra_lines"] == [self.LINE, "a"]
+        assert config_input.with_hook(changed, self.HOOK) == changed
+
+    def test_leaves_alone_what_has_none(self):
+        config = {"default_slurm_config": {"extra_lines": [f". {self.HOOK}"]}}
+        assert config_input.with_hook(config, "") is config
+
+    @pytest.mark.parametrize(
+        "config", [None, [], {"default_slurm_config": 5}, {"default_slurm_config": {"extra_lines": 5}}]
+    )
+    def test_leaves_faults_to_the_model(self, config):
+        assert config_input.with_hook(config, self.HOOK) == config
+
+    @pytest.mark.parametrize("path", ["fractal-job.sh", "/a b/fractal-job.sh", "/a;b", "/a\nb"])
+    def test_refuses_a_path_that_a_shell_would_read_otherwise(self, path):
+        with pytest.raises(ValueError, match="fractal_slurm_config_job_hook_path"):
+            config_input.with_hook({}, path)
+
+
 class TestCheck:
     def test_gives_the_models_own_dump(self):
         checked = config_input.check(CONFIG, "test")

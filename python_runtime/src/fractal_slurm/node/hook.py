@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The hook: runs the tasks of fractal-server's own job script in the slots of its job, by the loop of the worker.
+
+``fractal-job.sh`` beside this file asks :func:`check` whether the script is known, and then gives its shell's place to
+:func:`main`. What fractal-server's ``remote`` program does for each task is done here, without a Python and an srun a
+task: the command with its log file, and the output file as it reads it. A task whose input file is not as it is known
+is run by that program itself. What the script would do after its tasks is done by a shell in this process's place.
+
+On several nodes a step of srun runs :func:`main` on each of them; they share the tasks by marks in a folder beside the
+output files. Should anything fail before a task has begun, the script's own lines run as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+
+from . import processes
+from .folders import remove
+from .limits import OomKills, job_end
+from .loop import PASSING, Job, Loop, Slot
+from .placement import is_number, slot_environment, slots_of_node, split_cpus
+from .processes import WAITED, prepare_process, signal_group, spawn
+from .protocol import MAGIC
+from .server_script import CACHE_KEY, Script, Unknown, plain_words, read_input, read_script, read_task, split_command
+from .starts import Starts
+from .task_queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# How long tasks have to end when SLURM ends the job: it kills all after its KillWait, 30 s by default.
+GRACE_S = 10.0
+# A job that is ended so much before its time limit, or later, is ended for that.
+LIMIT_S = 1.0
+# Of a longer log, fractal-server keeps the length alone.
+MAX_STDERR = 100_000
+ERROR = "fractal_server.runner.exceptions.TaskExecutionError"
+
+
+def check(path: str) -> int:
+    """Whether a script, and the input of its first task, are known. Says why not, in the output of the job.
+
+    Returns:
+        0, or 1 if the script is to run as it is.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        if b"\n" + MAGIC in data:
+            return 1  # a job of our own engine, which has the same configuration
+        read_known_input(read_script(data).tasks[0].decode())
+    except Unknown as reason:
+        print(f"fractal-slurm: this job runs as fractal-server wrote it: {reason}", flush=True)
+        return 1
+    return 0
+
+
+def read_known_input(line: str) -> dict[str, Any]:
+    """The input of a task.
+
+    Raises:
+        Unknown: It can't be read, or is not as it is known.
+    """
+    try:
+        with open(read_task(line)[2], encoding="utf-8") as file:
+            return read_input(json.load(file))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unknown(f"a task's input file can't be read: {error}") from None
+
+
+class ServerStarts(Starts):
+    """Tasks in new processes. What runs by fractal-server's own program prints where the job prints."""
+
+    def __init__(self, pins: bool) -> None:
+        super().__init__(pins)
+        self.error_fd = os.dup(2)
+
+    def new_process(self, loop: Loop, slot: Slot, words: list[str]) -> int:
+        if slot.log_fd >= 0:
+            return super().new_process(loop, slot, words)
+        return spawn(words, slot.env, self.null_fd, 1, ((self.error_fd, 2),))
+
+
+class ServerJob(Job):
+    """The tasks of a script of fractal-server.
+
+    Args:
+        script: The script.
+        tasks_per_node: SLURM_TASKS_PER_NODE.
+        marks: On several nodes, the folder in which they mark what they took.
+        before_s: Seconds that went by in the job before the step that this process is in.
+    """
+
+    def __init__(self, script: Script, tasks_per_node: str, marks: str, before_s: float) -> None:
+        node = int(os.environ.get("SLURM_NODEID") or 0)
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        self.cpus_per_task = int(cpus) if is_number(cpus) else 1
+        all_slots, slot_count = slots_of_node(tasks_per_node, node)
+        self.limit = job_end(script.time_s, before_s)
+        self.oom_kills = OomKills()
+        self.unwritten: list[tuple[str, bytes]] = []
+        self.said: str | None = None
+        self.document: dict[int, dict[str, Any]] = {}  # by slot: the input of its task, if that is known
+        self.outputs: dict[int, str] = {}  # by slot: the output file of its task
+        queue = Queue(script.tasks, len(all_slots), sum(all_slots), node)
+        queue.marks = marks
+        cpu_sets = split_cpus(slot_count, self.cpus_per_task)
+        slots = [
+            Slot(
+                number,
+                slot_environment(number, slot_count, self.cpus_per_task),
+                cpu_sets[number] if cpu_sets else None,
+            )
+            for number in reversed(range(slot_count))
+        ]
+        # Tasks begin for as long as SLURM lets the job go on, as they do without the hook.
+        self.loop = Loop(self, queue, ServerStarts(cpu_sets is not None), slots, None, 0.0, GRACE_S)
+
+    def begin(self, slot: Slot) -> list[str]:
+        line = slot.line.decode()
+        self.outputs[slot.number] = read_task(line)[3]
+        slot.env.pop("FRACTAL_CACHE_DIR", None)
+        if "FRACTAL_CACHE_DIR" in os.environ:
+            slot.env["FRACTAL_CACHE_DIR"] = os.environ["FRACTAL_CACHE_DIR"]
+        try:
+            document = read_known_input(line)
+            words = split_command(document["full_command"])
+            if not is_program(words[0]):
+                raise Unknown("its command is not there, which fractal-server says in its own words")
+        except Unknown:
+            self.document.pop(slot.number, None)
+            return plain_words(line)
+        if CACHE_KEY in document:
+            slot.env["FRACTAL_CACHE_DIR"] = document[CACHE_KEY]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            slot.log_fd = os.open(document["log_file_remote"], flags, 0o666)
+        except OSError as error:
+            if error.errno in PASSING:
+                raise
+            self.document.pop(slot.number, None)
+            return plain_words(line)
+        self.document[slot.number] = document
+        return words
+
+    def undo(self, slot: Slot) -> None:
+        self.close_log(slot)
+
+    def close_log(self, slot: Slot) -> None:
+        """Close the log of the task in a slot."""
+        if slot.log_fd >= 0:
+            os.close(slot.log_fd)
+            slot.log_fd = -1
+
+    def finish(
+        self, slot: Slot, status: int | None, usage: tuple[float, float] | None, verdict: tuple[str, str] | None
+    ) -> bool:
+        """Write the output file of a task that ended; see :meth:`.loop.Job.finish`."""
+        self.close_log(slot)
+        document = self.document.pop(slot.number, None)
+        output = self.outputs[slot.number]
+        words = None
+        if verdict is not None and verdict[0] == "cut":
+            # Of a task that a cancelled job cuts short, fractal-server finds no output: it knows that it cancelled it.
+            words = self.cut_words() if self.is_at_limit() else None
+        elif status:
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            starved = self.oom_kills.is_one_more()
+            if document is not None:
+                words = f"Task failed with returncode={code}.\nSTDERR: {stderr_of(document['log_file_remote'])}"
+            elif starved:
+                words = f"Task failed with returncode={code}."
+            if starved:
+                words = f"{words}\nThe kernel ended a process of this job for lack of memory: ask for more (mem)."
+        elif status is None:
+            words = verdict[1] if verdict is not None else "it could not be started"
+        elif document is not None:
+            self.keep(output, outcome_of(document["metadiff_file_remote"]))
+            return True
+        if words is not None:
+            self.keep(output, failure(words))
+        return True
+
+    def is_at_limit(self) -> bool:
+        """Whether the job is ended for its time limit: SLURM does that never sooner, and up to a minute later."""
+        return self.limit is not None and time.monotonic() >= self.limit - LIMIT_S
+
+    def cut_words(self) -> str:
+        """What a task is told that the time limit of its job cut short."""
+        return "The job was over its time limit (time), which is for all of its tasks together."
+
+    def keep(self, path: str, result: list[Any]) -> None:
+        """Write an output file, as fractal-server's own program does; later where there is no room."""
+        self.unwritten.append((path, json.dumps(result, indent=2).encode()))
+        self.write()
+
+    def write(self) -> None:
+        """Write the output files that are still to be written."""
+        while self.unwritten:
+            path, data = self.unwritten[0]
+            try:
+                fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+                try:
+                    while data:
+                        data = data[os.write(fd, data) :]
+                finally:
+                    os.close(fd)
+                os.rename(f"{path}.new", path)
+            except OSError as error:
+                if error.errno in PASSING:
+                    self.complain(f"{path} can't be written: {error.strerror}; waiting for room")
+                    return
+                self.complain(f"{path} can't be written: {error.strerror}")
+            del self.unwritten[0]
+
+    def is_blocked(self) -> bool:
+        return bool(self.unwritten)
+
+    def look(self, now: float) -> str | None:
+        self.write()
+        return None
+
+    def complain(self, text: str) -> None:
+        if text != self.said:
+            self.said = text
+            try:
+                os.write(2, f"fractal-slurm: {text}\n".encode("utf-8", "surrogateescape"))
+            except OSError:
+                pass
+
+    def run(self) -> bool:
+        """Run all tasks. Returns whether it came to the end of them."""
+        self.loop.run()
+        give_up = time.monotonic() + GRACE_S
+        while self.unwritten and (time.monotonic() < give_up or not self.loop.ending):
+            info = signal.sigtimedwait(WAITED, 1.0)
+            if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
+                self.loop.ending = True
+            self.write()
+        if self.loop.ending and self.is_at_limit():
+            while True:
+                line = self.loop.queue.take()
+                if line is None:
+                    break
+                self.keep(read_task(line.decode())[3], failure(f"It did not begin. {self.cut_words()}"))
+        return not self.loop.ending
+
+
+def failure(words: str) -> list[Any]:
+    """The result of a task that failed, as fractal-server reads it."""
+    return [False, {"exc_type_name": "TaskExecutionError", "traceback_string": f"{ERROR}: {words}\n"}]
+
+
+def is_program(word: str) -> bool:
+    """Whether a command is there and may be executed."""
+    places = [word] if "/" in word else [f"{folder}/{word}" for folder in os.get_exec_path()]
+    return any(os.path.isfile(place) and os.access(place, os.X_OK) for place in places)
+
+
+def outcome_of(path: str) -> list[Any]:
+    """The result of a task that did well: what it wrote for the server, if it wrote something."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [True, json.load(file)]
+    except FileNotFoundError:
+        return [True, None]
+    except (OSError, ValueError, RecursionError) as error:
+        name = type(error).__name__
+        return [False, {"exc_type_name": name, "traceback_string": f"{name}: {path}: {error}\n"}]
+
+
+def stderr_of(path: str) -> str:
+    """What a task printed, as fractal-server shows it: of more than so many characters the length alone."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_STDERR + 1)
+            length = len(text)
+            while length > MAX_STDERR:
+                more = len(file.read(1 << 20))
+                if not more:
+                    break
+                length += more
+    except OSError as error:
+        return f"(its log can't be read: {error.strerror})"
+    if length > MAX_STDERR:
+        return (
+            f"Cannot display stderr of length {length}. You can find the "
+            "detailed logs by downloading the job-log folder."
+        )
+    return text
+
+
+def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
+    """Run a script's tasks on several nodes, by one step of srun.
+
+    Returns:
+        Whether it came to the end of them; None if none has begun.
+
+    Raises:
+        OSError: It could not begin.
+    """
+    output = read_task(script.tasks[0].decode())[3]
+    job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    marks = f"{os.path.dirname(output)}/.fractal-slurm-{job}-{restart}-{os.urandom(4).hex()}"
+    nodes = os.environ["SLURM_JOB_NUM_NODES"]
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = "import sys; sys.path.append(sys.argv[1]); from node import hook\nsys.exit(hook.main(sys.argv[2:]))"
+    umask = os.umask(0o077)
+    os.umask(umask)
+    # srun overwrites SLURM_TASKS_PER_NODE. It hands on the umask that sbatch had, or else its own.
+    environment = {**os.environ, "SLURM_UMASK": f"{umask:04o}"}
+    # What sbatch --export=NONE leaves behind would give the step no PATH.
+    environment.pop("SLURM_EXPORT_ENV", None)
+    words = [
+        "srun", "--quiet", "--export=ALL", "--input=all", f"--nodes={nodes}", f"--ntasks={nodes}",
+        "--ntasks-per-node=1", "--mem=0", "--overlap", *unbound(), "--kill-on-bad-exit=0", "--wait=0",
+        sys.executable, "-I", "-S", "-c", code, folder, "-", tasks_per_node, marks, f"{script_age_s():.0f}",
+    ]  # fmt: skip
+    os.mkdir(marks, 0o700)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        pid = spawn(words, environment, fd, 1, ((os.dup(2), 2),))
+        os.close(fd)
+        ending, kill_at = False, 0.0
+        while True:
+            info = signal.sigtimedwait(WAITED, 1.0)
+            if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT) and not ending:
+                ending, kill_at = True, time.monotonic() + GRACE_S + 5.0
+                signal_group(pid, signal.SIGTERM)
+            if ending and time.monotonic() > kill_at:
+                signal_group(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return None if status and not ending and not os.listdir(marks) else not ending
+    finally:
+        for name in os.listdir(marks):
+            remove(f"{marks}/{name}")
+        os.rmdir(marks)
+
+
+def unbound() -> list[str]:
+    """The option by which a step may use all CPUs of its job.
+
+    Without TaskPlugin=task/affinity none is bound, and srun says on the error output that it can't do that:
+    fractal-server would take it for a fault.
+    """
+    import subprocess
+
+    try:
+        words = ["scontrol", "show", "config"]
+        said = subprocess.run(words, capture_output=True, timeout=20, check=True, stdin=subprocess.DEVNULL).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ["--cpu-bind=none"]
+    lines = [line for line in said.splitlines() if line.split(b"=")[0].strip() == b"TaskPlugin"]
+    return [] if lines and b"affinity" not in lines[0] else ["--cpu-bind=none"]
+
+
+def script_age_s() -> float:
+    """Seconds since the script began, whose process this is."""
+    from .limits import process_age_s
+
+    return process_age_s()
+
+
+def become_shell(text: bytes) -> NoReturn:
+    """Give this process's place to a shell that runs some text, as it was when the script began."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, processes.inherited_mask)
+    os.execv("/bin/sh", ("sh", "-c", text))  # noqa: S606 - it is one
+
+
+def die() -> NoReturn:
+    """End as the script would that SLURM ends: by SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITED)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1.0)
+    os._exit(128 + signal.SIGTERM)
+
+
+def wait_for_others() -> bool:
+    """Wait for what the script started, as its own ``wait`` would. Returns False if the job is ended meanwhile."""
+    while True:
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                info = signal.sigtimedwait(WAITED, 1.0)
+                if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
+                    return False
+        except ChildProcessError:
+            return True
+
+
+def main(argv: list[str]) -> int:
+    """Entry point: ``hook SCRIPT TASKS_PER_NODE``, or in a step ``hook - TASKS_PER_NODE MARKS SECONDS``.
+
+    Then the script comes on standard input, and ``SECONDS`` is how long the job ran before the step.
+    """
+    prepare_process()
+    path, tasks_per_node, *more = argv
+    if path == "-":
+        script = read_script(sys.stdin.buffer.read())
+        marks, seconds = more
+        job = ServerJob(script, tasks_per_node, marks, float(seconds))
+        job.run()
+        return 0
+    with open(path, "rb") as file:
+        data = file.read()
+    script = read_script(data)
+    try:
+        nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+        slots = sum(slots_of_node(tasks_per_node, 0)[0])
+        print(
+            f"fractal-slurm: {len(script.tasks)} tasks in {slots} slots on {nodes} nodes, without an srun a task",
+            flush=True,
+        )
+        whole: bool | None = None
+        if nodes == "1":
+            job = ServerJob(script, tasks_per_node, "", 0.0)
+        else:
+            whole = run_on_nodes(path, script, tasks_per_node)
+            if whole is None:
+                raise OSError("srun could not start its step")
+    except Exception as error:
+        print(f"fractal-slurm: this job runs as fractal-server wrote it: {error}", flush=True)
+        become_shell(script.plain)
+    if nodes == "1":
+        whole = job.run()
+    if not whole or not wait_for_others():
+        die()
+    become_shell(script.plain[script.plain.index(b"\nwait\n") + 6 :])
