@@ -529,7 +529,7 @@ def _build(build, folder, python, archive):
         The manifest: file name to name, version and sha256.
     """
     with tempfile.TemporaryDirectory(prefix="fractal-slurm-") as work:
-        wheels = _unpack(archive, work)
+        wheels = unpack(archive, work)
         requirements = os.path.join(work, "requirements.txt")
         with open(requirements, "w", encoding="utf-8") as stream:
             for name in sorted(wheels):
@@ -555,7 +555,7 @@ def _build(build, folder, python, archive):
         + [os.path.join(build, name) for name in ("lib", "share") if os.path.isdir(os.path.join(build, name))],
         "the modules can't be compiled",
     )
-    _open_to_all(build)
+    open_to_all(build)
     return wheels
 
 
@@ -625,7 +625,7 @@ def _make_folders(path):
         os.chmod(path, 0o755)  # noqa: S103 - for all to use, whatever the umask
 
 
-def _open_to_all(folder):
+def open_to_all(folder):
     """Make everything readable by all, and runnable what its owner can run."""
     for parent, _folders, files in os.walk(folder):
         os.chmod(parent, 0o755)  # noqa: S103 - for all to use
@@ -635,13 +635,18 @@ def _open_to_all(folder):
                 os.chmod(path, 0o755 if os.stat(path).st_mode & stat.S_IXUSR else 0o644)
 
 
-def _unpack(archive, work):
+def unpack(archive, work):
     """Unpack the wheels and check each against the manifest.
+
+    Args:
+        archive: Path of the archive, or an open file.
+        work: An empty folder.
 
     Returns:
         The manifest: file name to name, version and sha256.
     """
-    with tarfile.open(archive) as tar:
+    opened = tarfile.open(archive) if isinstance(archive, str) else tarfile.open(fileobj=archive)
+    with opened as tar:
         for member in tar.getmembers():
             if not member.isfile() or os.path.basename(member.name) != member.name:
                 raise InstallError("the archive of wheels holds %r, which does not belong there" % member.name)

@@ -86,23 +86,14 @@ faults:
 
 import os
 import re
-import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.commands import run
+from ..module_utils import systemd
 from ..module_utils.managed_file import ManagedFile
 
-UNIT_FOLDER = "/etc/systemd/system"
 _VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
 _LINE = re.compile(r"^\s*(export\s+)?%s=" % _VARIABLE)
-_UNIT = re.compile(r"[A-Za-z0-9:_\\][A-Za-z0-9:_.\\-]*(@[A-Za-z0-9:_.\\-]*)?")
-_RESTART_S = 300
-
-
-def unit_name(name):
-    """The unit's whole name, as systemctl completes it."""
-    return name if re.search(r"\.[a-z]+$", name) else name + ".service"
 
 
 def with_line(text, config_path):
@@ -122,47 +113,8 @@ def with_line(text, config_path):
 
 
 def drop_in(config_path):
-    """The text of the drop-in. systemd reads % as a specifier."""
-    value = re.sub(r'(["\\])', r"\\\1", "%s=%s" % (_VARIABLE, config_path)).replace("%", "%%")
-    return '# Managed by Ansible (role fractal.slurm.slurm_config).\n[Service]\nEnvironment="%s"\n' % value
-
-
-def unit_state(unit):
-    """What systemd says of a unit: a dictionary, or a sentence that says why it says nothing."""
-    names = "LoadState,ActiveState,ActiveEnterTimestampMonotonic"
-    answer = run(["systemctl", "show", "--property", names, unit], timeout=30)
-    found = dict(line.split("=", 1) for line in answer.out.splitlines() if "=" in line)
-    if answer.status != 0 or "LoadState" not in found:
-        return answer.err or "systemctl show gave no answer"
-    return found
-
-
-def unit_faults(variable, name, must_exist):
-    """Why a unit can't be used, one sentence each."""
-    if not _UNIT.fullmatch(name):
-        return ["%s: found %r; the name of a systemd unit is allowed" % (variable, name)]
-    unit = unit_name(name)
-    state = unit_state(unit)
-    if not isinstance(state, dict):
-        return ["%s: systemd on this host can't be asked for %s: %s" % (variable, unit, state)]
-    if not must_exist:
-        return []
-    if state["LoadState"] == "not-found":
-        return [
-            "%s: systemd knows no unit %s on this host: install the service first, or leave the variable out"
-            % (variable, unit)
-        ]
-    if state["LoadState"] == "masked":
-        return ["%s: the unit %s is masked on this host: run systemctl unmask %s" % (variable, unit, unit)]
-    return []
-
-
-def started_before(state, moment):
-    """Whether a unit runs, and has run since before a moment (seconds since 1970)."""
-    if state.get("ActiveState") != "active":
-        return False
-    since_boot = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
-    return time.time() - time.monotonic() + since_boot < moment
+    """The text of the drop-in."""
+    return systemd.drop_in_text("slurm_config", {_VARIABLE: config_path})
 
 
 class Service:
@@ -187,7 +139,7 @@ class Service:
         if self._unit:
             self._drop_in = ManagedFile(
                 module,
-                os.path.join(UNIT_FOLDER, unit_name(self._unit) + ".d", "fractal-slurm.conf"),
+                systemd.drop_in_path(self._unit, "fractal-slurm.conf"),
                 manage_directory=True,
                 variable="fractal_slurm_config_systemd_unit",
             )
@@ -203,9 +155,9 @@ class Service:
             found += self._environment.faults()
         if self._drop_in is not None:
             found += self._drop_in.faults()
-            found += unit_faults("fractal_slurm_config_systemd_unit", self._unit, must_exist=False)
+            found += systemd.unit_faults("fractal_slurm_config_systemd_unit", self._unit, must_exist=False)
         if self._restart_unit is not None:
-            found += unit_faults("fractal_slurm_config_restart_unit", self._restart_unit, must_exist=True)
+            found += systemd.unit_faults("fractal_slurm_config_restart_unit", self._restart_unit, must_exist=True)
             if os.geteuid() != 0:
                 found.append("fractal_slurm_config_restart_unit: root restarts services: run with become")
         return found
@@ -219,11 +171,11 @@ class Service:
             outcome = self._drop_in.write(drop_in(self._config_path)) if self._present else self._drop_in.remove()
             outcomes.append(outcome)
             if outcome["changed"] and not self._module.check_mode:
-                self._systemctl("daemon-reload")
+                systemd.act(self._module, "daemon-reload")
         changed = any(outcome["changed"] for outcome in outcomes)
         restarts = self._present and self._restart_unit is not None and self._is_due(changed)
         if restarts and not self._module.check_mode:
-            self._systemctl("restart", unit_name(self._restart_unit))
+            systemd.act(self._module, "restart", systemd.unit_name(self._restart_unit))
         return {
             "changed": changed or restarts,
             "differs": changed or restarts,
@@ -250,14 +202,8 @@ class Service:
             return True
         files = [self._config_path] + [file.path for file in (self._drop_in,) if file is not None]
         moments = [os.stat(path).st_mtime for path in files if os.path.exists(path)]
-        state = unit_state(unit_name(self._restart_unit))
-        return bool(moments) and isinstance(state, dict) and started_before(state, max(moments))
-
-    def _systemctl(self, *words):
-        answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
-        if answer.status != 0:
-            fault = "systemctl %s failed: %s" % (" ".join(words), " ".join(answer.err.split()) or answer.status)
-            self._module.fail_json(msg=fault, faults=[fault])
+        state = systemd.unit_state(systemd.unit_name(self._restart_unit))
+        return bool(moments) and isinstance(state, dict) and systemd.started_before(state, max(moments))
 
 
 def main():

@@ -24,11 +24,11 @@ options:
   roles:
     description:
       - The roles whose variables are checked. In a run with tags that name some of them (C(sudoers), C(slurm_config) or
-        C(config), C(runtime)), those alone.
+        C(config), C(runtime), C(server_engine)), those alone.
     type: list
     elements: str
-    choices: [sudoers, slurm_config, runtime]
-    default: [sudoers, slurm_config, runtime]
+    choices: [sudoers, slurm_config, runtime, server_engine]
+    default: [sudoers, slurm_config, runtime, server_engine]
 seealso:
   - module: fractal.slurm.validate_slurm_config
 """

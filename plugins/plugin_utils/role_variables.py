@@ -28,6 +28,7 @@ ROLE_TAGS = {
     "sudoers": {"sudoers"},
     "slurm_config": {"slurm_config", "config", "service"},
     "runtime": {"runtime"},
+    "server_engine": {"server_engine"},
 }
 _ROLES = Path(__file__).resolve().parents[2] / "roles"
 # Names with our prefix that are no role's: of the playbooks, and what roles and playbooks keep for themselves.
@@ -60,6 +61,7 @@ _PATHS = {
         "fractal_slurm_runtime_python",
         "fractal_slurm_runtime_settings_file",
     ),
+    "server_engine": ("fractal_slurm_server_engine_venv",),
 }
 # Those whose ~ the modules take for a home on the host.
 _HOME_PATHS = (

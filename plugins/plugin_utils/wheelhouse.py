@@ -97,7 +97,7 @@ def read_source(folder: Path = SOURCE, lock: Path | None = LOCK) -> Source:
     package = folder / "src" / "fractal_slurm"
     try:
         text = (package / "__init__.py").read_text(encoding="utf-8")
-        paths = [folder / "pyproject.toml", *_source_files(package)]
+        paths = [folder / "pyproject.toml", *(file for each in _packages(folder) for file in _source_files(each))]
         digest = hashlib.sha256()
         for path in paths:
             content = path.read_bytes()
@@ -111,6 +111,11 @@ def read_source(folder: Path = SOURCE, lock: Path | None = LOCK) -> Source:
     if match is None:
         raise AnsibleError(f"{package / '__init__.py'} states no __version__")
     return Source(match[1], digest.hexdigest(), lock)
+
+
+def _packages(folder: Path) -> list[Path]:
+    """The folders of the distribution's packages: the runtime, and the adapter that fractal-server imports."""
+    return sorted(path.parent for path in (folder / "src").glob("*/__init__.py"))
 
 
 def _source_files(path: Path) -> list[Path]:
@@ -355,7 +360,11 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
     name = project["name"].replace("-", "_")
     info = f"{name}-{version}.dist-info"
     source = folder / "src"
-    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in _source_files(source / name)}
+    files = {
+        path.relative_to(source).as_posix(): path.read_bytes()
+        for package in _packages(folder)
+        for path in _source_files(package)
+    }
     hatch = described.get("tool", {}).get("hatch", {}).get("build", {}).get("targets", {}).get("wheel", {})
     for path, place in sorted(hatch.get("shared-data", {}).items()):
         for file in _source_files(folder / path):

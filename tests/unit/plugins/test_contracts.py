@@ -18,7 +18,7 @@ from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runti
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 FILTERS = sorted((ROOT / "plugins" / "filter").glob("*.yml"))
-ROLES = ("sudoers", "slurm_config", "runtime", "testbed")
+ROLES = ("sudoers", "slurm_config", "runtime", "server_engine", "testbed")
 
 
 def read_yaml(path):

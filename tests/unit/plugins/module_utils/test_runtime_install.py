@@ -191,12 +191,12 @@ class TestUnpack:
         work = tmp_path / "work"
         work.mkdir()
         with pytest.raises(InstallError, match="does not have the checksum"):
-            runtime_install._unpack(archive, str(work))
+            runtime_install.unpack(archive, str(work))
 
     def test_refuses_a_member_outside(self, tmp_path):
         archive = self.archive(tmp_path, {"../evil": b"x"})
         with pytest.raises(InstallError, match="does not belong there"):
-            runtime_install._unpack(archive, str(tmp_path))
+            runtime_install.unpack(archive, str(tmp_path))
 
 
 class TestQueuedJobs:

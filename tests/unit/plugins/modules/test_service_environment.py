@@ -7,9 +7,11 @@ import os
 import time
 
 import pytest
+from ansible_collections.fractal.slurm.plugins.module_utils import systemd as systemd_units
 from ansible_collections.fractal.slurm.plugins.module_utils.commands import Answer
+from ansible_collections.fractal.slurm.plugins.module_utils.systemd import unit_name
 from ansible_collections.fractal.slurm.plugins.modules import service_environment
-from ansible_collections.fractal.slurm.plugins.modules.service_environment import drop_in, unit_name, with_line
+from ansible_collections.fractal.slurm.plugins.modules.service_environment import drop_in, with_line
 
 
 class Failed(Exception):
@@ -61,8 +63,8 @@ class Systemd:
 @pytest.fixture
 def systemd(monkeypatch, tmp_path):
     systemd = Systemd()
-    monkeypatch.setattr(service_environment, "run", systemd.run)
-    monkeypatch.setattr(service_environment, "UNIT_FOLDER", str(tmp_path / "system"))
+    monkeypatch.setattr(systemd_units, "run", systemd.run)
+    monkeypatch.setattr(systemd_units, "UNIT_FOLDER", str(tmp_path / "system"))
     (tmp_path / "system").mkdir()
     return systemd
 
@@ -130,7 +132,7 @@ class TestRestart:
 
     def test_where_there_is_no_systemd_is_a_fault_with_its_words(self, systemd, config, monkeypatch):
         answer = Answer(1, "", "System has not been booted with systemd")
-        monkeypatch.setattr(service_environment, "run", lambda *_, **__: answer)
+        monkeypatch.setattr(systemd_units, "run", lambda *_, **__: answer)
         with pytest.raises(Failed, match=r"can't be asked for fractal\.service: System has not been booted"):
             apply(config, restart_unit="fractal")
 

@@ -52,6 +52,12 @@ class TestReadSource:
         with pytest.raises(AnsibleError, match=r"the lock .*gone\.txt can't be read"):
             wheelhouse.read_source(source, tmp_path / "gone.txt")
 
+    def test_all_its_packages_count(self, source):
+        before = wheelhouse.read_source(source)
+        (source / "src" / "fractal_slurm_server").mkdir()
+        (source / "src" / "fractal_slurm_server" / "__init__.py").write_text("")
+        assert wheelhouse.read_source(source).digest != before.digest
+
     def test_does_not_heed_byte_code(self, source):
         before = wheelhouse.read_source(source)
         cache = source / "src" / "fractal_slurm" / "__pycache__"

@@ -1,0 +1,90 @@
+# -*- coding: utf-8 -*-
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Units of systemd: what they are, what a drop-in gives them, and when a restart is due. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from .commands import run
+
+UNIT_FOLDER = "/etc/systemd/system"
+_UNIT = re.compile(r"[A-Za-z0-9:_\\][A-Za-z0-9:_.\\-]*(@[A-Za-z0-9:_.\\-]*)?")
+_RESTART_S = 300
+
+
+def unit_name(name):
+    """The unit's whole name, as systemctl completes it."""
+    return name if re.search(r"\.[a-z]+$", name) else name + ".service"
+
+
+def unit_state(unit, more=()):
+    """What systemd says of a unit: a dictionary, or a sentence that says why it says nothing.
+
+    Args:
+        unit: Its whole name.
+        more: Names of further properties.
+    """
+    names = ",".join(("LoadState", "ActiveState", "ActiveEnterTimestampMonotonic") + tuple(more))
+    answer = run(["systemctl", "show", "--property", names, unit], timeout=30)
+    found = dict(line.split("=", 1) for line in answer.out.splitlines() if "=" in line)
+    if answer.status != 0 or "LoadState" not in found:
+        return answer.err or "systemctl show gave no answer"
+    return found
+
+
+def unit_faults(variable, name, must_exist):
+    """Why a unit can't be used, one sentence each."""
+    if not _UNIT.fullmatch(name):
+        return ["%s: found %r; the name of a systemd unit is allowed" % (variable, name)]
+    unit = unit_name(name)
+    state = unit_state(unit)
+    if not isinstance(state, dict):
+        return ["%s: systemd on this host can't be asked for %s: %s" % (variable, unit, state)]
+    if not must_exist:
+        return []
+    if state["LoadState"] == "not-found":
+        return [
+            "%s: systemd knows no unit %s on this host: install the service first, or leave the variable out"
+            % (variable, unit)
+        ]
+    if state["LoadState"] == "masked":
+        return ["%s: the unit %s is masked on this host: run systemctl unmask %s" % (variable, unit, unit)]
+    return []
+
+
+def started_before(state, moment):
+    """Whether a unit runs, and has run since before a moment (seconds since 1970)."""
+    if state.get("ActiveState") != "active":
+        return False
+    since_boot = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+    return time.time() - time.monotonic() + since_boot < moment
+
+
+def drop_in_path(name, file):
+    """Where a drop-in of a unit lies."""
+    return os.path.join(UNIT_FOLDER, unit_name(name) + ".d", file)
+
+
+def drop_in_text(role, variables):
+    """The text of a drop-in that sets environment variables. systemd reads % as a specifier.
+
+    Args:
+        role: Name of the role that keeps it.
+        variables: Names to values, each in one line.
+    """
+    lines = [
+        'Environment="%s"' % re.sub(r'(["\\])', r"\\\1", "%s=%s" % entry).replace("%", "%%")
+        for entry in sorted(variables.items())
+    ]
+    return "# Managed by Ansible (role fractal.slurm.%s).\n[Service]\n%s\n" % (role, "\n".join(lines))
+
+
+def act(module, *words):
+    """Run systemctl; where that fails, the module does, with its words."""
+    answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
+    if answer.status != 0:
+        fault = "systemctl %s failed: %s" % (" ".join(words), " ".join(answer.err.split()) or answer.status)
+        module.fail_json(msg=fault, faults=[fault])
