@@ -111,10 +111,33 @@ class TestExplain:
         code, out, err = run("explain", spec, "--config", config)
         assert (code, err) == (0, "")
         rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-        assert rows["cpus_per_task"] == ["cpus_per_task", "2", "WorkflowTask.meta"]
-        assert rows["mem_per_task_MB"] == ["mem_per_task_MB", "1000", "task.meta"]
+        lost = "(default_slurm_config)"
+        assert rows["cpus_per_task"] == ["cpus_per_task", "2", "WorkflowTask.meta", "1", lost]
+        assert rows["mem_per_task_MB"] == ["mem_per_task_MB", "1000", "task.meta", "100", lost]
         assert rows["account"] == ["account", "lab", "default_slurm_config"]
         assert "batching, by maximum resources: " in out
+
+    def test_says_which_limit_held_and_what_one_change_would_do(self, tmp_path):
+        config, spec = tmp_path / "config.json", tmp_path / "spec.json"
+        limits = {"target_cpus_per_job": 8, "max_cpus_per_job": 14, "max_mem_per_job": "64G", "max_num_jobs": 50}
+        config.write_text(json.dumps(config_data({"time": "1:00:00"}, batching_config=limits)))
+        task = {"name": "a", "command": "b", "meta": {"cpus_per_task": 2}}
+        meta = {"time": None, "max_num_jobs": 100}
+        spec.write_text(json.dumps({"task": task, "meta": meta, "parameters": [{}] * 1536}))
+        code, out, err = run("explain", spec, "--config", config)
+        assert code == 0
+        assert err == (
+            "warning: WorkflowTask.meta: $.max_num_jobs: has no effect: it is read from the config file only\n"
+        )
+        rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+        assert rows["time"] == ["time", "none", "WorkflowTask.meta", "1:00:00", "(default_slurm_config)"]
+        assert out.partition("what held")[2].splitlines() == [
+            " it there: max_cpus_per_job (14, batching_config), max_num_jobs (50, batching_config)",
+            "what one change would do (time: with all jobs running at once):",
+            "  max_cpus_per_job 14 -> 28: 14 tasks of a job at a time in place of 7, 0.6 of the time",
+            "  cpus_per_task 2 -> 1: 14 tasks of a job at a time in place of 7, 0.6 of the time",
+            "  max_num_jobs 50 -> 100: 96 jobs of 16 in place of 50 of 31, 0.6 of the time",
+        ]
 
     def test_gives_the_same_as_one_json_document(self, config, spec):
         code, out, _err = run("explain", spec, "--config", config, "--json", "--account", "mine")
@@ -124,6 +147,9 @@ class TestExplain:
         assert document["sources"]["account"] == "the user's settings"
         assert document["batching"]["branch"] == "maximum resources"
         assert set(document["sources"]) >= set(document["config"])
+        assert document["overridden"]["account"] == [{"source": "default_slurm_config", "value": "lab"}]
+        assert document["batching"]["bound_by"]
+        assert {change["option"] for change in document["changes"]} >= set(document["batching"]["bound_by"])
 
 
 class TestPlan:

@@ -77,6 +77,28 @@ class TestResolve:
         assert (config.shebang_line, sources["shebang_line"]) == ("#!/bin/sh", BUILT_IN)
         assert set(sources) >= set(vars(config))
 
+    def test_tells_what_lost_against_each_value_the_highest_first(self):
+        file = config_file(
+            {"gres": "a", "extra_lines": ["export A=1"], "account": "lab", "time": "1:00:00"},
+            gpu_slurm_config={"gres": "b", "extra_lines": ["export B=1"]},
+        )
+        resolution = merge(
+            file,
+            task={"needs_gpu": True, "gres": "c", "extra_lines": ["export C=1"], "mem": "2G"},
+            workflow={"gres": None, "extra_lines": ["export D=1"], "time": "10", "parallel_tasks_per_job": 2,
+                      "tasks_per_job": 2},
+            account="mine",
+        )  # fmt: skip
+        assert resolution.overridden == {
+            "gres": [(TASK_META, "c"), (GPU_SLURM_CONFIG, "b"), (DEFAULT_SLURM_CONFIG, "a")],
+            "extra_lines": [(TASK_META, ["export C=1"]), (DEFAULT_SLURM_CONFIG, ["export A=1"])],
+            "mem_per_task_MB": [(DEFAULT_SLURM_CONFIG, 100)],
+            "time": [(DEFAULT_SLURM_CONFIG, "1:00:00")],
+            "account": [(DEFAULT_SLURM_CONFIG, "lab")],
+            "parallel_tasks_per_job": [(WORKFLOW_TASK_META, 2)],
+        }
+        assert merge().overridden == {}
+
     def test_takes_the_partition_from_a_meta(self):
         assert merge(task={"partition": "a"}, workflow={"partition": "b"}).config.partition == "b"
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import FractalSlurmError, RunError
+from ..errors import FractalSlurmError, RunError, count_of
 from .common import account_option, config_option, guarded, json_option, load_config, print_json, say
 
 if TYPE_CHECKING:
     from ..cluster.facts import Cluster
+    from ..config.batching import Batching
     from ..config.resolve import Resolution
+    from ..config.whatif import Change
     from ..spec import Spec
 
 
@@ -101,32 +103,81 @@ def _resolved(spec_path: str, config_path: str | None, account: str | None) -> t
 @json_option
 @guarded
 def explain(spec_path: str, config_path: str | None, account: str | None, as_json: bool) -> None:
-    """Show every option of a unit of work, and where its value came from."""
+    """Show every option of a unit of work, what set it, and why its tasks are batched as they are."""
     from dataclasses import asdict
 
+    from ..config.whatif import bound_by, changes
     from ..report import table
 
-    _spec, resolution = _resolved(spec_path, config_path, account)
-    values = asdict(resolution.config)
+    spec, resolution = _resolved(spec_path, config_path, account)
+    values, batching = asdict(resolution.config), resolution.batching
+    bound = bound_by(resolution.config, batching)
+    others = changes(resolution.config, batching, len(spec.parameters))
     for warning in resolution.warnings:
         say(f"warning: {warning}")
     if as_json:
-        batching = {**resolution.batching._asdict(), "branch": resolution.batching.branch.value}
+        decided = {**_batching_row(batching), "bound_by": bound}
         print_json(
-            {"config": values, "sources": resolution.sources, "batching": batching, "warnings": resolution.warnings}
+            {
+                "config": values,
+                "sources": resolution.sources,
+                "overridden": {
+                    name: [{"source": source, "value": value} for source, value in lost]
+                    for name, lost in resolution.overridden.items()
+                },
+                "batching": decided,
+                "changes": [{**change._asdict(), "batching": _batching_row(change.batching)} for change in others],
+                "warnings": resolution.warnings,
+            }
         )
         return
+
+    def shown(value: object) -> object:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
     rows = [
         (
             name,
-            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value,
+            "none" if value is None else shown(value),
             resolution.sources[name],
+            ", ".join(
+                f"{'none' if was is None else shown(was)} ({source})"
+                for source, was in resolution.overridden.get(name, [])
+            ),
         )
         for name, value in values.items()
-        if value not in (None, [], {})
+        if value not in (None, [], {}) or name in resolution.overridden
     ]
-    table("", ("option", "value", "from"), rows)
-    click.echo(f"batching, by {resolution.batching.branch.value}: {resolution.batching.reason}")
+    table("", ("option", "value", "from", "in place of"), rows)
+    click.echo(f"batching, by {batching.branch.value}: {batching.reason}")
+    if bound:
+        limits = (f"{name} ({shown(values[name])}, {resolution.sources[name]})" for name in bound)
+        click.echo(f"what held it there: {', '.join(limits)}")
+    if others:
+        click.echo("what one change would do (time: with all jobs running at once):")
+    for change in others:
+        click.echo(f"  {_words_of(change, batching)}")
+
+
+def _batching_row(batching: Batching) -> dict[str, Any]:
+    return {**batching._asdict(), "branch": batching.branch.value}
+
+
+def _words_of(change: Change, now: Batching) -> str:
+    """What a change would do, in words."""
+    other = change.batching
+    after = "left out" if change.after is None else change.after
+    if (other.num_jobs, other.tasks_per_job) != (now.num_jobs, now.tasks_per_job):
+        jobs = count_of(other.num_jobs, "job")
+        what = f"{jobs} of {other.tasks_per_job} in place of {now.num_jobs} of {now.tasks_per_job}"
+    else:
+        what = f"{other.parallel_tasks_per_job} tasks of a job at a time in place of {now.parallel_tasks_per_job}"
+    return f"{change.option} {change.before} -> {after}: {what}, {_times(change.time_ratio)} of the time"
+
+
+def _times(ratio: float) -> str:
+    """A ratio with two digits that count."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
 
 
 @click.command()

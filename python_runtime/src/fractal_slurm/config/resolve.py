@@ -84,34 +84,39 @@ class Resolution:
         sources: Option (by the config's own names) to where its value came from.
         batching: What the heuristics decided, and why.
         warnings: What is valid but surely not meant, a sentence each.
+        overridden: Option to what lost against its value: source and value, of falling priority.
     """
 
     config: SlurmConfig
     sources: dict[str, str]
     batching: Batching
     warnings: list[str]
+    overridden: dict[str, list[tuple[str, Any]]] = field(default_factory=dict)
 
 
-def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str]:
+def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str, list[tuple[str, Any]]]:
     """The file's lines, then the metas'; inside of each of the two the layer of higher priority replaces the other.
 
     Args:
         layers: Source and options, of rising priority.
 
     Returns:
-        The lines, each at its first occurrence, and where they came from.
+        The lines, each at its first occurrence; where they came from; and those that were replaced, with their source.
     """
+    replaced: list[tuple[str, Any]] = []
     in_file: tuple[str, list[str]] = ("", [])
     in_metas = in_file
     for source, layer in layers:
         if layer.get("extra_lines") is None:
             continue
         if source in (TASK_META, WORKFLOW_TASK_META):
-            in_metas = (source, layer["extra_lines"])
+            before, in_metas = in_metas, (source, layer["extra_lines"])
         else:
-            in_file = (source, layer["extra_lines"])
+            before, in_file = in_file, (source, layer["extra_lines"])
+        if before[1]:
+            replaced.insert(0, before)
     origin = ", ".join(source for source, lines in (in_file, in_metas) if lines)
-    return list(dict.fromkeys([*in_file[1], *in_metas[1]])), origin or BUILT_IN
+    return list(dict.fromkeys([*in_file[1], *in_metas[1]])), origin or BUILT_IN, replaced
 
 
 def _batch(values: Mapping[str, Any], limits: Mapping[str, int], tot_tasks: int) -> Batching:
@@ -196,13 +201,21 @@ def resolve(
 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    overridden: dict[str, list[tuple[str, Any]]] = {}
+
+    def put(key: str, value: Any, source: str) -> None:
+        if key in values:
+            overridden[key] = [(sources[key], values[key]), *overridden.get(key, [])]
+        values[key], sources[key] = value, source
+
     for source, layer in layers:
-        values |= layer
-        sources |= dict.fromkeys(layer, source)
+        for key, value in layer.items():
+            if key != "extra_lines":
+                put(key, value, source)
     values["needs_gpu"] = bool(values.get("needs_gpu"))
-    values["extra_lines"], sources["extra_lines"] = _merge_extra_lines(layers)
+    values["extra_lines"], sources["extra_lines"], overridden["extra_lines"] = _merge_extra_lines(layers)
     if account is not None:
-        values["account"], sources["account"] = account, USER_SETTINGS
+        put("account", account, USER_SETTINGS)
     if config_file.user_local_exports:
         values["user_local_exports"] = dict(config_file.user_local_exports)
         sources["user_local_exports"] = "user_local_exports"
@@ -210,6 +223,7 @@ def resolve(
     values |= limits
     sources |= dict.fromkeys(limits, BATCHING_CONFIG)
     values["mem_per_task_MB"], sources["mem_per_task_MB"] = values.pop("mem"), sources.pop("mem")
+    overridden["mem_per_task_MB"] = overridden.pop("mem", [])
     values["job_name"], sources["job_name"] = task_name.replace(" ", "_"), "task.name"
 
     try:
@@ -224,12 +238,17 @@ def resolve(
         )
     for key in ("tasks_per_job", "parallel_tasks_per_job"):
         if values.get(key) != getattr(batching, key):
-            sources[key] = HEURISTICS
-        values[key] = getattr(batching, key)
+            put(key, getattr(batching, key), HEURISTICS)
     if values.get("gres") is not None and values.get("gpus") is not None and "gpu" in values["gres"]:
         both = f"both gres ({values['gres']!r}) and gpus ({values['gpus']!r}) ask for GPUs"
         warnings.append(f"{both}: SLURM adds them up")
     config = SlurmConfig(**{key: value for key, value in values.items() if value is not None})
     for key in config.__dataclass_fields__:
         sources.setdefault(key, BUILT_IN)
-    return Resolution(config=config, sources=sources, batching=batching, warnings=warnings)
+    return Resolution(
+        config=config,
+        sources=sources,
+        batching=batching,
+        warnings=warnings,
+        overridden={key: lost for key, lost in overridden.items() if lost},
+    )
