@@ -121,10 +121,13 @@ def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
 @click.argument("run_id", metavar="RUN")
 @click.option("--log", "log_of", type=int, metavar="TASK", help="Print the whole log of one task.")
 @click.option("--events", is_flag=True, help="Print what happened, in order.")
+@click.option(
+    "--html", "html_path", metavar="FILE", help="Write a page that needs no network: timeline, use, failures."
+)
 @json_option
 @guarded
-def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None:
-    """Show the jobs and tasks of a run."""
+def report(run_id: str, log_of: int | None, events: bool, html_path: str | None, as_json: bool) -> None:
+    """Show the jobs and failures of a run."""
     import time
 
     from ..driver.journal import Journal, is_driven, state_now
@@ -159,6 +162,16 @@ def report(run_id: str, log_of: int | None, events: bool, as_json: bool) -> None
             return
         head = run_head(journal)
         head["state"] = state_now(RunState(head["state"] or RunState.UNKNOWN), is_driven(settings.state_path(), run_id))
+        if html_path is not None:
+            from ..page import write_page
+
+            write_page(journal, head["state"], html_path)
+            if as_json:
+                print_json({"run_id": run_id, "file": html_path})
+            else:
+                click.echo(f"{html_path}: written")
+            warn(journal)
+            return
         if as_json:
             for piece in report_json(head, task_rows(journal), journal.damage):
                 click.echo(piece.encode(), nl=False)
