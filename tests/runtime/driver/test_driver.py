@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The driver in a played world: what it does about each fault, one at a time.
+
+The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is in ``test_machine.py``.
+"""
+
+import pytest
+from fractal_slurm.driver.journal import Journal
+from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
+from played import Killed, Site
+
+DONE = ("succeeded", "")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes the world of a run, and begins the run."""
+    worlds = []
+
+    def begin(**options):
+        site = Site(tmp_path, **options)
+        worlds.append(site.played())
+        worlds[-1].__enter__()
+        for program, words in options.pop("faults", {}).items():
+            site.slurm.fault(program, words)
+        return site
+
+    yield begin
+    for world in worlds:
+        world.__exit__(None, None, None)
+
+
+@pytest.fixture
+def site(make):
+    return make()
+
+
+def said(site, *words):
+    return any(all(word in sentence for word in words) for sentence in site.said)
+
+
+class TestSubmission:
+    def test_all_tasks_run(self, site):
+        site.begin()
+        site.pass_time(2)
+        assert site.jobs("PENDING") == ["1", "2"]
+        site.go_on()
+        assert site.error is None
+        assert site.outcome() == [DONE] * 4
+        assert site.state() == "done"
+
+    @pytest.mark.parametrize("fault", ["not now", "full"])
+    def test_what_may_pass_is_waited_out(self, site, fault):
+        site.slurm.fault("sbatch", fault)
+        site.begin()
+        site.pass_time(120)
+        assert site.slurm.jobs() == {}
+        assert site.is_driven()
+        site.slurm.fault("sbatch")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_what_is_wrong_ends_the_run_and_can_be_resumed(self, site):
+        site.slurm.fault("sbatch", "wrong")
+        site.begin()
+        site.pass_time(5)
+        assert not site.is_driven()
+        assert site.state() == "refused"
+        assert {state for state, _reason in site.outcome()} == {"not_run"}
+        site.slurm.fault("sbatch")
+        site.resume()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_a_wait_for_what_does_not_pass_has_an_end(self, make):
+        site = make(refusal_wait_s=100)
+        site.slurm.fault("sbatch", "not now")
+        site.begin()
+        site.pass_time(250)
+        assert not site.is_driven()
+        assert site.state() == "refused"
+
+    def test_sudos_final_word_ends_the_driver(self, site):
+        site.begin()
+        site.slurm.fault("sudo", "a password is required")
+        site.pass_time(5)
+        assert isinstance(site.error, ImpersonationError)
+        site.slurm.fault("sudo")
+        site.resume()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_a_job_whose_submission_got_no_answer_is_found_by_its_name(self, site):
+        site.slurm.fault("sbatch", "no answer, a job")
+        site.begin()
+        site.pass_time(1)
+        site.slurm.fault("sbatch")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert len(site.slurm.jobs()) == 2
+
+    def test_a_job_that_comes_up_after_its_work_was_given_away_does_nothing(self, site):
+        site.slurm.fault("sbatch", "no answer, a job later")
+        site.begin()
+        site.pass_time(1)
+        site.slurm.fault("sbatch")
+        site.pass_time(30)
+        assert len(site.slurm.jobs()) == 3
+        site.slurm.change("1", unborn=False)
+        late = site.start("1")
+        assert not late.alive
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert all(len(tokens) == 1 for tokens in site.tokens_of.values())
+
+    def test_a_job_that_began_before_it_was_fenced_is_found_by_its_claim(self, make):
+        site = make(hidden=True)
+        site.slurm.fault("sbatch", "no answer, a job later")
+        site.begin()
+        site.pass_time(0.2)
+        site.slurm.fault("sbatch")
+        site.slurm.change("1", unborn=False)
+        site.start("1")
+        site.pass_time(10)
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert len(site.slurm.jobs()) == 2
+
+    def test_nothing_is_made_while_slurm_is_away(self, site):
+        site.slurm.fault("slurmctld", "away")
+        site.begin()
+        site.pass_time(1)
+        assert isinstance(site.error, ClusterError)
+        assert not site.run_id()
+
+
+class TestEnds:
+    @pytest.fixture
+    def running(self, site):
+        """A run with two jobs of two tasks, all of which run."""
+        site.begin()
+        site.pass_time(1)
+        for job_id in site.jobs("PENDING"):
+            site.start(job_id)
+        site.pass_time(2)
+        return site
+
+    def test_a_failed_task_is_told_with_its_reason(self, running):
+        running.workers[0].finish("failed", "exit code 3")
+        running.go_on()
+        assert running.outcome() == [("failed", "exit code 3"), DONE, DONE, DONE]
+
+    def test_a_failed_task_runs_again_where_that_is_set(self, make):
+        site = make(max_retries=1)
+        site.begin()
+        site.pass_time(1)
+        site.start("1").finish("failed", "exit code 3")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_tasks_of_a_lost_node_run_again(self, running):
+        running.workers[0].gone("NODE_FAIL")
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+        assert len(running.slurm.jobs()) == 3
+
+    def test_the_retries_of_a_bad_cluster_have_an_end(self, make):
+        site = make(tasks=1)
+        site.begin()
+        for _number in range(3):
+            site.pass_time(30)
+            [job_id] = site.jobs("PENDING")
+            site.start(job_id).gone("NODE_FAIL")
+        site.pass_time(30)
+        [(state, reason)] = site.outcome()
+        assert state == "failed"
+        assert "tried 3 times" in reason
+
+    def test_what_a_time_limit_cuts_fails(self, running):
+        running.workers[0].gone("TIMEOUT")
+        running.go_on()
+        states = [state for state, _reason in running.outcome()]
+        assert states == ["failed", "failed", "succeeded", "succeeded"]
+
+    def test_after_a_job_was_killed_each_task_runs_alone(self, running):
+        running.workers[0].gone("OUT_OF_MEMORY", "0:9")
+        running.pass_time(30)
+        [job_id] = running.jobs("PENDING")
+        assert running.slurm.job(job_id)["slots"] == 1
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+
+    def test_a_job_cancelled_from_outside_is_not_run_again(self, running):
+        running.slurm.change("1", state="CANCELLED")
+        running.heed_scancel()
+        running.go_on()
+        states = [state for state, _reason in running.outcome()]
+        assert states == ["not_run", "not_run", "succeeded", "succeeded"]
+
+    def test_a_requeued_job_keeps_what_it_finished(self, running):
+        first = running.workers[0]
+        first.finish("succeeded")
+        first.lost = True
+        first.gone("PENDING")
+        running.slurm.change("1", state="PENDING", restart=1)
+        running.pass_time(40)
+        assert running.start("1").tasks == [1]
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+
+    def test_a_job_that_slurm_lost_is_shut_out_before_its_tasks_run_again(self, running):
+        first = running.workers[0]
+        first.lost = True
+        running.slurm.change("1", forgotten="lost")
+        running.pass_time(120)
+        [job_id] = running.jobs("PENDING")
+        first.finish("succeeded")  # too late
+        first.start()
+        assert not first.alive
+        running.start(job_id)
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+
+    def test_the_accounting_tells_of_a_job_that_slurm_forgot(self, make):
+        site = make(accounting=True)
+        site.begin()
+        site.pass_time(1)
+        site.start("1").gone("TIMEOUT")
+        site.slurm.change("1", forgotten="old")
+        site.go_on()
+        assert "time limit" in site.outcome()[0][1]
+
+    def test_a_torn_record_is_none(self, running):
+        running.workers[0].finish("succeeded", torn=True)
+        running.workers[0].gone("FAILED", "0:9")
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+        assert said(running, "1 torn")
+
+    def test_results_that_come_late_are_waited_for(self, running):
+        first = running.workers[0]
+        first.work()
+        late = running.folder / "late"
+        results = running.work_dir / running.run_id() / first.token
+        results.rename(late)
+        running.pass_time(5)
+        late.rename(results)
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+        assert len(running.slurm.jobs()) == 2
+
+    def test_an_id_that_slurm_gave_a_second_time_is_not_our_job(self, running):
+        running.workers[0].lost = True
+        running.slurm.change("1", name="other.0123456789abcdef", state="CANCELLED")
+        running.pass_time(30)
+        assert running.outcome()[0] == ("waiting", "")
+        running.go_on()
+        assert running.outcome() == [DONE] * 4
+
+
+class TestHidden:
+    def test_jobs_are_followed_by_their_files(self, make):
+        site = make(hidden=True)
+        site.begin()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_a_silent_worker_is_lost(self, make):
+        site = make(hidden=True, tasks=1)
+        site.begin()
+        site.pass_time(1)
+        first = site.start("1")
+        site.pass_time(60)
+        first.gone("NODE_FAIL")
+        site.pass_time(700)
+        assert site.jobs("PENDING") == ["2"]
+        site.go_on()
+        assert site.outcome() == [DONE]
+
+
+class TestDriver:
+    def test_two_drivers_are_one_too_many(self, site):
+        site.begin()
+        site.pass_time(1)
+        with pytest.raises(RunError):
+            Journal.open(site.settings.state_path(), site.run_id(), drive=True)
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    @pytest.mark.parametrize("acts", range(1, 60))
+    def test_a_driver_that_is_killed_anywhere_is_resumed(self, make, acts):
+        site = make()
+        site.begin()
+        site.kill(acts)
+        site.pass_time(5)
+        assert isinstance(site.error, Killed)
+        site.resume()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert len(site.tokens_of) == 4
+        assert all(len(tokens) == 1 for tokens in site.tokens_of.values())
+
+    @pytest.mark.parametrize("acts", range(1, 30))
+    def test_a_driver_that_is_killed_while_results_come_home_is_resumed(self, site, acts):
+        site.begin()
+        site.pass_time(1)
+        for job_id in site.jobs("PENDING"):
+            site.start(job_id).work()
+        site.kill(acts)
+        site.pass_time(10)
+        if site.error is not None:
+            site.resume()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert len(site.slurm.jobs()) == 2
+
+    def test_outages_are_said_once_and_waited_out(self, site):
+        site.begin()
+        site.pass_time(1)
+        site.slurm.fault("slurmctld", "away")
+        site.pass_time(300)
+        assert sum("SLURM does not answer" in sentence for sentence in site.said) == 1
+        site.slurm.fault("slurmctld")
+        site.go_on()
+        assert said(site, "SLURM answers again")
+        assert site.outcome() == [DONE] * 4
+
+
+class TestCancel:
+    def test_what_has_finished_is_kept(self, site):
+        site.begin()
+        site.pass_time(1)
+        site.start("1").finish("succeeded")
+        site.pass_time(2)
+        site.runner.interrupt()
+        site.pass_time(1)
+        site.workers[0].start()  # it sees the mark
+        assert not site.workers[0].alive
+        site.pass_time(60)
+        site.heed_scancel()
+        site.go_on()
+        assert site.state() == "cancelled"
+        assert site.outcome() == [DONE, *[("not_run", "the run was cancelled")] * 3]
+        assert site.slurm.job("2")["state"] == "CANCELLED"
+
+    def test_a_worker_that_heeds_nothing_is_left_to_scancel(self, site):
+        site.begin()
+        site.pass_time(1)
+        site.start("1")
+        site.runner.interrupt()
+        site.pass_time(60)
+        assert {job["state"] for job in site.slurm.jobs().values()} == {"CANCELLED"}
+
+    def test_a_cancelled_run_that_lost_its_driver_stays_cancelled(self, site):
+        site.begin()
+        site.pass_time(1)
+        site.start("1")
+        site.runner.interrupt()
+        site.kill(8)
+        site.pass_time(5)
+        assert isinstance(site.error, Killed)
+        site.resume()
+        site.go_on()
+        assert site.state() in ("cancelled", "done")
+        assert len(site.slurm.jobs()) == 2
