@@ -263,8 +263,9 @@ def body_of(resource):
 
 
 def settled(config):
-    """A ``jobs_runner_config`` without what is not set and without the server's own defaults: two that mean the same
-    are the same.
+    """Return a ``jobs_runner_config`` without values that are not set and without the server's own defaults.
+
+    Two that mean the same are then equal.
 
     Args:
         config: What was read from the server, or what is to be written.

@@ -93,7 +93,11 @@ def _work_folder(folder: str, user: str) -> Finding:
         words = check_work_dir(clean_path(folder, "--work-dir"), user)
     except FractalSlurmError as error:
         return Finding(check, False, str(error))
-    return Finding(check, True, words or f"{folder}: nothing is known against it; each job looks again, on its node")
+    return Finding(
+        check,
+        True,
+        words or f"{folder}: this account sees nothing wrong with it; each job looks again, on its node",
+    )
 
 
 def _cluster(slurm: Slurm) -> Iterator[Finding]:
@@ -137,8 +141,8 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
             "sudo",
             not everything,
             f"{'' if everything else 'note: '}sudo lets {current_user()} run more than our commands: "
-            f"{'; '.join(more)[:500]}. Take away what is not meant; the playbook fractal.slurm.verify names file and "
-            "line",
+            f"{'; '.join(more)[:500]}. Remove the rights that are not wanted; the playbook fractal.slurm.verify "
+            "names file and line",
         )
 
 

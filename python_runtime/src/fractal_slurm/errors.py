@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The errors of this package: one small hierarchy, each with the exit code it ends a command with."""
+"""The errors of this package, each with the exit code of the command that it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as a message shows it: on one line, cut where it is long.
+    """Return a value as messages show it: on one line, cut if it is long.
 
     Args:
         value: What was found.
@@ -18,15 +18,15 @@ def shown(value: object, most: int = 80) -> str:
     except ValueError:  # Python prints no integer of more than 4300 digits
         text = "an integer with too many digits"
     except RecursionError:
-        text = "what is nested too deeply to be shown"
+        text = "a value that is nested too deeply to be shown"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def one_line(text: str, most: int = 500) -> str:
-    """Others' words as a part of a sentence: on one line, without what a terminal obeys, cut where they are long.
+    """Return the words of another program as a part of a sentence: one line, no control characters, cut if it is long.
 
     Args:
-        text: What they said.
+        text: What the program printed.
         most: The most characters.
     """
     line = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * most]).split())
@@ -34,13 +34,13 @@ def one_line(text: str, most: int = 500) -> str:
 
 
 def quoted(text: str) -> str:
-    """What others printed, to follow a sentence: one line as it is, several each marked as theirs."""
+    """Return the output of another program to put after a sentence; of several lines, each gets a mark."""
     lines = text.splitlines()
     return f" {text}" if len(lines) < 2 else "".join(f"\n| {line}" for line in lines)
 
 
 def count_of(number: int, what: str) -> str:
-    """A number of things in words: ``1 task``, ``2 tasks``."""
+    """Return a number with its noun: ``1 task``, ``2 tasks``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
@@ -48,11 +48,11 @@ class FractalSlurmError(ValueError):
     """Base of every error that this package raises on purpose.
 
     Args:
-        messages: One sentence, or one for each fault. Each says what is wrong, where, and what is allowed.
+        messages: One sentence, or one for each fault. Each says what is wrong, where, what is allowed and what to do.
 
     Attributes:
         messages: The sentences, in the order given.
-        exit_code: What the command line ends with when this error reaches it.
+        exit_code: The exit code of ``fractal-slurm`` if this error ends it.
     """
 
     exit_code = 2
@@ -85,8 +85,8 @@ class ClusterError(FractalSlurmError):
 
 
 class ImpersonationError(ClusterError):
-    """sudo does not let the service user run a command as the wanted user."""
+    """sudo does not allow the service account to run a command as this user."""
 
 
 class RunError(FractalSlurmError):
-    """A run does not exist, is driven by another process, or can't go on."""
+    """A run does not exist, another process drives it, or it can't go on."""

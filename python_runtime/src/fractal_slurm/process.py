@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run a command, and take what it prints in pieces: bounded in time and in bytes, whoever is at its other end.
+"""Run a command and read its output in pieces, with limits on time and bytes.
 
-A user may take over the streams of a command that runs as that user, and write to them without end, or never.
+The limits hold against hostile users, too: a command that runs as a user belongs to that user, who may write to its
+streams without end, or never.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-# One piece of output, and what a command may say on standard error: a line for each of 2,000 paths, some times over.
+# The most bytes of one piece of output, and of all of standard error. A call of cat names up to 2,000 paths, and may
+# print some lines of errors for each.
 PIECE_BYTES = 1 << 20
 MAX_STDERR_BYTES = 1 << 22
-# How often a command that is silent is looked at, and a wish to stop is asked for, in seconds.
+# Seconds between two looks at a command that prints nothing, and between two calls of ``stop``.
 _LOOK_S = 0.2
-# How long a command gets to end after SIGTERM, in seconds.
+# Seconds that a command gets to end after SIGTERM.
 END_S = 5.0
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that ended: exit code as in :mod:`subprocess`, standard output and standard error."""
+    """A command that ended: its exit code as in :mod:`subprocess`, its standard output and its standard error."""
 
     returncode: int
     stdout: bytes
@@ -37,8 +39,8 @@ class Expired(Exception):
     """A command did not end in time.
 
     Attributes:
-        stderr: What it had said.
-        process: It, if it lives on.
+        stderr: What it wrote to standard error until then.
+        process: The process, if it still runs; else None.
     """
 
     def __init__(self, stderr: bytes, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -48,10 +50,10 @@ class Expired(Exception):
 
 
 class Overflow(Exception):
-    """A command printed more than it may; it was ended.
+    """A command printed more than it may, and was ended for that.
 
     Attributes:
-        most: The bytes that it may print.
+        most: The most bytes that it may print.
     """
 
     def __init__(self, most: int) -> None:
@@ -60,19 +62,19 @@ class Overflow(Exception):
 
 
 class Stopped(Exception):
-    """Whoever waits for the command wants to stop; it was ended."""
+    """The caller's ``stop`` asked to give up, and the command was ended."""
 
 
 class Child:
-    """A command that runs. Leave it by :meth:`close`.
+    """A running command. Call :meth:`close` when it is no longer needed.
 
     Args:
         argv: The command line; no shell is involved.
-        env: Its whole environment.
-        stdin: What it reads on standard input.
+        env: The command's whole environment.
+        stdin: What the command gets on standard input.
 
     Raises:
-        OSError: It can't be started.
+        OSError: The command can't be started.
     """
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes = b"") -> None:
@@ -101,21 +103,21 @@ class Child:
                 self._selector.register(stream, event)
 
     def piece(self, wait_s: float, stop: Callable[[], bool] = lambda: False) -> bytes | None:
-        """The next piece of standard output.
+        """Return the next piece of standard output.
 
-        It is over when it is closed, or when the command has ended and nothing is left in the pipe: somebody else may
-        hold its other end open.
+        The output is complete when the stream is closed. It is also complete when the command has ended and the pipe is
+        empty, because another process may hold the pipe open for ever.
 
         Args:
-            wait_s: Seconds to wait for it.
-            stop: Asked now and then whether to give up.
+            wait_s: Seconds to wait for a piece.
+            stop: Called now and then; true to give up.
 
         Returns:
-            The piece; empty once it is over and the command has ended; None where nothing came in time.
+            The piece. Empty bytes once the output is complete and the command has ended. None if no piece came in time.
 
         Raises:
-            Overflow: It said too much on standard error.
-            Stopped: ``stop`` said so.
+            Overflow: The command wrote too much to standard error.
+            Stopped: ``stop`` returned true.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -130,7 +132,7 @@ class Child:
                 if not left:
                     return None
                 continue
-            ended = self.process.poll() is not None  # before looking: what it wrote is in the pipe then
+            ended = self.process.poll() is not None  # asked before reading: all that it wrote is in the pipe then
             ready = self._selector.select(0 if ended else min(_LOOK_S, left))
             for key, _event in ready:
                 piece = self._serve(key.fileobj)
@@ -142,7 +144,7 @@ class Child:
                 return None
 
     def _serve(self, stream: object) -> bytes:
-        """Move what can be moved; returns what came on standard output."""
+        """Read or write one stream that is ready; return what came from standard output."""
         try:
             if self.process.stdin is not None and stream is self.process.stdin:
                 self._stdin = self._stdin[os.write(self.process.stdin.fileno(), self._stdin[:PIECE_BYTES]) :]
@@ -152,7 +154,7 @@ class Child:
             piece = os.read(stream.fileno(), PIECE_BYTES)  # type: ignore[attr-defined]
         except BlockingIOError:
             return b""
-        except OSError:  # it closed its standard input, and may do well without
+        except OSError:  # the command closed its standard input; it may not need the rest
             piece = b""
         if not piece:
             self._drop(stream)
@@ -170,17 +172,17 @@ class Child:
         stream.close()  # type: ignore[attr-defined]
 
     def terminate(self) -> None:
-        """Ask the command to end.
+        """Ask the command to end, by SIGTERM and SIGCONT.
 
-        sudo hands SIGTERM on to it, and can't hand on SIGKILL: killed at once, it would leave the command alive. It
-        suspends itself when somebody suspends the command, hence SIGCONT.
+        sudo passes SIGTERM on to the command. It can't pass on SIGKILL, so killing sudo would leave the command alive.
+        SIGCONT is for a sudo that suspended itself because somebody suspended the command.
         """
-        with contextlib.suppress(OSError):  # where sudo became the command, it is not ours to signal
+        with contextlib.suppress(OSError):  # a sudo that became the command itself belongs to the user
             self.process.terminate()
             self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> bool:
-        """End the command, whose output is not wanted any more. Returns whether it has ended."""
+        """End the command, whose output is no longer wanted; return whether it has ended."""
         self.close()
         self.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -188,14 +190,14 @@ class Child:
         return self.kill()
 
     def kill(self) -> bool:
-        """End what did not heed SIGTERM: sudo at least. Returns whether it has ended."""
+        """Kill a command that ignored SIGTERM, or at least its sudo; return whether the process has ended."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait(1)
         return self.process.poll() is not None
 
     def close(self) -> None:
-        """Let go of its streams."""
+        """Close the command's streams."""
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None and not stream.closed:
                 stream.close()
@@ -212,23 +214,26 @@ def run_command(
     stop: Callable[[], bool] = lambda: False,
     spare: bool = False,
 ) -> Finished:
-    """Run a command, and wait for it.
+    """Run a command and wait for its end.
 
     Args:
         argv: The command line.
-        env: Its whole environment.
-        timeout: Seconds after which it is ended.
-        max_bytes: The most that it may print to standard output.
-        stdin: What it reads on standard input.
-        stop: Asked now and then whether to give up.
-        spare: Whether to leave it alive, if it does not end in time, and not on SIGTERM either: what it does may still
-            be of consequence, and killing sudo would only take the command out of sight.
+        env: The command's whole environment.
+        timeout: Seconds after which the command is ended.
+        max_bytes: The most bytes that it may print to standard output.
+        stdin: What the command gets on standard input.
+        stop: Called now and then; true to give up.
+        spare: Leave a command alive that ends neither in time nor on SIGTERM. This is for sbatch: it may still submit,
+            and killing its sudo would only hide it.
+
+    Returns:
+        The exit code and what the command printed.
 
     Raises:
-        OSError: It can't be started.
-        Expired: It did not end in time.
-        Overflow: It printed too much.
-        Stopped: ``stop`` said so.
+        OSError: The command can't be started.
+        Expired: The command did not end in time.
+        Overflow: The command printed too much.
+        Stopped: ``stop`` returned true.
     """
     child = Child(argv, env=env, stdin=stdin)
     deadline = time.monotonic() + timeout
@@ -259,12 +264,12 @@ def run_command(
 
 
 def slices(lines: Iterable[bytes], *, most: int = 2_000, most_bytes: int = 1 << 23) -> Iterator[list[bytes]]:
-    """Lines in handfuls: what is done with one takes no long while, and little memory.
+    """Group lines into lists, so that the work on one list is short and takes little memory.
 
     Args:
         lines: The lines.
-        most: How many there are in one.
-        most_bytes: Its size, give or take a line.
+        most: The most lines in one list.
+        most_bytes: A list ends once it has so many bytes.
     """
     some: list[bytes] = []
     size = 0
@@ -279,11 +284,11 @@ def slices(lines: Iterable[bytes], *, most: int = 2_000, most_bytes: int = 1 << 
 
 
 def split_lines(chunks: Iterable[bytes], *, longest: int = 1 << 30) -> Iterator[bytes]:
-    """Lines that are not blank out of chunks of a stream, holding one chunk and one line at a time.
+    """Split the chunks of a stream into lines, without empty ones; only one chunk and one line are in memory.
 
     Args:
         chunks: The stream.
-        longest: Bytes of the longest line; of a longer one, a piece comes that is no record.
+        longest: The most bytes of a line. A longer line is cut there, so it is no valid record any more.
     """
     rest = bytearray()
     for chunk in chunks:

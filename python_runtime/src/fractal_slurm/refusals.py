@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Refusals of SLURM, of sudo and of a site's own scripts: of which kind one is, and what to do about it. Pure.
+"""What a refusal of SLURM, of sudo or of a site's own script means, and what to do about it. Pure functions.
 
-What is known to be final is a closed list: a spec that is wrong, and what is not allowed. All else may pass, whoever
-says it and in whatever words: a partition that is drained, an sbatch that is away during an upgrade, a site's script.
+Final refusals are a closed list: a wrong request, and what is not allowed. Every other refusal may pass, whatever its
+words: a drained partition, an sbatch that is away during an upgrade, a script of the site.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
-# The most characters of somebody's words in a message; the events keep all of them.
+# The most characters of others' words in one message. The events of the run keep all of them.
 _MOST_SHOWN = 800
 
 
 class Refusal(Enum):
-    """What follows from a refused submission."""
+    """Why a submission was refused, as far as it decides what to do next."""
 
-    WRONG = "wrong"  # what is asked for is wrong: waiting does not help
-    FORBIDDEN = "forbidden"  # it is not allowed: waiting does not help
-    TOO_LARGE = "too large"  # the script: fewer tasks may fit
-    FULL = "full"  # a limit on jobs of the site: there is room again when others end
-    NOT_NOW = "not now"  # it may pass, or nobody knows
+    WRONG = "wrong"  # the request is wrong: waiting does not help
+    FORBIDDEN = "forbidden"  # the request is not allowed: waiting does not help
+    TOO_LARGE = "too large"  # the script is too large: try again with fewer tasks
+    FULL = "full"  # a limit on the number of jobs: try again when other jobs have ended
+    NOT_NOW = "not now"  # the cause may pass, or is not known: try again later
 
 
-# What sbatch says of a request that is wrong in itself; in SLURM's own words (slurm_strerror, and sbatch's options).
+# What sbatch prints for a wrong request: words of slurm_strerror, and of sbatch about its options.
 _WRONG = re.compile(
     r"""
       unrecognized\ option | invalid\ option | option\ requires\ an\ argument | requires\ an\ argument
@@ -48,7 +48,7 @@ _WRONG = re.compile(
     | Requested\ time\ limit\ is\ invalid | Invalid\ time\ specified
     | Time\ limit\ specification\ required,\ but\ not\ provided
     | Circular\ job\ dependency | Job\ dependency\ problem
-    # The spec is not wrong here, but sbatch finds no configuration as this user, and the preflight found one.
+    # Here the request is right, but sbatch finds no slurm.conf as this user; waiting does not help either.
     | stablish\ a\ configuration\ source | Unable\ to\ process\ configuration\ file
     """,
     re.VERBOSE,
@@ -56,14 +56,15 @@ _WRONG = re.compile(
 _NO_CLUSTER = re.compile(r"stablish (?:a )?configuration source|process configuration file|contact slurm controller")
 _FORBIDDEN = re.compile(r"User's group not permitted to use this partition|Access/permission denied")
 _TOO_LARGE = re.compile(r"Pathname of a file, directory or other parameter too long|[Ss]cript .{0,40}too (?:large|big)")
-# Limits on the number of jobs: any limit whose name has Submit in it, of a QOS, an association, an account or a user.
+# Limits on the number of jobs: every limit of a QOS or an association whose name has Submit in it, and slurmctld's own.
 _FULL = re.compile(
     r"\b(?:QOS|Assoc)?(?:Max|Grp)Submit\w*|Slurm temporarily unable to accept job|Slurm job queue full"
     r"|Job limit exceeded|MaxJobCount"
 )
 
-# SLURM builds the names of its limits: whose (QOS or Assoc), which (Max, Min or Grp), of what, and per what. A job is
-# over (or under) these by itself; the others (Grp, per user, per account) are over when other jobs end.
+# SLURM builds the names of its limits from parts: of whom (QOS or Assoc), which (Max, Min or Grp), of what, per what.
+# A limit per job or per node is broken by the job alone, for ever. The others (Grp, per user, per account) have room
+# again when other jobs end.
 _HOPELESS_BY_RULE = re.compile(r"(?:QOS|Assoc)?Max\w+Per(?:Job|Node)(?:Limit)?|QOSMin\w+|AssocMin\w+")
 _HOPELESS = frozenset(
     {
@@ -81,17 +82,17 @@ _HOPELESS = frozenset(
         "QOSTimeLimit",
     }
 )
-# How they begin what they say.
+# How lines of sbatch and of sudo begin.
 _SBATCH_SAYS = re.compile(r"(?:\S*/)?sbatch: (?:(?:error|fatal|info): )?")
 _SUDO_SAYS = re.compile(
     r"sudo(?:-rs)?: |Sorry, user |\S+ is not (?:in the sudoers file|allowed to run sudo on )|\S+ may not run sudo on "
 )
-# What sudo says beside its work: it goes on after it.
+# Warnings of sudo, after which it goes on.
 _ASIDE = re.compile(
     r"unable to resolve host|sudo: setrlimit\(|unable to (?:send|open) audit|This incident (?:will|has) be"
     r"|unable to (?:mkdir|open|update|write|lock) \S*(?:/ts|lectured|\.log|sudo\.log|/seq)\b"
 )
-# What sudo says to a caller whom it does not let: words, whether they are known to be final, and what helps.
+# Causes for which sudo refuses: its words, whether waiting can't help, and what to do.
 _SUDO_CAUSES: tuple[tuple[str, bool, str], ...] = (
     (
         r"must have a tty|no tty present",
@@ -139,10 +140,10 @@ _NOT_ALLOWED = re.compile(
 
 
 def kind_of(stderr: str) -> Refusal:
-    """Of which kind sbatch's refusal is.
+    """Return the kind of a refusal of sbatch.
 
     Args:
-        stderr: All that sbatch, or a script of the site in its place, had to say.
+        stderr: All that sbatch wrote to standard error, or a script of the site in its place.
     """
     if _FULL.search(stderr):
         return Refusal.FULL
@@ -156,14 +157,14 @@ def kind_of(stderr: str) -> Refusal:
 
 
 def is_hopeless(reason: str) -> bool:
-    """Whether a job that waits for this reason (squeue(1), %r) waits for ever, whatever other jobs do."""
+    """Say whether a job that is pending for this reason (squeue(1), %r) will never start, whatever other jobs do."""
     return reason in _HOPELESS or _HOPELESS_BY_RULE.fullmatch(reason) is not None
 
 
 def says_sudo(stderr: str) -> bool:
-    """Whether it was sudo that refused, and not the command that it was to run.
+    """Say whether sudo refused, and not the command that sudo was to run.
 
-    Sudo's refusal is the last that it says: where others speak after it, the command was run.
+    A refusal is the last line that sudo prints. If other lines follow, sudo ran the command.
     """
     lines = _without_asides(stderr.splitlines())
     return bool(lines) and _SUDO_SAYS.match(lines[-1]) is not None and not any(map(_SBATCH_SAYS.match, lines))
@@ -174,7 +175,7 @@ def _without_asides(lines: Iterable[str]) -> list[str]:
 
 
 def is_sudos_final_word(stderr: str) -> bool:
-    """Whether sudo's refusal is one that no waiting cures."""
+    """Say whether sudo's refusal is final, so that waiting does not help."""
     said = "\n".join(_without_asides(stderr.splitlines()))
     for words, final, _advice in _SUDO_CAUSES:
         if re.search(words, said):
@@ -183,12 +184,12 @@ def is_sudos_final_word(stderr: str) -> bool:
 
 
 def sudo_advice(stderr: str, *, service: str, user: str, command: str) -> str:
-    """What helps against sudo's refusal, where its words tell the cause; else an empty string.
+    """Return what to do about a refusal of sudo, or an empty string if its words do not tell the cause.
 
     Args:
-        stderr: All that sudo had to say.
+        stderr: All that sudo wrote to standard error.
         service: The account that called sudo.
-        user: Whom the command was to be run as.
+        user: The user as whom the command was to run.
         command: The command's path.
     """
     said = "\n".join(_without_asides(stderr.splitlines()))
@@ -199,7 +200,7 @@ def sudo_advice(stderr: str, *, service: str, user: str, command: str) -> str:
 
 
 def no_cluster_advice(words: str, *, user: str) -> str:
-    """What helps where sbatch, run by sudo, does not find the cluster; empty where it said nothing of the kind."""
+    """Return what to do if sbatch, run by sudo, finds no cluster; an empty string if these words say something else."""
     if not _NO_CLUSTER.search(words):
         return ""
     return (
@@ -209,9 +210,10 @@ def no_cluster_advice(words: str, *, user: str) -> str:
 
 
 def own_words(stderr: str) -> str:
-    """All that sbatch had to say, on one line: without its name before each line, each line once, bounded.
+    """Return what sbatch wrote as one line: each line once, without the name of sbatch, cut if it is long.
 
-    A script of the site may need several lines for its reason, and SLURM's own last line says nothing then.
+    All lines count, because a script of the site may need several for its reason, and SLURM's own last line is then
+    only "Unspecified error".
     """
     lines = list(dict.fromkeys(line for line in map(_plain, stderr.splitlines()) if line))
     telling = [line for line in lines if not line.endswith(("Unspecified error", "sleeping and retrying"))]
@@ -219,9 +221,9 @@ def own_words(stderr: str) -> str:
 
 
 def sudo_words(lines: Iterable[str]) -> str:
-    """What sudo had to say, on one line; its first line tells, and what follows it is its own trouble.
+    """Return why sudo refused, as one line: the first line of sudo itself, since the next ones only follow from it.
 
-    Where there is none, or where it but says that PAM let nobody in, PAM's own words tell the cause.
+    If sudo printed no line of its own, or only that PAM opened no session, the words of PAM tell the cause.
     """
     said = _without_asides(lines)
     own = [line.partition(": ")[2] for line in said if line.startswith(("sudo: ", "sudo-rs: "))][:1]
@@ -238,7 +240,7 @@ def _plain(line: str) -> str:
 
 
 def _bounded(text: str) -> str:
-    """A text cut in its midst where it is long: the reason may stand at either end."""
+    """Cut a long text in its middle: the reason may stand at either end."""
     if len(text) <= _MOST_SHOWN:
         return text
     half = _MOST_SHOWN // 2

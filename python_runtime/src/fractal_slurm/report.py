@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
 # Why there is no log of a task in these states.
 _NO_LOG = {
-    TaskState.WAITING: "it has not run yet, or its log has not come",
+    TaskState.WAITING: "it has not run yet, or its log is not there yet",
     TaskState.NOT_RUN: "it did not run",
 }
 # Columns that are to be copied, or hold numbers.
@@ -78,8 +78,7 @@ def plain(cell: object) -> str:
 
 
 def indented(text: object, by: int = 4) -> str:
-    """Text whose first line is ours: whatever others put into it stands further in, so that no line of theirs passes
-    for one of ours."""
+    """Indent all lines of a text but the first, so that no line of others passes for one of ours."""
     return plain(text).replace("\n", "\n" + " " * by)
 
 
@@ -227,7 +226,7 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
         ],
     )
     if head["fork_off"]:
-        print(plain(f"from some job on, tasks started in new processes: {head['fork_off']}"))
+        print(plain(f"some tasks started in new processes: {head['fork_off']}"))
     elif head["forked"]:
         print(f"{count_of(head['forked'], 'task')} ran in forks of a Python that had done their imports")
     if head["advice"]:

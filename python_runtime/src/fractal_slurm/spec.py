@@ -212,7 +212,7 @@ def _check_parameters(value: object) -> Sequence[str]:
     else:
         raise FractalSlurmError(f"{found(value)}; a list of objects is allowed")
     if len(faults) > _MOST_FAULTS:
-        more = f"{len(faults) - _MOST_FAULTS} more that are no objects, or none of JSON"
+        more = f"{len(faults) - _MOST_FAULTS} more that are no objects, or no JSON"
         raise FaultsBelow([*faults[:_MOST_FAULTS], Fault((), more)])
     if faults:
         raise FaultsBelow(faults)

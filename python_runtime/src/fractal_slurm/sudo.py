@@ -72,7 +72,7 @@ class Stalled(ClusterError):
 
 
 class Interrupted(FractalSlurmError):
-    """Reading was given up, since the driver has something else to do."""
+    """The driver stopped reading, because it has something more urgent to do."""
 
 
 @dataclass
@@ -491,8 +491,11 @@ class Impersonator:
 
 
 def clean_environment() -> dict[str, str]:
-    """What our commands get: a fixed PATH, an English locale (we read their messages, and sudo hands it on to the
-    jobs), and nothing of the caller's but what SLURM's own clients need to find the cluster."""
+    """Return the environment of our commands.
+
+    It has a fixed PATH, and an English locale, because we read messages; sudo passes the locale on to the jobs. Of the
+    caller's environment it has only what SLURM's clients need to find the cluster.
+    """
     keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -66,7 +66,7 @@ def check_user_name(name: str) -> str:
     """Accept the name of a user, as sudo and SLURM take it, those of directory services among them.
 
     Raises:
-        FractalSlurmError: It is none; ``#uid``, numbers and names with blanks or quotes are none.
+        FractalSlurmError: The text is no such name: ``#uid``, a number, or a name with blanks or quotes, for instance.
     """
     if not _USER_NAME.fullmatch(name) or len(name) > _MAX_USER_NAME or name in ("root", "ALL"):
         raise FractalSlurmError(f"{name!r} is not allowed as a user to impersonate: give the name of an ordinary user")

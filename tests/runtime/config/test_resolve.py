@@ -266,7 +266,7 @@ class TestResolve:
             workflow={"user_local_exports": {}, 3: 4},
         )
         assert resolution.warnings == [
-            "task.meta: $.cpus_per_tasks: unknown key, passed over; did you mean 'cpus_per_task'?",
+            "task.meta: $.cpus_per_tasks: unknown key, ignored; did you mean 'cpus_per_task'?",
             "task.meta: $.use_mem_per_cpu: has no effect: it is read from the config file only",
             "WorkflowTask.meta: $.user_local_exports: has no effect: it is read from the config file only",
         ]

@@ -105,7 +105,7 @@ class TestCollect:
         driver.collect()
         assert driver.states == ["waiting", "waiting", "succeeded", "waiting"]
         assert driver.run.watches[TOKEN].full
-        assert sum("hold more records than any job writes" in words for words in driver.said) == 1
+        assert sum("hold more records than a job writes" in words for words in driver.said) == 1
         calls = driver.run.sudo.calls
         driver.collect()
         assert driver.run.sudo.calls == calls + 1

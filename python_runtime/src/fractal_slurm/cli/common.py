@@ -72,6 +72,7 @@ def guarded(command: _Command) -> _Command:
 
 
 def load_config(path: str | None) -> SlurmConfigFile:
+    """Read the config file, and print its warnings."""
     from ..config.file import config_path, config_warnings, load_config_file
 
     file = config_path(path)

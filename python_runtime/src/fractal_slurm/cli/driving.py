@@ -53,7 +53,9 @@ def view_options(command: _Command) -> _Command:
     return quiet(lines(json_option(command)))
 
 
-detach_option = click.option("--detach", is_flag=True, help="Start a driver on its own, which survives a logout.")
+detach_option = click.option(
+    "--detach", is_flag=True, help="Start a driver in the background; it goes on after a logout."
+)
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,17 @@ class Shown:
 
 @click.command()
 @click.argument("spec_path", metavar="SPEC")
-@click.option("--user", required=True, metavar="USER", help="Whom to run the tasks as.")
-@click.option("--cache-dir", required=True, metavar="DIR", help="The user's cache_dir, base of user_local_exports.")
-@click.option("--work-dir", required=True, metavar="DIR", help="A folder that the user can write, on the nodes too.")
+@click.option("--user", required=True, metavar="USER", help="The user as whom the tasks run.")
+@click.option(
+    "--cache-dir", required=True, metavar="DIR", help="The user's cache_dir: user_local_exports are below it."
+)
+@click.option(
+    "--work-dir", required=True, metavar="DIR", help="A folder in which the user can write, on the nodes, too."
+)
 @click.option(
     "--task-start",
     type=click.Choice(["fresh", "fork"]),
-    help="Whether tasks with a Python script share their imports; else as our settings say.",
+    help="Whether tasks with a Python script share their imports; the default is in the settings.",
 )
 @config_option
 @account_option

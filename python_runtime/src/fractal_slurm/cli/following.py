@@ -62,10 +62,12 @@ class Sight:
 
     @property
     def total(self) -> int:
+        """The number of tasks."""
         return sum(self.counts.values())
 
     @property
     def done(self) -> int:
+        """The number of tasks that have ended, well or not."""
         return sum(self.counts[state] for state in FINAL)
 
 

@@ -184,8 +184,8 @@ def _times(ratio: float) -> str:
 @click.argument("spec_path", metavar="SPEC")
 @config_option
 @account_option
-@click.option("--cluster", is_flag=True, help="Heed the limits of the live cluster.")
-@click.option("--user", metavar="USER", help="With --cluster: heed this user's limits, too.")
+@click.option("--cluster", is_flag=True, help="Use the limits of the live cluster.")
+@click.option("--user", metavar="USER", help="With --cluster: use this user's limits, too.")
 @json_option
 @guarded
 def plan(

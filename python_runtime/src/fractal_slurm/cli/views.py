@@ -44,9 +44,11 @@ class Lines:
         self._last_at = self._began - _LATE_S
 
     def say(self, sentence: str) -> None:
+        """Print a sentence."""
         say(sentence)
 
     def show(self, _progress: object = None) -> None:
+        """Look at the run, and print what is new."""
         now = time.monotonic()
         if now - self._last_at >= (_SOON_S if now - self._began < _SOON_FOR_S else _LATE_S):
             self._look()
@@ -62,6 +64,7 @@ class Lines:
             say("  ".join(filter(None, (line, words, f"{time.time() - self._follower.created:.0f} s"))))
 
     def close(self) -> None:
+        """Look a last time."""
         self._look()
 
 
@@ -69,13 +72,13 @@ class Quiet:
     """Nothing."""
 
     def say(self, sentence: str) -> None:
-        pass
+        """Print nothing."""
 
     def show(self, progress: object = None) -> None:
-        pass
+        """Print nothing."""
 
     def close(self) -> None:
-        pass
+        """Print nothing."""
 
 
 class Events:
@@ -106,9 +109,11 @@ class Events:
         self._tell("task", index=end.index, state=end.state, reason=end.reason, **found)
 
     def say(self, sentence: str) -> None:
+        """Print a sentence."""
         self._tell("said", words=sentence)
 
     def show(self, _progress: object = None) -> None:
+        """Look at the run, and print what is new."""
         sight = self._follower.look()
         for sentence in sight.told:
             self.say(sentence)
@@ -136,6 +141,7 @@ class Events:
                 self._task(TaskEnd(index, row.state, row.reason, row.record))
 
     def close(self) -> None:
+        """Look a last time."""
         self.show()
 
 

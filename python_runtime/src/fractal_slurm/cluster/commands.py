@@ -77,7 +77,7 @@ HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "l
 ORDINARY_REASONS = frozenset({"None", "Priority", "Resources", "BeginTime", "Prolog", "Cleaning", "Dependency"})
 # What helps with some of the others.
 PENDING_HINTS = {
-    "PartitionConfig": ": no node of the partition fits it as things are (CPUs, memory, features, nodes down)",
+    "PartitionConfig": ": no node of the partition can run it now (CPUs, memory, features, nodes down)",
     "JobHeldAdmin": ": an administrator holds it",
     "JobHeldUser": ": it is held; `scontrol release` lets it go",
     "PartitionDown": ": the partition is down",
@@ -185,6 +185,7 @@ class SlurmJob:
 
     @property
     def is_final(self) -> bool:
+        """Whether SLURM is done with the job."""
         return self.state in FINAL_STATES
 
 

@@ -103,7 +103,7 @@ def read_meta(meta: object, source: str, warnings: list[str]) -> dict[str, Any]:
         elif key not in Meta.model_fields:
             near = difflib.get_close_matches(str(key), OPTIONS, n=1, cutoff=0.8)
             if near:
-                warnings.append(f"{where}: unknown key, passed over; did you mean {near[0]!r}?")
+                warnings.append(f"{where}: unknown key, ignored; did you mean {near[0]!r}?")
     given = {key: meta[key] for key in meta if key in Meta.model_fields}
     try:
         options = Meta.model_validate(given).model_dump(exclude_unset=True, exclude={"account"})

@@ -188,10 +188,10 @@ def extra_line_warning(line: str) -> str | None:
 
 
 def check_nodes(value: str) -> str:
-    """Accept a number of nodes, or two with a dash between them.
+    """Accept a number of nodes, or two numbers with a dash between them.
 
     Raises:
-        FractalSlurmError: It is none.
+        FractalSlurmError: The text is neither.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,8}(-[1-9][0-9]{0,8})?", value):
         raise FractalSlurmError(f'nodes {shown(value)} is not allowed: give a number of nodes such as "1" or "1-2"')

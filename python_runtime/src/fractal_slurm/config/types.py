@@ -28,7 +28,7 @@ def check_export_name(name: str) -> str:
     """Accept the name of an environment variable.
 
     Raises:
-        FractalSlurmError: It is none.
+        FractalSlurmError: The text is not such a name.
     """
     if not _VARIABLE_NAME.fullmatch(name):
         raise FractalSlurmError(
@@ -80,7 +80,7 @@ def _as_walltime(value: object) -> str:
 
 
 def _as_needs_gpu(value: object) -> bool:
-    """true or false; as a string, too, in any case: fractal-server reads a meta so."""
+    """Accept true or false. The words as a string are allowed, too, as fractal-server reads them in a meta."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Bring results home: the workers' result files, read in one call for many jobs, into the journal."""
+"""Collect results: read the workers' result files, in one call for many jobs, and write them to the journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FEW_FILES, _FILES_PER_NODE = 100, 20
 _FEW_RECORDS, _RECORDS_PER_TASK = 200_000, 20
 # A sign of life as the worker writes it.
 _BEAT = re.compile(rb'\{"beat":[0-9]{1,12},"token":"([0-9a-f]{16})"\}')
-# Of what a script prints, what a person wants to know while the run goes on. All of it is among the events.
+# Words in the output of a script that a person wants to see while the run goes on. The events have all of the output.
 _TROUBLE = re.compile(r"not found|no such|error|denied|cannot|can't|fail|invalid|unable", re.IGNORECASE)
 # Records that came too late to count, each of which is named; and reasons that workers give for what they do.
 _MOST_LATE, _MOST_REASONS = 1_000, 5
@@ -35,7 +35,7 @@ class _TooMany(Exception):
     """Result files hold more records than jobs write."""
 
 
-# Of so many jobs the start of a task is kept, for advice.
+# The start of a task is kept for so many jobs, to advise on forks.
 _MOST_STARTUPS = 100
 
 
@@ -57,10 +57,10 @@ class Collector:
     def collect(self, jobs: Sequence[JobRow], now: float) -> None:
         """Read the results of jobs, in one call of cat, and journal them.
 
-        What a user made of a file of theirs, so that it can't be read, is remembered with its job, and no error.
+        A file that its user made unreadable is no error: it is noted with its job.
 
         Raises:
-            ClusterError: They can't be read now; nothing follows from that.
+            ClusterError: The results can't be read now, so nothing is known about them.
         """
         files: dict[str, JobRow] = {}
         unlisted = []
@@ -102,7 +102,7 @@ class Collector:
                 watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
 
     def find_files(self, jobs: Sequence[JobRow]) -> dict[str, JobRow]:
-        """The result files of jobs, looked for: not all are where they were expected, if SLURM started a job twice."""
+        """Find the result files of jobs: if SLURM started a job twice, they are not where they were expected."""
         if not jobs:
             return {}
         folders = {job_folder(self.run.folder, job.token): job for job in jobs}
@@ -111,7 +111,7 @@ class Collector:
         return {f"{folder}/{name}": folders[folder] for folder, names in listed.items() for name in names}
 
     def read_jobs(self, jobs: Sequence[JobRow], files: dict[str, JobRow]) -> dict[Kind, int]:
-        """Read the result files of jobs into the journal. Returns how many lines were odd, by kind.
+        """Read the result files of jobs into the journal; return how many lines were odd, by kind.
 
         Raises:
             ClusterError: They can't be read now.
@@ -142,7 +142,7 @@ class Collector:
         return odd
 
     def take_lines(self, lines: Iterable[bytes], jobs: Sequence[JobRow], odd: dict[Kind, int]) -> None:
-        """Journal the lines of jobs, a handful at a time; ``odd`` takes how many were odd, by kind.
+        """Journal the lines of jobs in groups; ``odd`` counts the odd lines, by kind.
 
         Raises:
             ClusterError: No more can be read.
@@ -162,17 +162,17 @@ class Collector:
                         odd[kind] += 1
                     left -= 1
             if left <= 0:
-                raise _TooMany("hold more records than any job writes: what follows was left unread")
+                raise _TooMany("hold more records than a job writes: the rest was not read")
 
     def take_beat(self, token: str) -> None:
-        """A worker is alive: of these there may be very many, and all is said by their number."""
+        """Note a sign of life of a worker. There may be very many, so only their number is kept."""
         if token in self.reading:
             watch = self.run.watches.setdefault(token, Watch())
             watch.began = True
             watch.lines += 1
 
     def read(self, paths: Sequence[str], jobs: Sequence[JobRow], closed: dict[str, str]) -> Iterator[bytes]:
-        """The lines of result files of jobs; ``closed`` takes those that can't be read, with the reasons."""
+        """Yield the lines of jobs' result files; ``closed`` gets the files that can't be read, with the reasons."""
         room = sum(job.tasks for job in jobs) * (self.run.settings.max_out_bytes + _RECORD_BYTES) + (1 << 26)
         return split_lines(
             self.run.sudo.read_files(
@@ -183,17 +183,18 @@ class Collector:
         )
 
     def predicted_file(self, job: JobRow, node: int = 0) -> str:
+        """Return the path of the result file that a worker writes if SLURM starts the job once."""
         return f"{job_folder(self.run.folder, job.token)}/results-0-{node}"
 
     def name_odd_lines(self, jobs: Sequence[JobRow], torn: int, foreign: int) -> None:
-        """Lines that no worker of ours wrote whole: passed over, and said once for each set of jobs."""
+        """Say that lines were skipped which no worker wrote, or only in part; once for each set of jobs."""
         which = _names(jobs)
-        words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were passed over"
+        words = f"in the result files of job {which}, {torn} torn and {foreign} foreign lines were skipped"
         if self.run.say_once(words):
             self.run.journal.event("odd lines", which, words)
 
     def take_line(self, line: bytes) -> Kind:
-        """One line of a result file; returns what it is."""
+        """Journal one line of a result file; return what kind of line it is."""
         kind, record = classify(line, self.reading)
         if kind in (Kind.TORN, Kind.FOREIGN):
             return kind
@@ -219,7 +220,7 @@ class Collector:
         return kind
 
     def take_printed(self, record: dict[str, Any], watch: Watch) -> None:
-        """What a job's script printed before its first task, once a job; the first that looks like trouble is said."""
+        """Note what a job's script printed before its first task; say the first output that looks like trouble."""
         if record.get("printed") and not watch.printed:
             watch.printed = True
             self.run.journal.event("script printed", record["token"], record["printed"])
@@ -229,7 +230,7 @@ class Collector:
                 self.run.say(f"job {record['job']}: before its first task its script printed: {one_line(line)}")
 
     def take_starts(self, record: dict[str, Any]) -> None:
-        """How a worker started its tasks, where they were to be forks and were not."""
+        """Note why a worker started its tasks in new processes, if they were to be forks."""
         if record.get("fork_off") and self.run.job_settings.task_start == "fork":
             why = one_line(record["fork_off"])
             self.run.stop_forking(why)
@@ -243,7 +244,7 @@ class Collector:
                 self.run.journal.event("no forks", record["token"], words)
 
     def take_record(self, record: dict[str, Any], text: str) -> None:
-        """The end of a task. The first whole record of the valid attempt counts; others are named."""
+        """Journal the end of a task: the first whole record of the valid attempt counts, others are noted."""
         index = record["task"]
         task = self.run.journal.task(index)
         if task is None:
@@ -272,7 +273,7 @@ class Collector:
             self.run.journal.finish_task(index, TaskState.FAILED, reason, text)
 
     def name_late(self, what: str, token: str, index: int, attempt: int) -> None:
-        """Note a record that does not count: once for each task of a job, and not without end."""
+        """Note a record that does not count: once for each task of a job, up to a limit."""
         if (token, index) in self.late or len(self.late) >= _MOST_LATE:
             return
         self.late.add((token, index))
@@ -286,4 +287,5 @@ def _names(jobs: Sequence[JobRow]) -> str:
 
 
 def is_result_file(name: str) -> bool:
+    """Say whether a name in a job's folder is the name of a result file."""
     return re.fullmatch(r"results-[0-9]{1,9}-[0-9]{1,9}", name) is not None

@@ -60,12 +60,12 @@ class Watch:
     host: str = ""  # the node of its script, once it ended
 
     def workers_ended(self, nodes: int) -> bool:
-        """Whether the workers on all nodes of the job ended by themselves, in its last start."""
+        """Say whether the workers on all nodes of the job ended by themselves, since its last start."""
         return len(self.ends) >= nodes
 
 
 class Run:
-    """What one run is, and what its driver knows of it at the moment.
+    """One run, and what its driver knows of it at the moment.
 
     Args:
         journal: The run's journal, locked.
@@ -119,41 +119,42 @@ class Run:
         self.notes = Notes(journal)
 
     def stop_forking(self, why: str) -> None:
-        """Jobs that are submitted from here on start each task in a new process, for a reason in words."""
+        """Let jobs that are submitted from now on start each task in a new process; ``why`` says the reason."""
         self.journal.put("fork_off", why)
         self.job_settings = replace(self.job_settings, task_start="fresh")
 
     def has_work(self) -> bool:
-        """Whether there is a task that has no end yet."""
+        """Say whether a task has not ended yet."""
         return bool(self.journal.jobs(JobState.PLANNED, *IN_FLIGHT, JobState.ENDED) or self.journal.unassigned())
 
     def cancel_is_due(self) -> bool:
+        """Say whether the run is to be cancelled now."""
         return self.cancel_at is not None and time.monotonic() >= self.cancel_at
 
     def is_wanted_elsewhere(self) -> bool:
-        """Whether the driver was told to leave the jobs alone, or to cancel, and has not come to that yet."""
+        """Say whether the driver must still leave the jobs alone or cancel, because it was told to."""
         return self.detach_requested or (self.cancel_is_due() and not self.cancelled)
 
     def heed(self) -> None:
-        """Between two handfuls of what takes long: stop, if something else is to be done first.
+        """Stop a long piece of work if something else must be done first; called between its parts.
 
         Raises:
-            Interrupted: It is. What was done so far stands, and can be done again.
+            Interrupted: Something else must be done. The parts that were done stay done, and may be done again.
         """
         if self.is_wanted_elsewhere():
             raise Interrupted("the driver was told to stop")
 
     def most_nodes(self, job: JobRow) -> int:
-        """The most nodes that a job can have, by what was asked for: a task for each, or what the config says."""
+        """Return the most nodes that a job can have: one for each task, or as many as the config allows."""
         asked = int((self.config.nodes or "1").rpartition("-")[2])
         return max(1, min(job.tasks, max(asked, job.slots or self.config.parallel_tasks_per_job)))
 
     def may_ask(self) -> bool:
-        """Whether no pause after an outage is on."""
+        """Say whether no pause after an outage is left."""
         return time.monotonic() >= self.outage_until
 
     def say_once(self, words: str) -> bool:
-        """Say a sentence, unless it was said before. Returns whether it was news."""
+        """Say a sentence, unless it was said before; return whether it was new."""
         if words in self.said:
             return False
         self.said.add(words)
@@ -161,7 +162,7 @@ class Run:
         return True
 
     def outage(self, words: str) -> None:
-        """Something can't be done now: say it, if it is news, and pause, longer each time."""
+        """Note that SLURM or the user's folder is out of reach: say so once, and pause, longer each time."""
         if words != self.trouble and (not self.trouble or not words.startswith(NO_ANSWER)):
             self.trouble = words
             self.say(words)
@@ -171,7 +172,7 @@ class Run:
         self.outage_until = time.monotonic() + self.outage_s
 
     def outage_is_over(self) -> None:
-        """What was in the way is out of it: say so, if it was said that it was there."""
+        """Note that SLURM and the user's folder can be reached again: say so after an outage, and end the pause."""
         if not self.outage_s:
             return
         self.outage_s = 0.0
@@ -180,7 +181,7 @@ class Run:
         self.trouble = ""
 
     def refuse(self, words: str) -> None:
-        """SLURM refused what no waiting cures: nothing more is submitted, what runs is brought home."""
+        """End the run after a final refusal: submit nothing more, and wait for the jobs that run."""
         self.refusal = words
         with self.journal.transaction():
             self.journal.put("refusal", words)
@@ -189,7 +190,7 @@ class Run:
         self.say(f"{words}; once the cause is gone: fractal-slurm resume {self.id}")
 
     def take_up_again(self) -> int:
-        """What did not run since the run was refused is to run after all. Returns the number of tasks."""
+        """Set up again the tasks that did not run because the run was refused; return their number."""
         with self.journal.transaction():
             tasks = self.journal.take_up_again([*self.journal.get("refusals", []), *filter(None, [self.refusal])])
             self.journal.put("refusal", None)
@@ -200,7 +201,7 @@ class Run:
         return tasks
 
     def give_up(self, words: str) -> None:
-        """Nothing more is submitted: what is planned, or waits for a plan, does not run."""
+        """Submit nothing more: the tasks of planned jobs, and those that wait for a plan, do not run."""
         planned, tasks = self.journal.jobs(JobState.PLANNED), self.journal.unassigned()
         if not planned and not tasks:
             return
@@ -211,28 +212,30 @@ class Run:
                 self.journal.update_job(job.token, "given up", state=JobState.ABANDONED, reason=words)
 
     def new_token(self) -> str:
+        """Return a token that no job has yet."""
         token = secrets.token_hex(8)
         self.tokens.add(token)
         return token
 
     def job_config(self, job: JobRow) -> SlurmConfig:
-        """The config of a job that is submitted now."""
+        """Return the config of a job that is submitted now."""
         config = without_nodes(self.config, sorted(self.bad_nodes)) if self.bad_nodes else self.config
         return replace(config, parallel_tasks_per_job=job.slots) if job.slots else config
 
     def leave_out(self, host: str, why: str) -> None:
-        """The jobs that are submitted from here on do not run on this node."""
+        """Keep the jobs that are submitted from now on off this node."""
         self.bad_nodes[host] = why
         self.journal.put("bad_nodes", self.bad_nodes)
         self.journal.event("node left out", host, why)
 
     def forgive_nodes(self, why: str) -> None:
-        """No node is left out any more."""
+        """Let jobs run on all nodes again."""
         self.bad_nodes.clear()
         self.journal.put("bad_nodes", {})
         self.journal.event("no node left out", "", why)
 
     def job_ended(self, job: JobRow, state: str, reason: str, *, nodes: int) -> None:
+        """Note that a job has ended, in which of SLURM's states and why."""
         self.journal.update_job(
             job.token, "ended", state=JobState.ENDED, slurm_state=state, reason=reason,
             nodes=min(nodes, self.most_nodes(job)), ended_at=time.time(),
@@ -241,10 +244,10 @@ class Run:
     # -- as the user, with the usual time limit
 
     def make_folder(self) -> None:
-        """Make the run's folder. For a new run it is one that was not there; later on it may be.
+        """Make the run's folder. A new run needs a folder that did not exist; a run that goes on may find its own.
 
         Raises:
-            ClusterError: It can't be made.
+            ClusterError: The folder can't be made.
             ImpersonationError: sudo refused.
         """
         made = self.journal.get("folder_made", None)
@@ -275,11 +278,11 @@ class Run:
         self.journal.put("clear_preload", True)
 
     def take_names(self, paths: Sequence[str]) -> list[bool]:
-        """Take names in the run's folder; returns for each whether it is ours, now or since earlier."""
+        """Take names in the run's folder; return for each whether the driver has it, now or since earlier."""
         return self.sudo.take_names(self.user, paths, timeout=self.settings.command_timeout_s)
 
     def list_folders(self, folders: Sequence[str], *, wanted: Callable[[str], bool], most: int) -> dict[str, list[str]]:
-        """The wanted names in folders, so many of each at the most; a folder that is not there has none."""
+        """Return the wanted names in each folder, at most ``most`` of each; a missing folder has none."""
         return self.sudo.list_folders(
             self.user, folders, timeout=self.settings.command_timeout_s, wanted=wanted, most=most
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The journal of one run: what was meant, what was submitted, what came back. SQLite, written before the act.
+"""The journal of one run, in SQLite: what is planned, submitted and known. It is written before each act.
 
 A run is a folder with ``journal.sqlite`` and ``lock`` in it. Whoever drives the run holds the lock, so that
 two drivers can't. After a crash the journal says all that a new driver needs.
@@ -78,7 +78,7 @@ def check_run_id(run_id: str) -> str:
     """Accept the id of a run.
 
     Raises:
-        RunError: It is none.
+        RunError: The text is not the id of a run.
     """
     if not _RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id!r} is no id of a run; `fractal-slurm status` lists them")
@@ -170,7 +170,7 @@ class Journal:
             journal = cls(folder, _connect(file, read_only=True), None)
             version = journal._db.execute("PRAGMA user_version").fetchone()[0]
             if journal.lacks_tables():
-                raise RunError(f"the journal of run {run_id} is damaged: it has not the tables of one")
+                raise RunError(f"the journal of run {run_id} is damaged: it its tables are missing")
             if version != _SCHEMA_VERSION:
                 raise RunError(
                     f"the journal of run {run_id} has format {version}; this version of fractal-slurm reads format "
@@ -190,12 +190,12 @@ class Journal:
             raise
 
     def lacks_tables(self) -> bool:
-        """Whether it has not the tables of a journal."""
+        """Say whether a table of a journal is missing."""
         rows = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return not {"run", "job", "task", "event"} <= {row[0] for row in rows}
 
     def examine(self) -> None:
-        """Read all that a driver goes by.
+        """Read everything that a driver relies on.
 
         Raises:
             RunError: Some of it is damaged.
@@ -215,7 +215,7 @@ class Journal:
             raise RunError([*self.damage, "it is not driven, and nothing is written to it"])
 
     def _damaged(self, words: str) -> None:
-        """Note what can't be read of this journal: the rest can be shown, and nobody drives it.
+        """Note damage of this journal: the rest can be shown, but the run can't be driven.
 
         Raises:
             RunError: It is being driven.
@@ -229,23 +229,23 @@ class Journal:
     def _select(
         self, sql: str, values: Sequence[Any] = (), sound: Callable[[tuple[Any, ...]], bool] = lambda _row: True
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows, as far as they can be read; those that are not ``sound`` are noted as damage and left out."""
+        """Yield the rows that can be read; those that are not ``sound`` are noted as damage and left out."""
         try:
             for row in self._db.execute(sql, values):
                 if sound(row):
                     yield row
                 else:
-                    self._damaged(f"a row has other values than it can have ({_place(row)})")
+                    self._damaged(f"a row has values that are not valid ({_place(row)})")
         except _BROKEN as error:
             self._damaged(str(error))
 
     def heeds_signals(self) -> None:
-        """Let others know that this process cancels the run on SIGTERM: a process that does not would just end."""
+        """Write into the lock that this process cancels the run on SIGTERM; others would only end."""
         if self._lock_fd is not None:
             os.pwrite(self._lock_fd, f"{os.getpid()} {os.uname().nodename} heeds\n".encode(), 0)
 
     def close(self) -> None:
-        """Close it, and let go of the lock."""
+        """Close the journal and release the lock."""
         self._db.close()
         if self._lock_fd is not None:
             os.close(self._lock_fd)

@@ -183,7 +183,7 @@ class Runner:
         except Interrupted:
             return False
         except Silence as silence:
-            self.run.outage(f"{NO_ANSWER} ({silence}): waiting; what runs goes on")
+            self.run.outage(f"{NO_ANSWER} ({silence}): waiting; running jobs go on")
         except ClusterError as error:
             if not any(job.may_be_out for job in self.run.journal.jobs()):
                 raise
@@ -191,7 +191,7 @@ class Runner:
             if time.monotonic() - began > self.run.settings.refusal_wait_s:
                 raise ClusterError(
                     f"{error}: it did not pass within {format_walltime(self.run.settings.refusal_wait_s)} "
-                    f"(refusal_wait_s in our settings); nothing is given up: fractal-slurm resume {self.run.id}"
+                    f"(refusal_wait_s in our settings); no task is lost: fractal-slurm resume {self.run.id}"
                 ) from None
             self.run.outage(f"{error}: trying again")
         else:
@@ -223,6 +223,7 @@ class Runner:
             self.report()
 
     def report(self, *, force: bool = False) -> None:
+        """Show the progress, at most once a second unless ``force`` is set."""
         now = time.monotonic()
         if self.show is None or (not force and now - self.last_shown < 1.0):
             return
@@ -248,7 +249,7 @@ class Runner:
         )
 
     def cancel(self) -> None:
-        """Cancel the run: from here on nothing more is submitted, and :meth:`pursue_cancel` ends what is out."""
+        """Cancel the run: submit nothing more. :meth:`pursue_cancel` then ends the jobs that SLURM has."""
         self.run.cancelled = True
         self.run.notes.wait("room", "")
         with self.run.journal.transaction():
@@ -256,16 +257,16 @@ class Runner:
             self.run.journal.event("cancel")
         live = self.run.journal.jobs(*IN_FLIGHT)
         if live:
-            self.run.say(f"cancelling {count_of(len(live), 'job')}; what has finished is brought home")
+            self.run.say(f"cancelling {count_of(len(live), 'job')}; results of finished tasks are kept")
         now = time.monotonic()
         self.cancel_deadline = now + self.run.settings.cancel_grace_s
         self.run.last_submission = self.next_poll = now
 
     def pursue_cancel(self) -> None:
-        """End the jobs that are out: a mark that their workers heed, a grace, then scancel in one call.
+        """End the jobs that SLURM has: first a mark that asks their workers to end, later scancel in one call.
 
         Raises:
-            ClusterError: One of them could not be done; it is done again.
+            ClusterError: A step failed; the next call does it again.
         """
         live = self.run.journal.jobs(JobState.SUBMITTED)
         due = time.monotonic() >= self.cancel_deadline
@@ -274,7 +275,7 @@ class Runner:
         except ClusterError as error:
             if not due:
                 raise
-            self.run.say_once(f"{error}: left to scancel alone")
+            self.run.say_once(f"{error}: only scancel ends these jobs now")
         running = [job for job in live if job.token not in self.run.unclaimed]
         left = [job for job in live if job.slurm_job_id and job.slurm_job_id not in self.cancelled_ids]
         if left and (due or not running):
@@ -289,10 +290,10 @@ class Runner:
                     self.run.job_ended(job, SlurmState.CANCELLED, "", nodes=job.nodes)
 
     def mark(self, jobs: Sequence[JobRow]) -> None:
-        """Tell jobs to end, by a mark that their workers heed.
+        """Make the marks that ask the workers of jobs to end.
 
         Raises:
-            ClusterError: It can't be made.
+            ClusterError: The marks can't be made.
         """
         if not jobs:
             return
@@ -300,7 +301,7 @@ class Runner:
         marks = [stop_path(self.run.folder, job.token) for job in jobs]
         free = self.run.take_names([*claims, *marks])
         self.marked |= {job.token for job in jobs}
-        # Whose claim is ours now has not begun, and never will.
+        # A job whose claim the driver just took has not begun, and it never will: to begin, it must take the claim.
         self.run.unclaimed |= {job.token for job, ours in zip(jobs, free, strict=False) if ours}
         self.run.journal.put("unclaimed", sorted(self.run.unclaimed))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The end of a job: what becomes of the tasks that it left."""
+"""The end of a job: decide what becomes of its unfinished tasks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .model import UNFINISHED, JobRow, JobState, TaskRow, TaskState
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
 
 _NEVER_BEGAN_S = 3.0
-# A job that has run for so long has come to its first task, whether its results can be read already or not.
+# After so many seconds, a job counts as one that came to its first task, even if its results can't be read yet.
 _LIVES_AFTER_S = 10.0
 
 
 class Settler:
-    """Decides on the tasks of jobs that ended.
+    """Decides on the unfinished tasks of jobs that have ended.
 
     Args:
         run: The run.
@@ -32,7 +32,7 @@ class Settler:
         self.run = run
 
     def settle(self, job: JobRow, now: float) -> None:
-        """A job has ended: once its results are there, or have had their time, decide on what it left."""
+        """Decide on the tasks of a job that has ended, once its results are there or were waited for long enough."""
         watch = self.run.watches.setdefault(job.token, Watch())
         unfinished = self.run.journal.tasks_of(job.token, *UNFINISHED)
         if unfinished:
@@ -51,10 +51,10 @@ class Settler:
         self.run.full_until = 0.0  # there is room for another
 
     def is_due(self, job: JobRow, watch: Watch, now: float) -> bool:
-        """Whether to decide on what a job left: its results came, there are none to come, or they had their time.
+        """Say whether to decide on a job now: its results came, none can come, or the time to wait for them is over.
 
-        Results that did not come are looked for once more after the job was shut out: its folder is there then, and
-        nothing new comes into it.
+        If results are missing, the job is shut out, and its folder is read once more: it can be read then, and nothing
+        new comes into it.
 
         Raises:
             ClusterError: It can't be shut out.
@@ -88,7 +88,7 @@ class Settler:
         return False
 
     def decide(self, job: JobRow, watch: Watch, unfinished: Sequence[int]) -> None:
-        """What becomes of the tasks that a job left."""
+        """Decide what becomes of the unfinished tasks of a job."""
         if self.exit_code(job) == PRELOAD_EXIT and not self.run.cancelled:
             self.without_preload(job, unfinished)
             return
@@ -168,12 +168,12 @@ class Settler:
             self.run.say(words)
 
     def fail_after_retries(self, task: TaskRow, words: str) -> None:
-        """A task that was set up again as often as it may be, for faults of nodes and jobs, has failed."""
+        """Let a task fail that was set up again, for faults of nodes and jobs, as often as the settings allow."""
         words = f"{words}; it was tried {task.node_retries + 1} times"
         self.run.journal.finish_task(task.index, TaskState.FAILED, words, None)
 
     def without_preload(self, job: JobRow, unfinished: Sequence[int]) -> None:
-        """A job could start no program, for what sudo had put into its environment: again, without that."""
+        """Set up again the tasks of a job that could start no program, because sudo had set LD_PRELOAD for it."""
         words = (
             f"job {job.slurm_job_id}: {EXITS[PRELOAD_EXIT]}. Jobs are submitted without that from now on. "
             "What prevents it: fractal-slurm doctor"
@@ -190,7 +190,7 @@ class Settler:
         self.run.say(words)
 
     def blamed(self, job: JobRow, watch: Watch) -> tuple[str, str]:
-        """The node to blame for a job that died before its first task; or words, where several nodes agree.
+        """Return the node to blame for a job that died before its first task; or words, if several nodes had such jobs.
 
         Raises:
             Silence: slurmctld does not answer.
@@ -208,7 +208,7 @@ class Settler:
         return "", f"; so did others, on {len(hosts)} nodes ({', '.join(hosts[:NODES_THAT_AGREE])})"
 
     def has_begun(self, but: JobRow) -> bool:
-        """Whether another job of the run came to its first task, or has lived for longer than those that die early."""
+        """Say whether another job of the run came to its first task, or ran for longer than jobs that die early."""
         now = time.monotonic()
         others = [watch for token, watch in self.run.watches.items() if token != but.token]
         return (
@@ -221,7 +221,7 @@ class Settler:
         )
 
     def never_began(self, job: JobRow, watch: Watch) -> bool:
-        """Whether it is sure that a job of a cancelled run came to no task: its claim is ours."""
+        """Say whether a job of a cancelled run surely came to no task: the driver has its claim."""
         if job.token in self.run.unclaimed:
             return True
         if watch.began or watch.shut_out:
@@ -232,7 +232,7 @@ class Settler:
         return False
 
     def exit_words(self, job: JobRow) -> str | None:
-        """Why a job's worker could not begin, or not say why it ended, by the job's exit code."""
+        """Return what the job's exit code says about its worker; None if the code is none of the worker's own."""
         if job.slurm_state != SlurmState.FAILED:
             return None
         reason = job.reason or ""
@@ -241,16 +241,19 @@ class Settler:
         return EXITS.get(self.exit_code(job) or 0)
 
     def exit_code(self, job: JobRow) -> int | None:
-        """The exit code of a job that failed, and that no signal ended."""
+        """Return the exit code of a job that failed; None if a signal ended it."""
         number, _colon, number_of_signal = (job.reason or "").rpartition("exit ")[2].partition(":")
         failed = job.slurm_state == SlurmState.FAILED and re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0"
         return int(number) if failed else None
 
     def shut_out(self, job: JobRow, watch: Watch) -> bool:
-        """Should a job start late, or its worker live on, it starts nothing more. Returns whether it never began.
+        """Shut a job out: if it starts late, or its worker still runs, it starts no further task.
+
+        Returns:
+            Whether the job never began.
 
         Raises:
-            ClusterError: The marks can't be made; then nothing is decided, and nothing goes elsewhere.
+            ClusterError: The marks can't be made. Then nothing is decided, and no task goes into another job.
         """
         paths = [claim_path(self.run.folder, job.token), stop_path(self.run.folder, job.token)]
         try:
@@ -262,7 +265,7 @@ class Settler:
         return was_free
 
     def job_output(self, job: JobRow) -> str:
-        """The end of what a job printed outside of its tasks, for the words of its failure."""
+        """Return the end of what a job printed outside of its tasks, for the message about its failure."""
         try:
             chunks = self.run.sudo.read_files(
                 self.run.user, [output_path(self.run.folder, job.token)], timeout=30, max_bytes=1_000_000

@@ -46,7 +46,7 @@ class Submitter:
         self.claimed_since: dict[str, float] = {}
 
     def plan_again(self) -> None:
-        """New jobs for tasks that have to run again."""
+        """Plan new jobs for the tasks that must run again."""
         if self.run.cancelled or self.run.refusal:
             self.run.give_up(self.run.refusal or "the run was cancelled")
             return
@@ -64,7 +64,7 @@ class Submitter:
             self.run.journal.put("alone", [])
 
     def submit_some(self) -> None:
-        """Submit what is planned, as far as there is room."""
+        """Submit planned jobs, as far as there is room."""
         self.has_more = False
         if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
             return
@@ -85,7 +85,7 @@ class Submitter:
                 return
 
     def submit(self, job: JobRow) -> bool:
-        """Submit one job. Returns whether to go on with the next.
+        """Submit one job; return whether to go on with the next.
 
         Raises:
             Silence: SLURM did not answer; the job may exist.
@@ -141,9 +141,10 @@ class Submitter:
         return False
 
     def refused(self, submission: Submission) -> None:
-        """A refusal that is known to be final ends the run; another is waited out.
+        """Handle a refused submission: a final refusal ends the run, any other is waited out.
 
-        What was accepted before is not wrong in itself: SLURM, sudo or the site have changed, and may change back.
+        Once a job of the run was accepted, the request is not wrong: SLURM, sudo or the site have changed, and may
+        change back.
 
         Raises:
             ImpersonationError: sudo refused the first submission of the run, for good.
@@ -163,13 +164,13 @@ class Submitter:
         self.not_now(words)
 
     def no_room(self, words: str) -> None:
-        """A limit of the site: wait, longer each time, or until one of our jobs ends."""
+        """Handle a limit of the site: wait, longer each time, or until a job of the run ends."""
         self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
         self.run.notes.wait("room", f"for room: the site's limit is reached ({words})")
         self.pause()
 
     def not_now(self, words: str) -> None:
-        """A refusal that may pass: wait, longer each time, up to the limit of the settings."""
+        """Handle a refusal that may pass: wait, longer each time, for ``refusal_wait_s`` in all."""
         now, most = time.monotonic(), self.run.settings.refusal_wait_s
         if self.refused_since is None:
             self.refused_since = now
@@ -187,7 +188,7 @@ class Submitter:
         self.run.full_until = min(self.run.full_until, self.refused_since + most)
 
     def is_news(self, words: str) -> bool:
-        """Whether something was not said yet in this spell of refusals, but for its numbers; it is noted."""
+        """Say whether these words are new since submissions are refused, numbers aside; note them."""
         shape = re.sub(r"[0-9]+", "0", words)
         if shape in self.told or len(self.told) >= _MOST_TOLD:
             return False
@@ -195,11 +196,12 @@ class Submitter:
         return True
 
     def pause(self) -> None:
+        """Submit nothing for a while, longer each time."""
         self.full_s = min(_FULL_LAST_S, max(_FULL_FIRST_S, self.full_s * 1.5))
         self.run.full_until = time.monotonic() + self.full_s
 
     def too_large(self, job: JobRow, indices: Sequence[int], words: str) -> None:
-        """Fewer tasks a job, where its script is too large for the cluster; a task that is too large alone fails."""
+        """Handle a script that is too large for the cluster: split the job; a task that is too large alone fails."""
         if len(indices) > 1:
             self.split(job, indices)
             return
@@ -207,7 +209,7 @@ class Submitter:
         self.run.journal.finish_tasks(indices, TaskState.FAILED, words)
 
     def split(self, job: JobRow, indices: Sequence[int]) -> None:
-        """Two jobs of half the tasks each, in place of one whose script is too large."""
+        """Plan two jobs of half the tasks each, in place of one."""
         half = len(indices) // 2
         with self.run.journal.transaction():
             self.run.journal.update_job(job.token, "split", state=JobState.ABANDONED, reason="its script was too large")
@@ -215,7 +217,7 @@ class Submitter:
             self.run.journal.add_job(self.run.new_token(), indices[half:], slots=job.slots)
 
     def settle_unknown(self) -> None:
-        """Find out about submissions whose answer did not come: ask for the name, then let the fence decide.
+        """Find out about submissions without an answer: ask SLURM for the job's name, then try to take the claim.
 
         Raises:
             Silence: SLURM does not answer; nothing is decided.
@@ -244,7 +246,7 @@ class Submitter:
             self.fence(rest)
 
     def fence(self, jobs: Sequence[JobRow]) -> None:
-        """Take the claims of jobs that may or may not exist. Where the claim is ours, the work gets a new token."""
+        """Take the claims of jobs that may exist; the tasks of a job whose claim the driver gets go to a new token."""
         paths = [claim_path(self.run.folder, job.token) for job in jobs]
         taken = self.run.take_names(paths)
         claimed = []
@@ -264,7 +266,7 @@ class Submitter:
             self.find_claimers(claimed)
 
     def find_claimers(self, jobs: Sequence[JobRow]) -> None:
-        """Jobs that exist, since they hold their claims: their workers' first records tell their ids."""
+        """Find the ids of jobs that hold their claims, in the first records of their workers."""
         files = self.collector.find_files(jobs)
         ids: dict[str, str] = {}
         with contextlib.suppress(Stalled):  # what came before tells, and what did not come is waited for

@@ -20,20 +20,20 @@ from .notes import is_watched
 from .outcome import LOST
 from .settle import Settler
 
-# The longest pause between two looks at SLURM: while jobs run, and while all of them wait.
+# The longest pause in seconds between two looks at SLURM: while jobs run, and while all jobs are pending.
 _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
-# For so long a reason that no waiting cures has to stand: while nodes are down it may be given, too.
+# Seconds that a reason without hope must stand before the job is cancelled: SLURM also gives it while nodes are down.
 _HOPELESS_AFTER_S = 20.0
-# A job's first sight after this many seconds says nothing of its name any more: its id may be another job's.
+# A job that is first seen after so many seconds may be another job with the same id, so its name proves nothing.
 _RENAMED_WITHIN_S = 60.0
 _HAS_TOKEN = re.compile(r"\.[0-9a-f]{16}$")
-# Results of a job that ended are looked for each second at first, then at longer intervals.
+# The results of a job that ended are looked for every second in the first so many seconds, later at this interval.
 _SOON_S, _LATE_S = 10.0, 5.0
 _PEEK_FIRST_S, _PEEK_LAST_S = 3.0, 300.0
 # While somebody looks at the run: seconds between two looks at SLURM, and at results, which may not take longer than a
 # part of that.
 _POLL_WATCHED_S, _PEEK_WATCHED_S, _PEEK_PART = 3.0, 2.0, 20
-# Of so many hidden jobs that wait SLURM is asked at a time whether they are still there: it is a question for each.
+# The most hidden jobs that SLURM is asked about in one look: each costs a call.
 _PROBES = 20
 
 
@@ -112,6 +112,7 @@ class Tracker:
         return now - self.last_peek >= pause and is_watched(self.run.journal.folder)
 
     def settle(self, now: float) -> None:
+        """Decide on the tasks of all jobs that have ended."""
         for job in self.run.journal.jobs(JobState.ENDED):
             self.settler.settle(job, now)
 
@@ -225,10 +226,11 @@ class Tracker:
             )
 
     def judge_hidden(self, jobs: Sequence[JobRow], now: float) -> None:
-        """Jobs that SLURM does not show us: their workers say when they end, and beat while they do not.
+        """Judge jobs that SLURM does not show to this account, by the records that their workers write.
 
-        A job whose worker has begun and then fell silent is lost; so is one whose output is there, which SLURM makes
-        when it starts a job, and whose worker does not begin. One that has not started waits, for all we know.
+        A worker writes a sign of life now and then, and a last record when it ends. A job is lost if its worker began
+        and then was silent for too long. It is also lost if SLURM started it, so that its output file exists, and no
+        worker began for too long. Any other job counts as pending.
         """
         waiting = [job for job in jobs if not self.run.watches[job.token].began]
         begun = self.output_files(now) if waiting else set()
@@ -255,11 +257,12 @@ class Tracker:
                 watch.list_again = True  # it may have been requeued, and write another file
 
     def probe(self, jobs: Sequence[JobRow], now: float) -> set[str]:
-        """Look for hidden jobs that ended before their workers began, and take note of it. Returns their tokens.
+        """Find hidden jobs that ended before their workers began; note their end and return their tokens.
 
-        The accounting may show them. Else SLURM is asked for their scripts: its refusal tells those that it has from
-        those that it forgot, some minutes after their end. Believed only if it did tell so before, of a job that was
-        there. A job that left no output was cancelled while it waited, if its claim is free: whoever takes it knows.
+        The accounting may show them. If it does not, the driver asks SLURM for the script of each job. SLURM refuses in
+        other words for a job that it has than for one that it forgot, some minutes after the job's end. This is
+        believed only after it worked once in this run, for a job that SLURM had. A forgotten job without an output file
+        was cancelled while it was pending, if the driver can still take its claim.
         """
         self.next_probe = now + self.hidden_s
         accounted = self.run.slurm.sacct([job.slurm_job_id or "" for job in jobs]) if jobs else {}
@@ -287,7 +290,7 @@ class Tracker:
         return gone
 
     def output_files(self, now: float) -> set[str]:
-        """The tokens of the jobs that SLURM has started, by their output files; looked at now and then."""
+        """Return the tokens of the jobs that SLURM has started: it made their output files. Looks now and then."""
         if now >= self.next_listing:
             self.next_listing = now + self.hidden_s
             folders = self.run.list_folders([self.run.folder], wanted=self.is_output, most=len(self.run.tokens))
@@ -295,15 +298,16 @@ class Tracker:
         return self.started
 
     def is_output(self, name: str) -> bool:
-        """Whether a name in the run's folder is that of the output file of one of its jobs."""
+        """Say whether a name in the run's folder is the name of a job's output file."""
         return name.endswith(OUTPUT) and name.partition(".")[0] in self.run.tokens
 
     def predict_from_others(self, watch: Watch) -> None:
+        """Predict the end of a job from the durations of other jobs of the run."""
         if self.durations and watch.running_since is not None:
             watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
 
     def lost_sight(self, jobs: Sequence[JobRow], now: float) -> None:
-        """Neither squeue nor sacct know these jobs: their results are looked at for a while before they are lost."""
+        """Look for the results of jobs that neither squeue nor sacct know; after a while such a job counts as lost."""
         for job in jobs:
             watch = self.run.watches[job.token]
             if watch.missing_since is None:
@@ -321,9 +325,10 @@ class Tracker:
                 self.run.job_ended(job, LOST, "", nodes=job.nodes)
 
     def hopeless(self, job: JobRow, watch: Watch, found: SlurmJob, now: float) -> None:
-        """A job that would wait for ever, if the reason stays: it is cancelled.
+        """Cancel a job that would be pending for ever, once its reason has stood for long enough.
 
-        Nothing more is submitted then, unless it was but held for what nodes did to it: its tasks run in another job.
+        The run ends then, with one exception: if SLURM holds the job after a failed launch on a node, or if nodes are
+        left out, its tasks run in another job.
         """
         if watch.hopeless_since is None:
             watch.hopeless_since = now

@@ -132,6 +132,7 @@ def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, st
 
 
 def remove(path: str) -> None:
+    """Remove a file, if it is there and can be removed."""
     try:
         os.unlink(path)
     except OSError:

@@ -308,6 +308,7 @@ class ForkStarts(Starts):
             self.fresh_why = f"{command[0]} can't be started: {error.strerror}"
 
     def new_process(self, loop: Loop, slot: Slot, words: list[str]) -> int:
+        """Start a task in a fork if that is possible, else in a new process; return its pid."""
         return self._fork(slot) or super().new_process(loop, slot, words)
 
     def _fork(self, slot: Slot) -> int:
@@ -347,6 +348,7 @@ class ForkStarts(Starts):
             self.complain(f"tasks start in new processes from here on: {self.fresh_why}")
 
     def ended(self, loop: Loop, pid: int, status: int, usage: tuple[float, float]) -> None:
+        """Note the end of a process, be it the nursery or a task."""
         if self.nursery is not None and pid == self.nursery.pid:
             self.nursery.pid = 0
             self.nursery.end("the nursery ended by itself")
@@ -387,5 +389,6 @@ class ForkStarts(Starts):
         return True
 
     def close(self, loop: Loop) -> None:
+        """End the nursery."""
         if self.nursery is not None:
             self.nursery.end(None)

@@ -173,6 +173,7 @@ def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list
 
 
 def proportional_mb(name: str, resident: float) -> float:
+    """Return the memory of a process in MB, shared pages in proportion; ``resident`` if the kernel does not tell."""
     try:
         with open(f"/proc/{name}/smaps_rollup", "rb") as file:
             for line in file:

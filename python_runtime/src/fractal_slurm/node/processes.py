@@ -63,6 +63,7 @@ def spawn(
 
 
 def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -70,6 +71,7 @@ def signal_name(number: int) -> str:
 
 
 def signal_group(pid: int, number: int) -> None:
+    """Signal a process group, if it is there and may be signalled."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):

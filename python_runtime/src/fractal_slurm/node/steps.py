@@ -136,6 +136,7 @@ class Steps(Starts):
             loop.ended_with(slot, report["status"], (report["maxrss"], report["cpu_s"]))
 
     def ended(self, loop: Loop, pid: int, status: int, usage: tuple[float, float]) -> None:
+        """Note the end of a step, or of another child."""
         slot = loop.running.pop(pid, None)
         if slot is not None:
             self._step_ended(loop, slot, status)
@@ -172,6 +173,7 @@ class Steps(Starts):
         return os.path.exists(f"{self.scratch}/slot-{slot.number}.todo")
 
     def is_overdue(self, loop: Loop, slot: Slot, now: float) -> bool:
+        """Say whether a slot's step did not take its task in time; its srun is killed then."""
         if now < slot.handed_over + STEP_START_S or not self.is_untaken(slot):
             return False
         slot.handed_over = now
@@ -180,6 +182,7 @@ class Steps(Starts):
         return True
 
     def take_back(self, slot: Slot) -> bool:
+        """Take a task back from a step that has not begun it; return whether that succeeded."""
         try:
             # Of this and the slot worker's own, one succeeds.
             os.unlink(f"{self.scratch}/slot-{slot.number}.todo")
@@ -189,6 +192,7 @@ class Steps(Starts):
         return True
 
     def group(self, slot: Slot) -> int:
+        """Return the process group of the task in a slot; 0 if it is not known."""
         try:
             with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
                 return int(file.read() or 0)

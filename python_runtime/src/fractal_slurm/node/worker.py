@@ -222,6 +222,7 @@ class Worker(Job):
     # -- one task ----------------------------------------------------------------------------------------
 
     def begin(self, slot: Slot) -> list[str]:
+        """Write the args file of a task; return the task's command line."""
         index, attempt, args = slot.line.split(b"\t", 2)
         slot.index, slot.attempt = int(index), int(attempt)
         stem = f"{self.scratch}/{slot.index}-{slot.attempt}"
@@ -238,6 +239,7 @@ class Worker(Job):
         return [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
 
     def undo(self, slot: Slot) -> None:
+        """Remove what :meth:`begin` made for a task that did not start."""
         remove(slot.files[0])
         self.close_log(slot)
 
@@ -338,13 +340,16 @@ class Worker(Job):
     # -- between tasks -----------------------------------------------------------------------------------
 
     def is_blocked(self) -> bool:
+        """Whether results wait to be written, so that no task may start."""
         return bool(self.results.pending)
 
     def look(self, now: float) -> str | None:
+        """Do what is due; return why the job is to end, or None."""
         self.results.look(now)
         return "the run was cancelled" if not self.loop.ending and self.folder.is_stopped() else None
 
     def complain(self, text: str) -> None:
+        """Print a sentence about trouble into the job's output, once."""
         if text != self.said:
             self.said = text
             try:
