@@ -20,8 +20,25 @@ from collections import namedtuple
 
 Answer = namedtuple("Answer", "status out err")
 
+# Where commands are looked for, whatever the caller's PATH; the runtime has the same.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What runs as another account may print what it wants.
 MAX_OUT, MAX_ERR = 1 << 26, 1 << 20
+
+
+def clean_environment(account):
+    """What a command gets: nothing of the caller's, whose variables could change what it does.
+
+    Args:
+        account: The account that it runs as, as :mod:`pwd` has it.
+    """
+    return {
+        "PATH": PATH,
+        "LC_ALL": "C",
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+    }
 
 
 def run(argv, timeout=60, user=None, environment=None, stdin=b""):
@@ -39,15 +56,7 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
         such command.
     """
     account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
-    variables = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "LC_ALL": "C",
-        "HOME": account.pw_dir,
-        "USER": account.pw_name,
-        "LOGNAME": account.pw_name,
-    }
-    variables.update(environment or {})
-
+    variables = dict(clean_environment(account), **(environment or {}))
     with tempfile.TemporaryFile() as given:
         given.write(stdin)
         given.seek(0)

@@ -490,6 +490,10 @@ class Impersonator:
         return found
 
 
+# Where commands are looked for, whatever the caller's PATH.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
 def clean_environment() -> dict[str, str]:
     """Return the environment of our commands.
 
@@ -498,7 +502,7 @@ def clean_environment() -> dict[str, str]:
     """
     keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
     return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": PATH,
         "LANG": "C.UTF-8",
         "LANGUAGE": "en",
         **keep,

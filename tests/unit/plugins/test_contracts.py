@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.fractal.slurm.plugins.module_utils import sudo_rules, trusted_path
+from ansible_collections.fractal.slurm.plugins.module_utils import commands, sudo_rules, trusted_path
+from ansible_collections.fractal.slurm.plugins.modules import service_environment
 from ansible_collections.fractal.slurm.plugins.plugin_utils.runtime import runtime_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,6 +73,23 @@ def test_hosts_and_runtime_agree_on_every_short_name():
     signs = "aZ0_.@+\\-$ %#,!\n"
     names = ("".join(word) for length in range(4) for word in itertools.product(signs, repeat=length))
     assert [name for name in names if not agree_on_user(name)] == []
+
+
+def test_hosts_and_runtime_look_for_commands_in_the_same_folders():
+    assert commands.PATH == runtime_module("sudo").PATH
+
+
+def test_the_config_file_and_the_settings_are_in_the_same_place_for_all():
+    config, settings = runtime_module("config.file"), runtime_module("settings")
+    places = [documentation(name)[0]["options"]["path"]["default"] for name in ("slurm_config", "slurm_config_info")]
+    places.append(documentation("verify_deployment")[0]["options"]["config_path"]["default"])
+    defaults = {
+        role: read_yaml(ROOT / "roles" / role / "defaults" / "main.yml") for role in ("slurm_config", "runtime")
+    }
+    places.append(defaults["slurm_config"]["fractal_slurm_config_path"])
+    assert set(places) == {config.DEFAULT_CONFIG_FILE}
+    assert service_environment._VARIABLE == config.ENVIRONMENT_VARIABLE
+    assert defaults["runtime"]["fractal_slurm_runtime_settings_file"] == str(settings.SETTINGS_FILE)
 
 
 @pytest.fixture
