@@ -18,6 +18,7 @@ import shutil
 import tempfile
 
 from . import runtime_install
+from .atomic import write_whole
 from .commands import call_as, run
 from .trusted_path import fault_of_path, fault_of_tree
 
@@ -336,7 +337,4 @@ def _take_place(build, folder, marker, pth):
         json.dump(marker, stream, indent=2, sort_keys=True)
     _remove_tree(folder)
     os.rename(build, folder)
-    temporary = pth + ".new"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(folder + "\n")
-    os.rename(temporary, pth)
+    write_whole(pth, (folder + "\n").encode("utf-8"), lambda temporary: os.chmod(temporary, 0o644))
