@@ -14,7 +14,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
+.PHONY: help demo demo-server demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -23,7 +23,11 @@ demo: ## a plate of images, measured on a real SLURM as two different users
 	@tools/bootstrap run
 	@tools/as-root tools/demo
 
-demo-clean: ## take away all that the demo made
+demo-server: ## a real fractal-server: a plate by its own runner, with the hook and on the engine
+	@tools/bootstrap run
+	@tools/as-root tools/demo-server
+
+demo-clean: ## take away all that the demos made
 	@tools/bootstrap run
 	@tools/as-root tools/demo --clean
 
