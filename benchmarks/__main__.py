@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import server_rows
 from .environment import BenchmarkError, Environment
 from .rows import ROWS, Result
 
@@ -72,6 +73,7 @@ def main() -> int:
     environment = Environment(arguments.base)
     try:
         if arguments.clean:
+            server_rows.take_down(environment)
             environment.take_down()
             return 0
         environment.set_up()
@@ -99,6 +101,7 @@ def main() -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     finally:
+        server_rows.take_down(environment)
         environment.stop()
 
 

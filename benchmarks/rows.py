@@ -12,52 +12,17 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from . import server_rows
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
+from .result import Result
 
 SLOTS = NODES * CPUS
 PEER_NAME = "fractal-server 2.18.5"
 POLL_INTERVAL_S = 1  # fractal-server's, as short as its whole seconds allow
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table.
-
-    Attributes:
-        what: What was measured, of both.
-        unit: Of both figures; smaller is better for all but "tasks/s".
-        ours: Our figure, the median where there are several samples.
-        peer: The peer's figure, or the ideal; None where there is nothing to compare with.
-        peer_name: What the peer is.
-        goal: What ours is to reach, in words.
-        reached: Whether it did.
-        details: The raw figures.
-    """
-
-    what: str
-    unit: str
-    ours: float
-    peer: float | None
-    peer_name: str
-    goal: str
-    reached: bool
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def ratio(self) -> float | None:
-        """Say how many times better ours is than the peer; below 1 it is worse."""
-        if not self.peer or not self.ours:
-            return None
-        return self.ours / self.peer if self.unit == "tasks/s" else self.peer / self.ours
-
-    def as_json(self) -> dict[str, Any]:
-        """Give the row as it goes into the JSON document."""
-        return asdict(self) | {"times_better": self.ratio}
 
 
 # --- running tasks through SLURM
@@ -538,4 +503,7 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "many": many_tasks,
     "many-small": many_small_tasks,
     "growth": growth,
+    "server-empty": server_rows.empty_wells,
+    "server-some": server_rows.some_wells,
+    "server-memory": server_rows.small_memory,
 }

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whole workflows through the API of a real fractal-server with its database: its own runner, the hook, the engine.
+
+The three run one after the other on one server, in the same run. FRACTAL_BENCH_SERVER_PYTHON names the server's Python:
+3.13 or newer has fractal-server 2.26.0, an older one 2.18.5.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .environment import CPUS, NODES, REPOSITORY, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment
+from .result import Result
+
+sys.path.insert(0, str(REPOSITORY / "examples" / "server"))
+
+import demo_server
+from fractal_api import ApiError, Client
+from local_server import LocalServer, ServerError, SudoLog
+
+SLOTS = NODES * CPUS
+PORT = 27190
+PYTHON = os.environ.get("FRACTAL_BENCH_SERVER_PYTHON", SYSTEM_PYTHON)
+SUDOERS = Path("/etc/sudoers.d/fractal-slurm-bench-server")
+WAYS = ("built-in", "hook", "engine")
+LIMIT_S = 1800.0
+
+
+@dataclass
+class Bench:
+    """A fractal-server in the benchmarks' environment.
+
+    Attributes:
+        environment: Where it runs.
+        server: The server.
+        sudo: What sudo runs for it.
+        version: Of fractal-server.
+    """
+
+    environment: Environment
+    server: LocalServer
+    sudo: SudoLog
+    version: str
+
+    @property
+    def peer(self) -> str:
+        """What the peer is called."""
+        return f"fractal-server {self.version}, its own runner"
+
+    def run(self, way: str, wells: int, sleep_s: float, mem: str) -> dict[str, Any]:
+        """Run one workflow: a plate is made, and each of its wells is a task that sleeps.
+
+        Args:
+            way: One of ``WAYS``.
+            wells: Number of wells.
+            sleep_s: Seconds that each task sleeps.
+            mem: Memory of a task.
+
+        Returns:
+            wall_s, status, lost, jobs, sudo_calls, and cpu_s and peak_mb of the server's processes.
+
+        Raises:
+            BenchmarkError: It could not be run.
+        """
+        try:
+            self.server.start(engine=way == "engine")
+            hook = demo_server.hook_of(self.environment.runtime / "fractal-slurm") if way == "hook" else None
+            if way == "hook" and hook is None:
+                raise BenchmarkError("the runtime has no hook")
+            self.server.give_resource(demo_server.with_hook(config(mem), hook))
+            home = self.environment.fresh_folder(USER, f"server-{way}")
+            return self._measure(self.server.user(USER, home), way, wells, sleep_s)
+        except (ServerError, ApiError) as error:
+            raise BenchmarkError(f"{way}: {error}") from error
+
+    def _measure(self, client: Client, way: str, wells: int, sleep_s: float) -> dict[str, Any]:
+        folder = self.server.base / "tasks"
+        tasks = client.collect(demo_server.LABEL, SYSTEM_PYTHON, str(folder), demo_server.TASKS)
+        workflow = client.workflow(
+            f"{way} {time.time():.0f}",
+            [
+                (tasks["Make plate"], {"args_non_parallel": {"wells": wells, "images": False}}),
+                (tasks["Measure wells"], {"args_parallel": {"sleep": sleep_s}}),
+            ],
+        )
+        calls, jobs, began = self.sudo.count(), self.sudo.count("sbatch"), time.monotonic()
+        before = usage(self.server.processes())
+        ended = workflow.wait(workflow.submit(), LIMIT_S, interval=1.0)
+        wall = time.monotonic() - began
+        after = usage(self.server.processes())
+        done = sum(run["num_done_units"] for run in workflow.runs() if run["task"] == "Measure wells")
+        return {
+            "wall_s": wall,
+            "status": ended["status"],
+            "lost": wells - done,
+            "jobs": self.sudo.count("sbatch") - jobs,
+            "sudo_calls": self.sudo.count() - calls,
+            "server_cpu_s": after[0] - before[0],
+            "server_peak_mb": after[1],
+            "log": (ended.get("log") or "")[-500:] if ended["status"] != "done" else "",
+        }
+
+    def beside(self, wells: int, sleep_s: float, mem: str = "1000M") -> dict[str, dict[str, Any]]:
+        """Run the same workflow in all ways; one that can't be run is left out, and said."""
+        found = {}
+        for way in WAYS:
+            try:
+                found[way] = self.run(way, wells, sleep_s, mem)
+            except BenchmarkError as error:
+                if way == "built-in":
+                    raise
+                print(f"server: {way}: not measured: {error}", file=sys.stderr)
+        self.server.stop()
+        return found
+
+
+def config(mem: str) -> dict[str, Any]:
+    """The SLURM configuration of the server's resource: four jobs of four slots."""
+    return {
+        "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": mem},
+        "batching_config": {
+            "target_cpus_per_job": CPUS,
+            "max_cpus_per_job": CPUS,
+            "target_mem_per_job": 4000,
+            "max_mem_per_job": 4000,
+            "target_num_jobs": NODES,
+            "max_num_jobs": NODES,
+        },
+    }
+
+
+def usage(pids: Sequence[int]) -> tuple[float, float]:
+    """Seconds of CPU of some processes and of what they waited for; and the most memory of any of them, in MB."""
+    seconds, peak = 0.0, 0.0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            continue
+        seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+        peak = max([peak, *(int(line.split()[1]) / 1000 for line in lines)])
+    return seconds, peak
+
+
+def set_up(environment: Environment) -> Bench:
+    """Bring a fractal-server up, with the engine in its virtual environment.
+
+    Raises:
+        BenchmarkError: A step failed.
+    """
+    base = environment.base / "server"
+    asked = subprocess.run(
+        [PYTHON, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
+    )
+    newest = "2.26.0" if tuple(map(int, asked.stdout.split())) >= (3, 13) else "2.18.5"
+    server = LocalServer(base, environment.bin, SERVICE_USER, PORT, PYTHON, newest)
+    try:
+        version = server.set_up()
+        sudo = SudoLog(SUDOERS, SERVICE_USER, environment.bin, base / "sudo.log")
+        sudo.set_up()
+    except ServerError as error:
+        raise BenchmarkError(str(error)) from error
+    pip = [server.venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, REPOSITORY / "python_runtime"], check=True, capture_output=True, umask=0o022)
+    again = ["--no-deps", "--force-reinstall", REPOSITORY / "python_runtime"]
+    subprocess.run([*pip, *again], check=True, capture_output=True, umask=0o022)
+    folder = base / "tasks"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    for source in demo_server.TASK_FILES:
+        copy = folder / source.name
+        copy.write_bytes(source.read_bytes())
+        copy.chmod(0o644)
+    return Bench(environment, server, sudo, version)
+
+
+def take_down(environment: Environment) -> None:
+    """Stop the server and its database, and let sudo be as it was."""
+    SUDOERS.unlink(missing_ok=True)
+    LocalServer(environment.base / "server", environment.bin, SERVICE_USER, PORT, PYTHON).stop()
+
+
+def empty_wells(environment: Environment, wells: int = 1536) -> Iterator[Result]:
+    """Run 1,536 wells of 0 s through fractal-server's API: engine and hook beside its own runner."""
+    bench = set_up(environment)
+    figures = bench.beside(wells, 0)
+    peer = figures["built-in"]
+    for way, times in (("engine", 4.0), ("hook", 2.5)):
+        if way not in figures:
+            continue
+        ours = figures[way]
+        reached = ours["lost"] == 0 and peer["wall_s"] >= times * ours["wall_s"]
+        what = f"{wells:,} wells of 0 s through the API, {way}"
+        yield Result(what, "s", ours["wall_s"], peer["wall_s"], bench.peer, f">= {times:g} x", reached, figures)
+        yield Result("  tasks lost", "tasks", ours["lost"], peer["lost"], bench.peer, "0", ours["lost"] == 0)
+        yield Result("  sudo calls", "calls", ours["sudo_calls"], peer["sudo_calls"], bench.peer, "", True)
+        if way == "engine":
+            calls = ours["sudo_calls"] / max(ours["jobs"], 1)
+            yield Result("  sudo calls a job", "calls", calls, None, "", "<= 3", calls <= 3)
+            for name, unit in (("server_peak_mb", "MB"), ("server_cpu_s", "s")):
+                yield Result(
+                    f"  {name[: -len(unit) - 1]}".replace("_", " "), unit, ours[name], peer[name], bench.peer, "", True
+                )
+
+
+def some_wells(environment: Environment, wells: int = 200) -> Iterator[Result]:
+    """Run 200 wells of 1 s through fractal-server's API, beside the ideal and its own runner."""
+    bench = set_up(environment)
+    figures = bench.beside(wells, 1)
+    ideal = -(-wells // SLOTS) * 1.0
+    for way in WAYS[1:]:
+        if way not in figures:
+            continue
+        ours, peer = figures[way], figures["built-in"]
+        what = f"{wells} wells of 1 s through the API, {way}"
+        if way == "engine":
+            reached = ours["lost"] == 0 and ours["wall_s"] <= 1.25 * ideal
+            yield Result(what, "s", ours["wall_s"], ideal, "the ideal", "<= 1.25 x the ideal", reached, figures)
+        yield Result(what, "s", ours["wall_s"], peer["wall_s"], bench.peer, "", True, figures)
+
+
+def small_memory(environment: Environment, wells: int = 400) -> Iterator[Result]:
+    """Run 400 wells at 100 MB a task through fractal-server's API: none lost."""
+    bench = set_up(environment)
+    figures = bench.beside(wells, 0, "100M")
+    for way in WAYS[1:]:
+        if way in figures:
+            lost = figures[way]["lost"]
+            what = f"{wells} wells at 100 MB through the API, {way}: lost"
+            yield Result(what, "tasks", lost, figures["built-in"]["lost"], bench.peer, "0", lost == 0, figures)
