@@ -376,6 +376,9 @@ def own_wheel(folder: Path, version: str) -> tuple[str, bytes]:
             metadata[header] = project[key]
     lines = [f"{header}: {value}" for header, value in metadata.items()]
     lines += [f"Requires-Dist: {text}" for text in project.get("dependencies", [])]
+    for extra, texts in sorted(project.get("optional-dependencies", {}).items()):
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f'Requires-Dist: {text}; extra == "{extra}"' for text in texts]
     scripts = [f"{script} = {entry}" for script, entry in project.get("scripts", {}).items()]
     files[f"{info}/METADATA"] = "\n".join([*lines, ""]).encode()
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: fractal.slurm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

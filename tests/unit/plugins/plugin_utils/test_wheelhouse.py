@@ -118,13 +118,15 @@ class TestOwnWheel:
         info = f"fractal_slurm-{version}.dist-info"
         source = wheelhouse.SOURCE / "src"
         package = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
-        assert {path for path in held if path.startswith("fractal_slurm/")} >= package
+        assert set(held) >= package
+        assert {path.partition("/")[0] for path in package} == {"fractal_slurm", "fractal_slurm_server"}
         apart = f"fractal_slurm-{version}.data/data/share/fractal-slurm/"
         for path in (path for path in package if path.startswith("fractal_slurm/node/")):
             assert held[apart + path.partition("/")[2]] == held[path]
         recorded = [line.split(",")[0] for line in held[f"{info}/RECORD"].decode().splitlines()]
         assert sorted(recorded) == sorted(held)
         assert "Requires-Dist: pydantic<3,>=2.6" in held[f"{info}/METADATA"].decode().replace(">=2.6,<3", "<3,>=2.6")
+        assert 'Requires-Dist: fractal-server>=2.18,<2.27; extra == "server"' in held[f"{info}/METADATA"].decode()
         assert b"fractal-slurm = fractal_slurm.cli:main" in held[f"{info}/entry_points.txt"]
 
 

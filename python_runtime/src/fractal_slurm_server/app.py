@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""fractal-server's app, with its slurm_sudo jobs on the engine: for gunicorn, uvicorn and others."""
+
+from __future__ import annotations
+
+from .switch import install
+
+install()
+
+from fractal_server.main import app  # noqa: E402 - what it starts must find the engine in place
+
+__all__ = ["app"]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What one server process has of the engine: made when the first job needs it, and once after each fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+from fractal_slurm.api import Engine, Settings, load_settings
+
+from .owner import Owner
+
+# A converter of some 10,000 images writes about 1 MB of metadiff.
+_MAX_OUT_BYTES = 64_000_000
+
+_lock = threading.Lock()
+_engines: dict[str, Engine] = {}
+_owner: Owner | None = None
+_pid = 0
+
+
+def engine(worker_python: str = "") -> Engine:
+    """The engine of this process, for jobs whose worker runs in this Python unless our settings name one.
+
+    Raises:
+        SettingsError: Our settings are not valid.
+    """
+    with _lock:
+        _forget_after_fork()
+        if worker_python not in _engines:
+            if not _engines:
+                atexit.register(_leave)
+            _engines[worker_python] = Engine(settings(worker_python))
+        return _engines[worker_python]
+
+
+def owner() -> Owner:
+    """This process, as an owner of jobs."""
+    global _owner
+    with _lock:
+        _forget_after_fork()
+        if _owner is None:
+            _owner = Owner(settings().state_path() / "fractal-server")
+        return _owner
+
+
+def settings(worker_python: str = "") -> Settings:
+    """Our settings, as fractal-server's jobs need them: ``time`` is the job's with it.
+
+    Raises:
+        SettingsError: They are not valid.
+    """
+    own = load_settings()
+    return own.model_copy(
+        update={
+            "time_scope": "job",
+            "worker_python": own.worker_python or worker_python,
+            "max_out_bytes": max(own.max_out_bytes, _MAX_OUT_BYTES),
+        }
+    )
+
+
+def _forget_after_fork() -> None:
+    global _owner, _pid
+    if _pid != os.getpid():
+        _engines.clear()
+        _owner, _pid = None, os.getpid()
+
+
+def _leave() -> None:
+    """The process ends: what it could not finish goes on in SLURM, for the next process to take up."""
+    if _pid == os.getpid():
+        for each in _engines.values():
+            each.shutdown("leave", timeout=5)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""fractal-server's runner for slurm_sudo resources, on the engine.
+
+fractal-server stays the authority: it resolves the config of each task, and this runner maps it. What is checked before
+a submission is checked by fractal-server's own code, which this class inherits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fractal_server.runner.exceptions import JobExecutionError, TaskExecutionError
+from fractal_server.runner.executors.slurm_common.base_slurm_runner import create_accounting_record_slurm
+from fractal_server.runner.executors.slurm_sudo.runner import SlurmSudoRunner
+from fractal_server.string_tools import validate_cmd
+
+from fractal_slurm.api import FractalSlurmError, RunEnd, RunRequest, SlurmConfig
+
+from .process import engine, owner
+from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
+
+# How often the stop of a job is looked for, and ends are written down, in seconds.
+_TICK_S = 0.3
+# A line that lets fractal-server's own jobs run through our slots: jobs of ours do without.
+_HOOK = re.compile(r"\.\s+\S*/fractal-job\.sh\s*")
+_MOST_SAID = 100
+
+logger = logging.getLogger(__name__)
+
+
+class EngineRunner(SlurmSudoRunner):
+    """Runs the tasks of one job of fractal-server's; see :class:`SlurmSudoRunner` for the arguments."""
+
+    executor_error_log: str | None
+
+    def __init__(self, **arguments: Any) -> None:
+        resource = arguments["resource"]
+        super().__init__(**arguments)
+        self.fractal_job_id: int | None = arguments.get("fractal_job_id") or _job_of(self.root_dir_local)
+        self.engine_resource_id: int | None = arguments.get("resource_id") or getattr(resource, "id", None)
+        if self.fractal_job_id is not None:
+            owner().note(self.fractal_job_id)
+
+    def check_fractal_server_versions(self) -> None:
+        """The nodes need no fractal-server for the engine."""
+
+    def _mkdir_remote_folder(self, folder: str) -> None:
+        """The engine makes what is missing when it makes the folder of a run."""
+
+    def submit(
+        self,
+        *,
+        base_command: str,
+        workflow_task_order: int,
+        workflow_task_id: int,
+        task_name: str,
+        parameters: dict[str, Any],
+        history_unit_id: int,
+        task_files: Any,
+        config: Any,
+        task_type: Any,
+        user_id: int,
+    ) -> tuple[Any, BaseException | None]:
+        """Run one task; as fractal-server's own."""
+        self.executor_error_log = None
+        try:
+            if self.is_shutdown():
+                raise JobExecutionError(SHUTDOWN_MESSAGE)
+            self.validate_submit_parameters(parameters=parameters, task_type=task_type)
+            config = self._enrich_slurm_config(config)
+            config.tasks_per_job = config.parallel_tasks_per_job = 1
+            desk = self._run(
+                self._sheet(
+                    [task_files], [history_unit_id], task_type, user_id, workflow_task_order, workflow_task_id,
+                    task_name, is_multisubmit=False,
+                ),
+                base_command,
+                [parameters],
+                config,
+                str(task_files.wftask_subfolder_remote),
+            )  # fmt: skip
+        except Exception as error:
+            logger.error("fractal-slurm: task %r could not be run: %s", task_name, error)
+            set_statuses([history_unit_id], FAILED, has_warnings=False)
+            return None, error
+        return desk.results.get(0), desk.errors.get(0)
+
+    def multisubmit(
+        self,
+        *,
+        base_command: str,
+        workflow_task_order: int,
+        workflow_task_id: int,
+        task_name: str,
+        list_parameters: list[dict[str, Any]],
+        history_unit_ids: list[int],
+        list_task_files: list[Any],
+        task_type: Any,
+        config: Any,
+        user_id: int,
+    ) -> tuple[dict[int, Any], dict[int, BaseException]]:
+        """Run one task for each parameter set; as fractal-server's own."""
+        self.executor_error_log = None
+        try:
+            if self.is_shutdown():
+                raise JobExecutionError(SHUTDOWN_MESSAGE)
+            self.validate_multisubmit_parameters(
+                task_type=task_type,
+                list_parameters=list_parameters,
+                list_task_files=list_task_files,
+                history_unit_ids=history_unit_ids,
+            )
+            desk = self._run(
+                self._sheet(
+                    list_task_files, history_unit_ids, task_type, user_id, workflow_task_order, workflow_task_id,
+                    task_name, is_multisubmit=True,
+                ),
+                base_command,
+                list_parameters,
+                self._enrich_slurm_config(config),
+                str(list_task_files[0].wftask_subfolder_remote),
+            )  # fmt: skip
+        except Exception as error:
+            logger.error("fractal-slurm: task %r could not be run: %s", task_name, error)
+            if str(task_type) == "parallel":
+                set_statuses(history_unit_ids, FAILED)
+            return {}, dict.fromkeys(range(len(list_parameters)), error)
+        return desk.results, desk.errors
+
+    # -- one run of the engine
+
+    def _sheet(
+        self,
+        task_files: Sequence[Any],
+        units: Sequence[int],
+        task_type: Any,
+        user_id: int,
+        order: int,
+        task_id: int,
+        task_name: str,
+        *,
+        is_multisubmit: bool,
+    ) -> Sheet:
+        return Sheet(
+            owner=owner().name,
+            job=self.fractal_job_id,
+            resource=self.engine_resource_id,
+            user=user_id,
+            task_type=str(getattr(task_type, "value", task_type)),
+            is_multisubmit=is_multisubmit,
+            order=order,
+            task=task_id,
+            task_name=task_name,
+            folder=str(task_files[0].wftask_subfolder_local),
+            stems=[str(files.prefix_component) for files in task_files],
+            units=list(units),
+        )
+
+    def _run(
+        self, sheet: Sheet, base_command: str, parameters: Sequence[dict[str, Any]], config: Any, work_dir: str
+    ) -> Desk:
+        """Run the tasks of a sheet to their ends.
+
+        Raises:
+            JobExecutionError: They can't be run.
+            TaskExecutionError: The command is not one that fractal-server allows.
+        """
+        if not Path(sheet.folder).is_dir():
+            self._mkdir_local_folder(folder=sheet.folder)
+        for index, each in enumerate(parameters):
+            sheet.file(index, "args.json").write_text(json.dumps(each, indent=2), encoding="utf-8")
+        try:
+            validate_cmd(base_command)
+        except ValueError as error:
+            raise TaskExecutionError(f"Invalid command. Original error: {error}") from None
+        said: list[str] = []
+        desk = Desk(sheet)
+        run = engine(self.python_worker_interpreter)
+        request = RunRequest(
+            user=self.slurm_user,
+            task_name=sheet.task_name,
+            command=base_command,
+            parameters=parameters,
+            config=map_config(config, task_name=sheet.task_name, user_cache_dir=str(self.user_cache_dir)),
+            cache_dir=str(self.user_cache_dir),
+            work_dir=work_dir,
+            labels=sheet.label(),
+        )
+        end: RunEnd | None = None
+        try:
+            handle = run.start(request, on_task_end=desk.take, say=lambda words: _note(said, words))
+        except FractalSlurmError as error:
+            self._account(sheet, ())
+            raise JobExecutionError(str(error)) from None
+        is_stopped = False
+        try:
+            while end is None:
+                try:
+                    end = handle.wait(_TICK_S)
+                except TimeoutError:
+                    pass
+                except FractalSlurmError as error:
+                    _note(said, str(error))
+                    break
+                if not is_stopped and end is None and self.is_shutdown():
+                    is_stopped = True
+                    handle.cancel()
+                desk.write_down(handle, is_stopped=is_stopped)
+        except BaseException:
+            handle.cancel()
+            raise
+        finally:
+            self._account(sheet, handle.job_ids())
+        run.set_labels(handle.run_id, {"taken": True})
+        for index in range(len(parameters)):
+            if index not in desk.results and index not in desk.errors:
+                desk.errors[index] = JobExecutionError("; ".join(said) or "the run ended without a result of this task")
+                if sheet.is_ours_to_set(FAILED):
+                    set_statuses([sheet.units[index]], FAILED)
+        if any(not isinstance(error, TaskExecutionError) for error in desk.errors.values()) and said:
+            self.executor_error_log = "\n".join(said)
+        self._leave_note(sheet, handle.run_id, handle.job_ids(), said)
+        return desk
+
+    def _account(self, sheet: Sheet, job_ids: Sequence[int]) -> None:
+        account(sheet, job_ids)
+
+    def _leave_note(self, sheet: Sheet, run_id: str, job_ids: Sequence[int], said: Sequence[str]) -> None:
+        """What else is to be known of the run, among the logs of the job."""
+        name = "par-engine.txt" if sheet.is_multisubmit else "non_par-engine.txt"
+        lines = [f"run: {run_id}", f"SLURM jobs: {' '.join(map(str, job_ids)) or 'none'}", *said]
+        (Path(sheet.folder) / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
+    """Leave an accounting record, with what this version of fractal-server has in one."""
+    known = {
+        "user_id": sheet.user,
+        "slurm_job_ids": list(job_ids),
+        "fractal_job_id": sheet.job,
+        "resource_id": sheet.resource,
+    }
+    taken = inspect.signature(create_accounting_record_slurm).parameters
+    create_accounting_record_slurm(**{name: value for name, value in known.items() if name in taken})
+
+
+def map_config(config: Any, *, task_name: str, user_cache_dir: str) -> SlurmConfig:
+    """fractal-server's resolved config, as the engine has it: each value as it is."""
+    values = config.model_dump()
+    values["extra_lines"] = [
+        *(line for line in values["extra_lines"] if line.strip() and not _HOOK.fullmatch(line)),
+        f"export FRACTAL_CACHE_DIR={shlex.quote(user_cache_dir)}",
+    ]
+    values["job_name"] = values.get("job_name") or task_name.replace(" ", "_")
+    values["tasks_per_job"] = values.get("tasks_per_job") or 1
+    values["parallel_tasks_per_job"] = values.get("parallel_tasks_per_job") or 1
+    return SlurmConfig(**values)
+
+
+def _note(said: list[str], words: str) -> None:
+    logger.info("fractal-slurm: %s", words)
+    if len(said) < _MOST_SAID:
+        said.append(words)
+
+
+def _job_of(folder: Path) -> int | None:
+    """The id of fractal-server's job, where its runner is not told it: by the name of its folder."""
+    match = re.search(r"_job_([0-9]{1,12})_", folder.name)
+    return int(match[1]) if match else None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+import importlib
+import json
+
+import pytest
+from fractal_slurm.api import ClusterError, TaskEnd
+
+
+@pytest.fixture
+def sheet(server):
+    return importlib.import_module("fractal_slurm_server.sheet")
+
+
+class Handle:
+    run_id = "RUN"
+
+    def __init__(self, logs, error=None):
+        self._logs, self._error = logs, error
+
+    def logs(self, tasks):
+        if self._error:
+            raise self._error
+        return {index: self._logs[index] for index in tasks if index in self._logs}
+
+
+def end(index, state="succeeded", **values):
+    return TaskEnd("RUN", index, state, **values)
+
+
+def make(sheet, folder, *, task_type="parallel", multi=True, tasks=4):
+    return sheet.Sheet(
+        "me", 7, 3, 5, task_type, multi, 1, 22, "Measure", str(folder), [f"par-{n}" for n in range(tasks)],
+        [100 + n for n in range(tasks)],
+    )  # fmt: skip
+
+
+class TestSheet:
+    def test_comes_back_from_a_label(self, sheet, tmp_path):
+        made = make(sheet, tmp_path)
+        assert sheet.Sheet.of(json.loads(json.dumps(made.label()))) == made
+        assert sheet.Sheet.of({}) is None
+        assert sheet.Sheet.of({"fractal-server": {"other": 1}}) is None
+
+    @pytest.mark.parametrize(
+        ("task_type", "multi", "done", "failed"),
+        [
+            ("parallel", True, True, True),
+            ("compound", True, False, False),
+            ("converter_compound", True, False, False),
+            ("non_parallel", False, True, True),
+            ("converter_non_parallel", False, True, True),
+            ("compound", False, False, True),
+            ("converter_compound", False, False, True),
+        ],
+    )
+    def test_leaves_statuses_of_compound_tasks_to_the_caller(self, sheet, tmp_path, task_type, multi, done, failed):
+        made = make(sheet, tmp_path, task_type=task_type, multi=multi)
+        assert (made.is_ours_to_set("done"), made.is_ours_to_set("failed")) == (done, failed)
+
+
+class TestDesk:
+    def test_writes_files_statuses_and_errors_as_fractal_server_does(self, sheet, server, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.take(end(0, out={"a": 1}))
+        desk.take(end(1))
+        desk.take(end(2, "failed", exit_code=3, reason="exit code 3"))
+        desk.take(end(3, "failed", signal=9, reason="out of memory: it had 8000 MB"))
+        desk.write_down(Handle({0: b"fine\n", 1: b"a Warning\n", 2: b"bad", 3: b""}), is_stopped=False)
+        assert desk.results == {0: {"a": 1}, 1: None}
+        assert str(desk.errors[2]) == "Task failed with returncode=3.\nSTDERR: bad"
+        assert desk.errors[2].of == (22, 1, "Measure")
+        assert str(desk.errors[3]) == ("out of memory: it had 8000 MB.\nTask failed with returncode=-9.\nSTDERR: ")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "par-0-log.txt", "par-0-metadiff.json", "par-1-log.txt", "par-2-log.txt", "par-3-log.txt",
+        ]  # fmt: skip
+        assert json.loads((tmp_path / "par-0-metadiff.json").read_text()) == {"a": 1}
+        assert server.statuses == [
+            ([100], {"status": "done", "has_warnings": False}),
+            ([101], {"status": "done", "has_warnings": True}),
+            ([102, 103], {"status": "failed", "has_warnings": False}),
+        ]
+
+    def test_says_that_a_job_was_stopped_in_fractal_servers_words(self, sheet, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.take(end(0, "not_run", reason="cancelled"))
+        desk.take(end(1, "failed", exit_code=2, reason="exit code 2"))
+        desk.write_down(Handle({}), is_stopped=True)
+        assert str(desk.errors[0]) == "Failed due to job-execution shutdown."
+        assert str(desk.errors[1]).startswith("Task failed with returncode=2.")
+
+    def test_sets_all_statuses_where_no_workflow_waits(self, sheet, server, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path, task_type="compound"), is_alone=True)
+        desk.take(end(0))
+        desk.write_down(Handle({}), is_stopped=False)
+        assert server.statuses == [([100], {"status": "done", "has_warnings": False})]
+
+    def test_takes_the_ends_of_logs_that_can_not_be_read(self, sheet, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.take(end(0, log_tail="the end", log_bytes=9000))
+        desk.write_down(Handle({}, ClusterError("away")), is_stopped=False)
+        assert (tmp_path / "par-0-log.txt").read_text() == "the end"
+
+    def test_changes_no_more_rows_at_once_than_fractal_server_does(self, sheet, server):
+        sheet.set_statuses(list(range(4500)), "failed")
+        assert [len(units) for units, _values in server.statuses] == [2000, 2000, 500]
