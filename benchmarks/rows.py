@@ -130,7 +130,8 @@ def run_fractal_server(
         "cache_dir": str(remote / "cache"),
         "poll_interval": POLL_INTERVAL_S,
     }
-    return environment.ask_peer("run_fractal_server.py", request)
+    answer: dict[str, Any] = environment.ask_peer("run_fractal_server.py", request)
+    return answer
 
 
 def beside_fractal_server(

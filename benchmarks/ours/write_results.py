@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from fractal_slurm.config.file import load_config_file
+from fractal_slurm.driver.model import JobState
 from fractal_slurm.driver.prepare import connect, create_run
 from fractal_slurm.settings import load_settings
 from fractal_slurm.spec import load_spec
@@ -57,7 +58,9 @@ def main() -> None:
             records.append(end | shared)
             text = "".join(f"\n{json.dumps(record)}\n" for record in records)
             written += (folder / "results-0-0").write_text(text, encoding="utf-8")
-            journal.update_job(job.token, state="ended", slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1)
+            journal.update_job(
+                job.token, state=JobState.ENDED, slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1
+            )
         run_id, run_folder = journal.get("run_id"), journal.get("run_folder")
     figures = {"run_id": run_id, "run_folder": run_folder, "create_s": create_s, "result_bytes": written}
     print(json.dumps(figures))

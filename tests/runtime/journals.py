@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.model import JobState, TaskState
@@ -16,7 +17,9 @@ RECORD = {
 }  # fmt: skip
 
 
-def make(state_dir, run_id=RUN, *, state="done", ended=None, tasks=3):
+def make(
+    state_dir: Path, run_id: str = RUN, *, state: str = "done", ended: float | None = None, tasks: int = 3
+) -> Journal:
     """The journal of a run, as a driver leaves it; still open and locked."""
     values = {
         "run_id": run_id, "created": 1_700_000_000.0, "user": "ann", "task_name": "Measure", "tasks": tasks,

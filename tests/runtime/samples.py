@@ -93,17 +93,16 @@ def job_settings(**changes: Any) -> JobSettings:
 def run(*arguments: object) -> tuple[Any, str, str]:
     """Run a command in this process: exit code, standard output, standard error. A traceback is an exception here."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _number in range(2))
-    code = 0
+    code: Any = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli([str(argument) for argument in arguments], prog_name="fractal-slurm")
         except SystemExit as end:
             code = end.code or 0
-    texts = []
     for stream in (out, err):
         stream.flush()
-        texts.append(stream.buffer.getvalue().decode("utf-8"))
-    return code, *texts
+    printed, said = (stream.buffer.getvalue().decode("utf-8") for stream in (out, err))
+    return code, printed, said
 
 
 # Text as a person could write it into a file: no control characters, no lone surrogates.

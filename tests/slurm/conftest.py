@@ -300,8 +300,8 @@ def cluster() -> Iterator[None]:
     operate("start", SETTINGS)
     RUNTIME.mkdir(mode=0o755)
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", RUNTIME], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", RUNTIME / "bin/python", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", REPO / "python_runtime"], check=True, stdout=sys.stderr)
+    pip = [sys.executable, "-m", "pip", "--python", f"{RUNTIME}/bin/python", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", str(REPO / "python_runtime")], check=True, stdout=sys.stderr)
     WORK.mkdir(mode=0o755, exist_ok=True)
     grant(f"{ANNA}, %{GROUP}")
     yield

@@ -305,8 +305,8 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            os.kill(os.getpid(), number)
+        for first in came[:1]:
+            os.kill(os.getpid(), first)
 
 
 @contextlib.contextmanager

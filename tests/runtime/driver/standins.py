@@ -361,7 +361,9 @@ def cat(arguments: list[str]) -> Said:
 def ls(arguments: list[str]) -> Said:
     """ls(1), when it does not print to a terminal."""
     paths = _split(arguments)[1]
-    files, folders, err = [], [], ""
+    files: list[str] = []
+    folders: list[str] = []
+    err = ""
     for path in paths:
         try:
             os.stat(path)
