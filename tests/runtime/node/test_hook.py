@@ -216,6 +216,14 @@ class TestLine:
         assert job.run(shell=shell)[::2] == (0, "")
         assert (job.outputs(), len(job.srun_calls())) == ([[True, "its own"]] * 5, 5)
 
+    @pytest.mark.parametrize("line", ["sleep 0 & wait", "srun true", "echo a; echo", "command echo x"])
+    def test_other_lines_may_do_what_they_like(self, tmp_path, line):
+        job = Job(tmp_path, "true", edit=lambda text: text.replace("export SITE=here", line))
+        code, out, _err = job.run()
+        assert (code, job.outputs()) == (0, [[True, None]] * 5)
+        assert ("a\n\nHostname" in out) == ("echo a" in line)
+        assert job.srun_calls() == (["true"] if "srun" in line else [])
+
     @pytest.mark.parametrize("before", ["set -e", "set -u", "set -eu"])
     def test_a_script_that_is_not_known_goes_on_in_a_strict_shell(self, tmp_path, shell, before):
         def edit(text):
@@ -236,16 +244,14 @@ class TestWhatItDoesNotKnow:
             lambda text: text.replace("--ntasks=1", "--ntasks=2", 1),
             lambda text: text.replace("--mem=100MB", "--mem=200MB", 1),
             lambda text: text.replace("export SITE=here", "trap 'echo end' EXIT"),
-            lambda text: text.replace("export SITE=here", "sleep 0 & wait"),
+            lambda text: text.replace("export SITE=here", "echo 'Start time: 1'"),
             lambda text: text.replace("export SITE=here", f". {NODE}/fractal-job.sh"),
             lambda text: text.replace("#!/bin/sh\n", "#!/bin/sh -u\n"),
         ],
     )
-    def test_runs_as_it_was_written(self, tmp_path, shell, edit):
+    def test_runs_as_it_was_written(self, tmp_path, edit):
         job = Job(tmp_path, "exit 9", edit=edit)
-        if " --input " in job.script.read_text():
-            (job.work.joinpath(*MODULE.split(".")[:-1]) / "remote.py").write_text(REMOTE)
-        code, out, err = job.run(shell=shell)
+        code, out, err = job.run()
         assert (code, err) == (0, "")
         assert len(job.srun_calls()) == 5
         assert job.outputs() == [[True, "its own"]] * 5

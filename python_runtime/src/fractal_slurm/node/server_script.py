@@ -20,12 +20,14 @@ SHELLS = ("#!/bin/sh", "#!/bin/bash", "#!/usr/bin/sh", "#!/usr/bin/bash", "#!/us
 SPECIAL = frozenset("\"'`$\\|&;<>()*?[]{}!#~")
 # What fractal-server itself refuses in a task's command.
 REFUSED = frozenset("`#$&*()\\|[]{};<>?!")
+# The line before the tasks that the hook waits for begins so.
+START = "Start time: "
 # These lines stand before the tasks, and the last one after them.
 BEFORE = (
     "",
     'echo "Hostname: $(uname -n)"',
     'echo "Current directory: $(pwd)"',
-    'echo "Start time: $(date +"%Y-%m-%dT%H:%M:%S%z")"',
+    f'echo "{START}$(date +"%Y-%m-%dT%H:%M:%S%z")"',
     "",
     "",
 )
@@ -63,7 +65,7 @@ def read_script(data: bytes) -> Script:
         raise Unknown("it is not in UTF-8") from None
     if " ".join(lines[0].split()) not in SHELLS:
         raise Unknown(f"it begins with {lines[0][:80]!r}")
-    first = next((number for number, line in enumerate(lines) if line.startswith("srun ")), 0)
+    first = next((number for number, line in enumerate(lines) if line.startswith("srun ") and MODULE in line), 0)
     end = first
     while end < len(lines) and lines[end].startswith("srun "):
         end += 1
@@ -78,10 +80,10 @@ def read_script(data: bytes) -> Script:
     if len(hooks) != 1 or hooks[0].split()[-2:-1] != ["."]:
         raise Unknown("it does not read this hook once, by a line of its own")
     for line in head[: -len(BEFORE)]:
-        # A function stands in for these two, and what a trap is to do is lost when the hook takes the shell's place.
-        words = set("".join(" " if char in SPECIAL else char for char in line).split())
-        if not line.startswith("#SBATCH") and words & {"srun", "wait", "trap"}:
-            raise Unknown(f"a line before its tasks has a word that the hook is to have for itself: {line[:80]!r}")
+        # What a trap is to do is lost when the hook takes the shell's place; and where it does, one line is to say.
+        words = "".join(" " if char in SPECIAL else char for char in line).split()
+        if not line.startswith("#SBATCH") and ("trap" in words or START in line):
+            raise Unknown(f"a line before its tasks has what the hook can't keep: {line[:80]!r}")
     shared = {tuple(read_task(line)[:-2]) for line in tasks}
     if len(shared) != 1:
         raise Unknown("its tasks differ in more than their files")
