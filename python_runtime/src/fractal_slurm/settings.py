@@ -107,7 +107,7 @@ class Settings(BaseModel):
     task_logs: Literal["joined", "separate"] = Field(
         default="joined", description="joined: the logs of a job's tasks in one file. separate: a file a task."
     )
-    max_out_bytes: WholeNumber = Field(default=1_000_000, description="The largest out-JSON of a task, in bytes.")
+    max_out_bytes: WholeNumber = Field(default=64_000_000, description="The largest out-JSON of a task, in bytes.")
     time_scope: Literal["task", "job"] = Field(
         default="task", description="What the option time limits: each task, or the whole job."
     )

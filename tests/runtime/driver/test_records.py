@@ -29,6 +29,11 @@ class TestClassify:
         assert kind_of({"end": "the queue is empty", **frame}) is Kind.END
         assert kind_of({"beat": 1795553402, "token": TOKEN}) is Kind.BEAT
 
+    def test_reads_no_more_values_than_a_worker_takes(self, monkeypatch):
+        monkeypatch.setattr("fractal_slurm.node.protocol.MAX_OUT_VALUES", 100)
+        assert kind_of({**TASK, "out": [0] * 50}) is Kind.TASK
+        assert kind_of({**TASK, "out": [0] * 110}) is Kind.TORN
+
     def test_believes_no_job_id_that_is_none(self):
         frame = {"begin": 1.5, "token": TOKEN, "restart": 0, "node": 0, "nodes": 1}
         assert kind_of({**frame, "job": "7"}) is Kind.BEGIN

@@ -257,7 +257,7 @@ class TestRender:
             "task_time_s": "1800",
             "job_limit_s": "1860",
             "kill_wait_s": "30",
-            "max_out_bytes": "1000000",
+            "max_out_bytes": "64000000",
             "task_logs": "joined",
         }
         assert words == ["measure", "--verbose"]
@@ -299,6 +299,7 @@ class TestRender:
             )
         )
         assert found["A"] == f"{cache_dir}/b c/d'e"
+        assert found["FRACTAL_CACHE_DIR"] == cache_dir
         assert found["B"] == f'{cache_dir}/"$HOME"'
 
     def test_a_shell_runs_the_extra_lines_before_the_exports(self):

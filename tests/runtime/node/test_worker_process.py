@@ -680,6 +680,23 @@ class TestOutJson:
         assert states == ["succeeded"] + ["failed"] * (len(depths) - 1)
         assert job.tasks()[1]["reason"] == "the out-JSON is nested too deeply: allowed are 500 levels"
 
+    def test_refuses_more_values_than_anybody_could_keep(self, tmp_path):
+        job = Job(tmp_path, [{"out": json.dumps([0] * count)} for count in (10, 11)])
+        assert job.run(before="from node import protocol; protocol.MAX_OUT_VALUES = 10")[0] == 0
+        assert job.states() == [(0, "succeeded"), (1, "failed")]
+        assert job.tasks()[1]["reason"].startswith("the out-JSON has too many values")
+
+    def test_refuses_what_json_makes_too_long(self, tmp_path):
+        job = Job(tmp_path, [{"out": f'"{"x" * 90_000}"'}, {"out": f'"{chr(252) * 40_000}"'}], max_out_bytes=100_000)
+        assert job.run()[0] == 0
+        assert job.states() == [(0, "succeeded"), (1, "failed")]
+        assert job.tasks()[1]["reason"].startswith("the out-JSON takes 240")
+
+    def test_takes_a_large_one(self, tmp_path):
+        job = Job(tmp_path, [{"out": json.dumps(["x" * 30_000_000])}])
+        assert job.run()[0] == 0
+        assert len(job.tasks()[0]["out"][0]) == 30_000_000
+
     def test_takes_wide_ones_and_nan(self, tmp_path):
         job = Job(tmp_path, [{"out": json.dumps([[]] * 2000)}, {"out": "NaN"}])
         assert job.run()[0] == 0

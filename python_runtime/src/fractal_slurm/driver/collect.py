@@ -17,7 +17,9 @@ from .model import UNFINISHED, JobRow, JobState, TaskState
 from .records import Ending, Kind, classify
 
 # A record is an out-JSON, the end of a log, and little more.
-_RECORD_BYTES = 16_000
+_RECORD_BYTES = 64_000
+# What workers of version 0.1 made of an out-JSON of 1 MB, at the most.
+_LEAST_LONGEST = 6_000_000
 # Result files of one job: one a node and start, and SLURM starts a job a few times. What else is there is left unread.
 _FEW_FILES, _FILES_PER_NODE = 100, 20
 # Records of some jobs: of each task one a start, and two of each worker; the signs of life are not counted. The files
@@ -173,13 +175,13 @@ class Collector:
 
     def read(self, paths: Sequence[str], jobs: Sequence[JobRow], closed: dict[str, str]) -> Iterator[bytes]:
         """Yield the lines of jobs' result files; ``closed`` gets the files that can't be read, with the reasons."""
-        room = sum(job.tasks for job in jobs) * (self.run.settings.max_out_bytes + _RECORD_BYTES) + (1 << 26)
+        most = max(self.run.job_settings.max_out_bytes, _LEAST_LONGEST)  # what the workers were told
+        room = sum(job.tasks for job in jobs) * (most + _RECORD_BYTES) + (1 << 26)
         return split_lines(
             self.run.sudo.read_files(
                 self.run.user, paths, timeout=self.run.settings.command_timeout_s, max_bytes=room, closed=closed
             ),
-            # What json makes of a byte takes six at the most.
-            longest=6 * self.run.settings.max_out_bytes + 4 * _RECORD_BYTES,
+            longest=most + _RECORD_BYTES,
         )
 
     def predicted_file(self, job: JobRow, node: int = 0) -> str:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from ..node import protocol
-from ..node.protocol import MAX_OUT_DEPTH, is_deep
+from ..node.protocol import MAX_OUT_DEPTH, has_too_many_values, is_deep
 from .model import Word
 
 _JOB_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -55,6 +55,8 @@ def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict
     Returns:
         Its kind, and the record (empty if it is none).
     """
+    if has_too_many_values(line):
+        return Kind.TORN, {}  # what they would take of the memory
     try:
         # By name: json would take UTF-16 and a byte order mark, too, and what is stored is UTF-8.
         record = json.loads(line.decode("utf-8"))

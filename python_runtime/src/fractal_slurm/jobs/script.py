@@ -62,6 +62,7 @@ exec >> {{ output }} 2>&1
 {% endfor %}
 {% for name, path in exports %}export {{ name }}={{ path }}
 {% endfor %}
+export FRACTAL_CACHE_DIR={{ cache_dir }}
 set -- {{ start }}
 if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
   # One step for the whole job: a worker a node. srun overwrites SLURM_TASKS_PER_NODE, hence the arguments: the others
@@ -109,7 +110,7 @@ class JobSettings:
     Attributes:
         command: The task's command, split.
         run_folder: Folder of the run, in the user's work folder; the job's working directory.
-        cache_dir: The user's cache_dir, the base of user_local_exports.
+        cache_dir: The user's cache_dir: the base of user_local_exports, and the tasks' FRACTAL_CACHE_DIR.
         worker_python: Python that runs the worker on the nodes, absolute.
         worker_folder: The folder that has node/worker.py, absolute.
         srun: How the script calls srun.
@@ -141,7 +142,7 @@ class JobSettings:
     task_logs: str = "joined"
     task_start: str = "fresh"
     fork_fallback: bool = True
-    max_out_bytes: int = 1_000_000
+    max_out_bytes: int = 64_000_000
     kill_wait_s: int = 30
     max_script_bytes: int = DEFAULT_MAX_SCRIPT_BYTES
     time_scope: str = "task"
@@ -270,6 +271,7 @@ def render(
             (check_export_name(name), quote(export_path(settings.cache_dir, path), name))
             for name, path in config.user_local_exports.items()
         ],
+        cache_dir=quote(settings.cache_dir, "the cache_dir"),
         slurm_output=settings.slurm_output,
         clear_preload=settings.clear_preload,
         preload=PRELOAD_EXIT,

@@ -21,6 +21,8 @@ HOOK = "/fractal-job.sh"
 BEAT_S = 30.0
 # Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
 MAX_OUT_DEPTH = 500
+# More values take too much memory of whoever reads them: each has a comma, a bracket or a brace of its own, mostly.
+MAX_OUT_VALUES = 8_000_000
 # What the worker says itself on the job's output begins so.
 OWN_WORDS = "fractal-slurm worker: "
 # How a task ended; "cut" is no end of its own, it runs again.
@@ -83,6 +85,11 @@ def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
     if len(lines) != int(header["tasks"]):
         raise ValueError(f"the script holds {len(lines)} tasks, not {header['tasks']}: it was cut or changed")
     return header, command, lines
+
+
+def has_too_many_values(data: bytes) -> bool:
+    """Whether JSON may hold more than MAX_OUT_VALUES values; those in texts count, too."""
+    return len(data) > MAX_OUT_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_OUT_VALUES
 
 
 def is_deep(value: object) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 
-from .protocol import BEAT_S, MAX_OUT_DEPTH, is_deep
+from .protocol import BEAT_S, MAX_OUT_DEPTH, MAX_OUT_VALUES, has_too_many_values, is_deep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 SYNC_S = 5.0
+# A record is an out-JSON, the end of a log, and little more.
+RECORD_BYTES = 64_000
+
+
+class TooLong(Exception):
+    """A record takes more bytes than whoever reads it allows."""
 
 
 class Results:
@@ -22,15 +28,17 @@ class Results:
     Args:
         fd: The file, open for appending.
         token: The token that each line has.
+        max_out_bytes: Bytes of the largest out-JSON, as it stands in a record.
         complain: Says what is wrong.
 
     Attributes:
         pending: What could not be written yet: no further task starts meanwhile.
     """
 
-    def __init__(self, fd: int, token: str, complain: Callable[[str], None]) -> None:
+    def __init__(self, fd: int, token: str, max_out_bytes: int, complain: Callable[[str], None]) -> None:
         self.fd = fd
         self.token = token
+        self.most_bytes = max_out_bytes + RECORD_BYTES
         self.complain = complain
         self.pending = b""
         self.unsynced = False
@@ -42,10 +50,14 @@ class Results:
 
         Raises:
             RecursionError: It is nested more deeply than this Python can write.
+            TooLong: It takes too many bytes.
         """
         import json  # once the first tasks are running: see worker.py
 
-        self.append(json.dumps(record, separators=(",", ":")))
+        text = json.dumps(record, separators=(",", ":"))
+        if len(text) > self.most_bytes:
+            raise TooLong(f"the out-JSON takes {len(text)} bytes in a record; allowed are {self.most_bytes}")
+        self.append(text)
         self.next_beat = time.monotonic() + BEAT_S
 
     def append(self, text: str) -> None:
@@ -164,6 +176,8 @@ def read_out(path: str, max_bytes: int) -> tuple[Any, str | None]:
         os.close(fd)
     if not data:
         return None, None
+    if has_too_many_values(data):
+        return None, f"the out-JSON has too many values: allowed are {MAX_OUT_VALUES}"
     import json
 
     try:

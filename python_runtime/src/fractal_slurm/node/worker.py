@@ -43,7 +43,7 @@ from .protocol import (
     results_name,
     task_log_name,
 )
-from .results import Logs, Results, read_out
+from .results import RECORD_BYTES, Logs, Results, TooLong, read_out
 from .starts import Starts
 from .task_queue import Queue
 
@@ -156,7 +156,9 @@ class Worker(Job):
         self.folder.make()
         if self.restart:
             self.skip_finished()
-        self.results = Results(self.folder.open_file(results_name(self.restart, self.node)), self.token, self.complain)
+        self.results = Results(
+            self.folder.open_file(results_name(self.restart, self.node)), self.token, self.max_out_bytes, self.complain
+        )
         separate = self.header["task_logs"] == "separate"
         self.logs = Logs(-1 if separate else self.folder.open_file(log_name(self.restart, self.node)))
         if self.nodes > 1:
@@ -174,7 +176,7 @@ class Worker(Job):
     def skip_finished(self) -> None:
         """A requeued job does not run again what an earlier start of it finished."""
         finished = set()
-        for record in self.folder.records(self.token, 16 * self.max_out_bytes + (1 << 16)):
+        for record in self.folder.records(self.token, self.max_out_bytes + 2 * RECORD_BYTES):
             task = record.get("task")
             if record.get("state") in ("succeeded", "failed", "timeout", "memory") and type(task) is int:
                 finished.add(task)
@@ -298,11 +300,12 @@ class Worker(Job):
             remove(path)
         try:
             self.results.write(record)
-        except RecursionError:
-            # A Python with less room than the depth that read_out() allows.
+        except (RecursionError, TooLong) as error:
+            # A Python with less room than the depth that read_out() allows; or text of which JSON's escapes are long.
             del record["out"]
             if state == "succeeded":
-                record["state"], record["reason"] = "failed", "the out-JSON is nested too deeply"
+                deep = "the out-JSON is nested too deeply"
+                record["state"], record["reason"] = "failed", str(error) if isinstance(error, TooLong) else deep
             self.results.write(record)
         return True
 
