@@ -465,7 +465,7 @@ def queued_jobs(bin_dirs):
     answer = run([squeue, "--noheader", "--all", "--format=%i %u %k"], timeout=30)
     if answer.status != 0:
         return []
-    jobs = re.findall(r"^([0-9]+)\S* ([\w.@+\\$-]+) fractal-slurm:[0-9a-f]{16}\s*$", answer.out, re.MULTILINE)
+    jobs = re.findall(r"^([0-9]+)\S* ([\w.@+\\$-]+) fractal-slurm:(?:[0-9a-f-]+:)?[0-9a-f]{16}\s*$", answer.out, re.M)
     if not jobs:
         return []
     shown = ", ".join("%s of %s" % job for job in jobs[:10])

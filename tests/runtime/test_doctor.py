@@ -2,7 +2,7 @@
 from types import SimpleNamespace
 
 import pytest
-from fractal_slurm.doctor import _sudo
+from fractal_slurm.doctor.checks import _sudo
 
 
 class TestRightsBeyondOurs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from conftest import Call, finish, slurm, wait_for
+from conftest import ANNA, Call, finish, slurm, wait_for
 
 MIXED = """#!/bin/sh
 n=$(sed "s/[^0-9]//g" "$2")
@@ -54,3 +54,17 @@ class TestOnItsOwn:
         log = call.folder / "state/runs" / begun["run_id"] / "driver.log"
         assert log.stat().st_mode & 0o777 == 0o600
         assert "6 tasks: 6 succeeded" in log.read_text()
+
+
+class TestDoctor:
+    def test_a_probe_looks_at_clock_runtime_and_folders_of_a_node(self, call: Call) -> None:
+        work = str(call.work(ANNA))
+        metrics = call.folder / "state" / "x.prom"
+        arguments = ["--user", ANNA, "--work-dir", work, "--cache-dir", work, "--cache-dir", "/nowhere"]
+        found = call("doctor", *arguments, "--probe", "--textfile", str(metrics), "--json")
+        assert found.code == 3
+        by_code = {(row["code"], row["ok"]) for row in found.document}
+        assert {("D31", True), ("D32", True), ("D33", True), ("D34", True), ("D34", False)} <= by_code
+        assert ("D31", False) not in by_code
+        assert call.runs() == []  # what it made of its own is gone
+        assert 'fractal_slurm_doctor_check{code="D34"' in metrics.read_text()

@@ -6,10 +6,13 @@ The driver's account looks by itself; what it can't look at is unknown. The work
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
+import secrets
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import RunError
@@ -105,3 +108,33 @@ def unreachable_part(path: str | Path, last: int = stat.S_IXOTH) -> Path | None:
             if not mode & stat.S_IXOTH if stat.S_ISDIR(mode) else mode & last != last:
                 return part
     return None
+
+
+def write_whole(target: Path, pieces: Iterable[str], *, mode: int) -> None:
+    """Write a file whole or not at all: beside its place, and moved there.
+
+    Args:
+        target: Its place; what is there is replaced.
+        pieces: Its text.
+        mode: Its mode, whatever the umask.
+
+    Raises:
+        RunError: It can't be written; what was in the place is still there.
+    """
+    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            draft.rename(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+    except OSError as error:
+        raise RunError(f"{target}: it can't be written: {error.strerror}") from None

@@ -8,10 +8,7 @@ page's own, which is named by its hash.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +20,10 @@ from markupsafe import Markup
 from .. import __version__
 from ..config.resolve import SlurmConfig
 from ..config.walltime import format_walltime, parse_walltime
+from ..driver.folders import write_whole
 from ..driver.journal import Journal
 from ..driver.model import TaskState
-from ..errors import FractalSlurmError, RunError
+from ..errors import FractalSlurmError
 from ..jobs.script import JobSettings, render
 from ..report import (
     args_words,
@@ -57,23 +55,7 @@ def write_page(journal: Journal, state: str, path: str | Path) -> None:
     Raises:
         RunError: It can't be written.
     """
-    target = Path(path)
-    draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-                for piece in page(journal, state):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
-    except OSError as error:
-        raise RunError(f"{target}: the page can't be written: {error.strerror}") from None
+    write_whole(Path(path), page(journal, state), mode=0o600)
 
 
 def page(journal: Journal, state: str) -> Iterator[str]:

@@ -209,7 +209,8 @@ class TestQueuedJobs:
 
     def test_are_those_that_bear_our_mark(self, tmp_path):
         lines = (
-            "12 anna fractal-slurm:0123456789abcdef\n13_[1-9] anna (null)\n14_2 ben fractal-slurm:fedcba9876543210\n"
+            "12 anna fractal-slurm:0123456789abcdef\n13_[1-9] anna (null)\n"
+            "14_2 ben fractal-slurm:20260101-000000-abcdef:fedcba9876543210\n"
         )
         found = runtime_install.queued_jobs(self.squeue(tmp_path, f"printf '{lines}'"))
         assert found == ["2 jobs in the queue need it (12 of anna, 14 of ben)"]
