@@ -31,7 +31,7 @@ attributes:
     support: full
   diff_mode:
     support: partial
-    details: For the settings file.
+    details: For the settings file and the completions of shells.
   idempotent:
     support: full
 options:
@@ -59,6 +59,13 @@ options:
     description: Where a link to the command is set; an empty string for no link.
     type: str
     default: /usr/local/bin/fractal-slurm
+  completions:
+    description:
+      - Whether shells complete the command. The completions of bash, zsh and fish are written where those shells have
+        their folder on the host, if O(command) is C(bin/fractal-slurm) below C(/usr/local) or another folder.
+    type: bool
+    default: true
+    version_added: "0.2.0"
   python:
     description:
       - The Python to use, an absolute path, which all users must be able to run.
@@ -207,7 +214,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import runtime_install
+from ..module_utils import completions, runtime_install
 from ..module_utils.managed_file import ManagedFile
 from ..module_utils.trusted_path import unreachable_part
 
@@ -223,7 +230,8 @@ def absent(module, prefix, settings):
     if fault:
         fail(module, [fault])
     params = module.params
-    removed = prefix.remnants()
+    helpers = completions.ours(params["command"])
+    removed = prefix.remnants() + helpers
     uses = prefix.uses() + runtime_install.queued_jobs(params["bin_dirs"]) if removed else []
     if uses and not params["force"]:
         fail(
@@ -243,6 +251,8 @@ def absent(module, prefix, settings):
         module.warn("the runtime is removed although it is in use: %s" % use)
     if not module.check_mode:
         prefix.remove_all()
+        for path in helpers:
+            os.unlink(path)
     if settings is not None:
         outcome = settings.remove()
         result.update({"changed": result["changed"] or outcome["changed"], "diff": outcome["diff"]})
@@ -333,6 +343,11 @@ def present(module, prefix, settings):
         result["changed"] = True
         if not module.check_mode:
             prefix.switch(version, back=params["version"] == "previous")
+    outcomes = complete(module, prefix, version)
+    if outcomes:
+        result["changed"] = True
+        result["diff"] = [result["diff"]] if "diff" in result else []
+        result["diff"] += [outcome["diff"] for outcome in outcomes]
     result["removed"] = []
     if params["install"]:
         result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
@@ -345,6 +360,20 @@ def present(module, prefix, settings):
     module.exit_json(**result)
 
 
+def complete(module, prefix, version):
+    """Write the completions of shells, and remove ours where there are to be none. Returns what differed."""
+    wanted = {}
+    if module.params["completions"]:
+        python = os.path.join(prefix.folder(version), "bin", "python")
+        for shell, path in completions.places(module.params["command"]).items():
+            wanted[path] = completions.text(python, shell)
+    outcomes = [ManagedFile(module, path).write(text) for path, text in wanted.items() if text is not None]
+    for path in completions.ours(module.params["command"]):
+        if wanted.get(path) is None:
+            outcomes.append(ManagedFile(module, path).remove())
+    return [outcome for outcome in outcomes if outcome["changed"]]
+
+
 def main():
     """Read the parameters and act."""
     module = AnsibleModule(
@@ -353,6 +382,7 @@ def main():
             "version": {"type": "str", "default": "bundled"},
             "prefix": {"type": "path", "default": "/opt/fractal-slurm"},
             "command": {"type": "str", "default": "/usr/local/bin/fractal-slurm"},
+            "completions": {"type": "bool", "default": True},
             "python": {"type": "str"},
             "python_package": {"type": "str", "default": ""},
             "install": {"type": "bool", "default": True},

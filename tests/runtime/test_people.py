@@ -176,6 +176,13 @@ class TestNames:
         assert comment(run_id=RUN) == f"#SBATCH --comment=fractal-slurm:{RUN}:{TOKEN}"
         assert comment() == f"#SBATCH --comment=fractal-slurm:{TOKEN}"
 
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_completions_are_for_the_command(self, shell):
+        code, out, _err = run("completion", shell)
+        assert code == 0
+        assert "_FRACTAL_SLURM_COMPLETE=" in out
+        assert "fractal-slurm" in out
+
     def test_help_of_run_shows_a_spec_that_is_one(self):
         text = run("run", "--help")[1]
         begin = text.index("{\n")

@@ -43,6 +43,7 @@ for _command in (
     reading.logs,
     looking.prune,
     checking.doctor,
+    checking.completion,
     checking.hook_path,
 ):
     cli.add_command(_command)

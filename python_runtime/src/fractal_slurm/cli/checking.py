@@ -75,3 +75,20 @@ def hook_path() -> None:
     from ..settings import load_settings
 
     click.echo(load_settings().hook())
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completions of a shell; the role fractal.slurm.runtime installs them.
+
+    For the shell that you are in: source <(fractal-slurm completion bash)
+    """
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101 - these three are click's own
+    completer = found(context.find_root().command, {}, "fractal-slurm", "_FRACTAL_SLURM_COMPLETE")
+    # Not the class's own: that of bash asks which bash there is here.
+    click.echo(ShellComplete.source(completer))

@@ -531,6 +531,7 @@ _VALUES: dict[str, Callable[[object], bool]] = {
     "retry_of": _is_maybe_text,
     "retry_tasks": _is(list),
     "metas": _is(dict),
+    "sources": _is(dict),
     "job_notes": lambda value: isinstance(value, dict) and all(map(_is_texts, value.values())),
     "waits": lambda value: isinstance(value, dict) and all(map(_is_wait, value.values())),
 }

@@ -211,6 +211,7 @@ def create_resolved_run(
         "run_folder": run_folder,
         "config": asdict(plan.config),
         "job_settings": asdict(jobs),
+        "sources": dict(resolution.sources),
         "settings": settings.model_dump(),
         "hides_jobs": cluster.hides_jobs,
         "state": RunState.PLANNED,

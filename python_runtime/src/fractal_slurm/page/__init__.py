@@ -130,6 +130,7 @@ def _facts(journal: Journal, state: str) -> dict[str, Any]:
         "jobs_cut": max(0, len(head["jobs"]) - _MOST_JOBS),
         "plan": next((event.detail for event in events if event.what == "run created"), ""),
         "config": {name: value for name, value in config.items() if value not in (None, [], {})},
+        "sources": journal.get("sources", {}),
         "script": _script(journal, config),
         "events": [
             (time.strftime("%H:%M:%S", time.localtime(event.at)), event.what, event.subject, event.detail)
