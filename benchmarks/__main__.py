@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from . import server_rows
 from .environment import BenchmarkError, Environment
 from .rows import ROWS, Result
+from .server_rows import take_down as take_down_server
 
 
 def figure(value: float | None, unit: str) -> str:
@@ -73,7 +73,7 @@ def main() -> int:
     environment = Environment(arguments.base)
     try:
         if arguments.clean:
-            server_rows.take_down(environment)
+            take_down_server(environment)
             environment.take_down()
             return 0
         environment.set_up()
@@ -101,7 +101,7 @@ def main() -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     finally:
-        server_rows.take_down(environment)
+        take_down_server(environment)
         environment.stop()
 
 

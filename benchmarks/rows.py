@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import server_rows
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 from .result import Result
+from .server_rows import empty_wells, small_memory, some_wells
 
 SLOTS = NODES * CPUS
 PEER_NAME = "fractal-server 2.18.5"
@@ -504,7 +504,7 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "many": many_tasks,
     "many-small": many_small_tasks,
     "growth": growth,
-    "server-empty": server_rows.empty_wells,
-    "server-some": server_rows.some_wells,
-    "server-memory": server_rows.small_memory,
+    "server-empty": empty_wells,
+    "server-some": some_wells,
+    "server-memory": small_memory,
 }

@@ -169,9 +169,16 @@ def set_up(environment: Environment) -> Bench:
         sudo.set_up()
     except ServerError as error:
         raise BenchmarkError(str(error)) from error
-    pip = [server.venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        server.venv / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     subprocess.run([*pip, REPOSITORY / "python_runtime"], check=True, capture_output=True, umask=0o022)
-    again = ["--no-deps", "--force-reinstall", REPOSITORY / "python_runtime"]
+    again: list[str | Path] = ["--no-deps", "--force-reinstall", REPOSITORY / "python_runtime"]
     subprocess.run([*pip, *again], check=True, capture_output=True, umask=0o022)
     folder = base / "tasks"
     folder.mkdir(mode=0o755, exist_ok=True)

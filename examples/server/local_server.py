@@ -204,7 +204,7 @@ class LocalServer:
         if self._as_service([tools / "pg_ctl", "-D", data, "status"], check=False).returncode != 0:
             options = f"-k {folder} -c listen_addresses= -c unix_socket_permissions=0700"
             self._as_service([tools / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start"])
-        asked = [tools / "psql", "-h", folder, "-U", "fractal", "-d", "postgres", "-Atc"]
+        asked: list[str | Path] = [tools / "psql", "-h", folder, "-U", "fractal", "-d", "postgres", "-Atc"]
         if self._as_service([*asked, "select 1 from pg_database where datname = 'fractal'"]).stdout.strip() != "1":
             self._as_service([*asked, "create database fractal"])
 
@@ -212,7 +212,7 @@ class LocalServer:
         password = secrets.token_hex(12)
         fractalctl = self.venv / "bin" / "fractalctl"
         self._as_service([fractalctl, "set-db"])
-        words = ["--admin-email", ADMIN, "--admin-pwd", password, "--admin-project-dir", self.jobs]
+        words: list[str | Path] = ["--admin-email", ADMIN, "--admin-pwd", password, "--admin-project-dir", self.jobs]
         self._as_service([fractalctl, "init-db-data", *words])
         self._write(self._state / "admin.json", json.dumps({"email": ADMIN, "password": password}))
 

@@ -22,7 +22,7 @@ def main() -> None:
         arguments = json.load(file)
     url = arguments["zarr_url"]
     name = url.rpartition("-")[2]
-    attributes = {"measured": True}
+    attributes: dict[str, object] = {"measured": True}
     if "sleep" in arguments:
         time.sleep(float(arguments["sleep"]))
         print(f"{name}: slept {arguments['sleep']} s")
