@@ -11,9 +11,6 @@ from fractal_slurm.api import Engine, Settings, load_settings
 
 from .owner import Owner
 
-# A converter of some 10,000 images writes about 1 MB of metadiff.
-_MAX_OUT_BYTES = 64_000_000
-
 _lock = threading.Lock()
 _engines: dict[str, Engine] = {}
 _owner: Owner | None = None
@@ -56,7 +53,6 @@ def settings(worker_python: str = "") -> Settings:
         update={
             "time_scope": "job",
             "worker_python": own.worker_python or worker_python,
-            "max_out_bytes": max(own.max_out_bytes, _MAX_OUT_BYTES),
         }
     )
 

@@ -11,7 +11,6 @@ import inspect
 import json
 import logging
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ class EngineRunner(SlurmSudoRunner):
             task_name=sheet.task_name,
             command=base_command,
             parameters=parameters,
-            config=map_config(config, task_name=sheet.task_name, user_cache_dir=str(self.user_cache_dir)),
+            config=map_config(config, task_name=sheet.task_name),
             cache_dir=str(self.user_cache_dir),
             work_dir=work_dir,
             labels=sheet.label(),
@@ -251,13 +250,10 @@ def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
     create_accounting_record_slurm(**{name: value for name, value in known.items() if name in taken})
 
 
-def map_config(config: Any, *, task_name: str, user_cache_dir: str) -> SlurmConfig:
+def map_config(config: Any, *, task_name: str) -> SlurmConfig:
     """fractal-server's resolved config, as the engine has it: each value as it is."""
     values = config.model_dump()
-    values["extra_lines"] = [
-        *(line for line in values["extra_lines"] if line.strip() and not _HOOK.fullmatch(line)),
-        f"export FRACTAL_CACHE_DIR={shlex.quote(user_cache_dir)}",
-    ]
+    values["extra_lines"] = [line for line in values["extra_lines"] if line.strip() and not _HOOK.fullmatch(line)]
     values["job_name"] = values.get("job_name") or task_name.replace(" ", "_")
     values["tasks_per_job"] = values.get("tasks_per_job") or 1
     values["parallel_tasks_per_job"] = values.get("parallel_tasks_per_job") or 1

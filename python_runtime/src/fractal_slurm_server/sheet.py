@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ SHUTDOWN_MESSAGE = "Failed due to job-execution shutdown."
 _ROWS = 2_000
 # Of a longer log, an error says the length alone; all of it is in its file.
 _MOST_SHOWN = 100_000
+
+# What our worker says of a task that it could not start.
+_CANNOT_START = re.compile(r"(\S+) can't be started: .*", re.DOTALL)
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +160,9 @@ class Desk:
             return JobExecutionError(SHUTDOWN_MESSAGE)
         if end.state == "not_run":
             return JobExecutionError(end.reason or "the task did not run")
+        if cannot_start := _CANNOT_START.fullmatch(end.reason or ""):
+            hint = f'Command "{cannot_start[1]}" is not valid. Hint: make sure that it is executable.'
+            return self._task_error(f"{hint}\n{end.reason}")
         code = end.exit_code if end.exit_code is not None else -(end.signal or 0)
         words = [] if end.exit_code and end.reason == f"exit code {end.exit_code}" else [f"{end.reason}."]
         if code:
@@ -164,8 +171,11 @@ class Desk:
         if len(text) > _MOST_SHOWN:
             text = f"(a log of {len(text)} characters: it is among the logs of the job)"
         words.append(f"STDERR: {text}")
+        return self._task_error("\n".join(words))
+
+    def _task_error(self, words: str) -> Any:
         return TaskExecutionError(
-            "\n".join(words),
+            words,
             workflow_task_id=self.sheet.task,
             workflow_task_order=self.sheet.order,
             task_name=self.sheet.task_name,

@@ -16,11 +16,9 @@ def nothing_made_yet(state_dir, monkeypatch):
 class TestProcess:
     def test_has_settings_as_fractal_servers_jobs_need_them(self, monkeypatch):
         found = process.settings("/opt/python3")
-        assert (found.time_scope, found.worker_python, found.max_out_bytes) == ("job", "/opt/python3", 64_000_000)
+        assert (found.time_scope, found.worker_python) == ("job", "/opt/python3")
         monkeypatch.setenv("FRACTAL_SLURM_WORKER_PYTHON", "/usr/bin/python3")
-        monkeypatch.setenv("FRACTAL_SLURM_MAX_OUT_BYTES", "70000000")
-        found = process.settings("/opt/python3")
-        assert (found.worker_python, found.max_out_bytes) == ("/usr/bin/python3", 70_000_000)
+        assert process.settings("/opt/python3").worker_python == "/usr/bin/python3"
 
     def test_has_one_engine_for_each_python_and_one_name(self):
         assert process.engine("/a") is process.engine("/a")

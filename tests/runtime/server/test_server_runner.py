@@ -117,7 +117,8 @@ class TestEngineRunner:
         config = request.config
         assert (config.tasks_per_job, config.parallel_tasks_per_job, config.time) == (3, 2, "01:00:00")
         assert (config.account, config.job_name) == ("acc", "Measure_it")
-        assert config.extra_lines == ["#SBATCH -q x", "export FRACTAL_CACHE_DIR='/cache/an a'"]
+        assert config.extra_lines == ["#SBATCH -q x"]
+        assert request.cache_dir == "/cache/an a"
         assert json.loads((tmp_path / "jobs/1_measure/par-000000-1-args.json").read_text()) == {"zarr_url": "/z/1"}
         assert server.accounting == [(5, [4, 5], 7, 3)]
         assert engine.labels == {"taken": True}

@@ -88,6 +88,15 @@ class TestDesk:
         assert str(desk.errors[0]) == "Failed due to job-execution shutdown."
         assert str(desk.errors[1]).startswith("Task failed with returncode=2.")
 
+    def test_says_what_can_not_be_started_in_fractal_servers_words(self, sheet, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.take(end(0, "failed", reason="/opt/task.sh can't be started: Permission denied"))
+        desk.write_down(Handle({}), is_stopped=False)
+        assert str(desk.errors[0]) == (
+            'Command "/opt/task.sh" is not valid. Hint: make sure that it is executable.\n'
+            "/opt/task.sh can't be started: Permission denied"
+        )
+
     def test_sets_all_statuses_where_no_workflow_waits(self, sheet, server, tmp_path):
         desk = sheet.Desk(make(sheet, tmp_path, task_type="compound"), is_alone=True)
         desk.take(end(0))
