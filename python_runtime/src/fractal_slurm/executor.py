@@ -31,7 +31,7 @@ _STARTERS = 4
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task that succeeded leaves.
+    """The result of a task that succeeded.
 
     Attributes:
         out: Its out-JSON; None if it wrote none.
@@ -267,7 +267,7 @@ class SlurmExecutor(Executor):
 
 
 def _fail(futures: Sequence[Future[TaskResult]], error: BaseException) -> None:
-    """Tell those futures that have no result why they get none."""
+    """Give futures without a result the reason as their error."""
     for future in futures:
         if not future.done():
             future.set_exception(error)

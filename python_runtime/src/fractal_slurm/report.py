@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""For looking at: tables of runs, failures by kind, one task's log. The same facts as with --json."""
+"""What people see of a run: tables, failures by kind, the log of a task. The same facts as with --json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import OverflowMethod
     from rich.table import Table
 
-# In these states of ours SLURM's own word says more.
+# In these states, the word of SLURM says more than ours.
 _KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
 # Why there is no log of a task in these states.
 _NO_LOG = {
@@ -36,7 +36,7 @@ _STATE_WORDS = {
     TaskState.FAILED: "failed",
     TaskState.NOT_RUN: "did not run",
 }
-# A start that is worth a word; and what a task in a fork takes to begin.
+# Seconds: a start that is long enough to mention, and the start of a task in a fork.
 _MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
 
 
@@ -73,7 +73,7 @@ def table_of(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
 
 def plain(cell: object) -> str:
-    """Text that a terminal does not obey: what tasks print may hold anything."""
+    """Return a text without characters that control a terminal; tasks may print anything."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
 
 
@@ -243,7 +243,7 @@ def print_report(head: dict[str, Any], tasks: Iterable[dict[str, Any]], counts: 
 
 
 def counts_words(counts: Mapping[TaskState, int], *, ended: bool) -> str:
-    """How many tasks of a run are how far, in words."""
+    """Return in words how many tasks of a run have ended, and how."""
     total = sum(counts.values())
     parts = [f"{counts[state]} {words}" for state, words in _STATE_WORDS.items() if counts.get(state)]
     left = counts.get(TaskState.WAITING, 0) + counts.get(TaskState.CUT, 0)
@@ -253,13 +253,13 @@ def counts_words(counts: Mapping[TaskState, int], *, ended: bool) -> str:
 
 
 def without_out_words(number: int) -> str:
-    """That tasks without an out-JSON count as successes, so that nobody looks for results that never were."""
+    """Return the sentence that tasks without an out-JSON count as successes."""
     which = "1 task that succeeded" if number == 1 else f"{number} of the tasks that succeeded"
     return f"{which} wrote no out-JSON: exit code 0 alone counts as success"
 
 
 def next_steps(run_id: str, state: str | None, *, failed: int, not_run: int) -> list[str]:
-    """What to type next, a line each; nothing where a run went well."""
+    """Return what to type next, a line each; nothing if a run went well."""
     if state == RunState.INTERRUPTED:
         return [f"go on with it:            fractal-slurm resume {run_id}"]
     if state not in ENDED:
@@ -284,7 +284,7 @@ def args_words(args: object, most: int = 100) -> str:
 
 
 def kind_of(failure: Mapping[str, Any]) -> str:
-    """What kind of failure one is: its reason without what differs from task to task."""
+    """Return the kind of a failure: its reason without the parts that differ from task to task."""
     reason = str(failure.get("reason") or failure.get("state"))
     reason = reason.partition("; before, the script of its job printed")[0]
     if re.fullmatch(r"exit code [0-9]+", reason):

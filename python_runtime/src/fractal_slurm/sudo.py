@@ -28,11 +28,11 @@ from .sudo_rules import (
 )
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
-# What cat and ls say of a file that is not there, or not any more, whoever made something else of it.
+# What cat and ls print for a file that is missing, or that was replaced by something else meanwhile.
 _ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
-# What cat says of a file that is there: the path, maybe in quotes, then the system's words.
+# How cat names a file with trouble: its path, maybe in quotes, then the words of the system.
 _ABOUT_PATH = re.compile(r"(?:cat|ls): (?:[a-z ]+)?['\u2018]?((?:/[A-Za-z0-9_.-]+)+)['\u2019]?: (.+)$")
-# What a user can make of a file of theirs. Other words are a file system's trouble, which passes.
+# Errors that a user can cause with a file of the own. Other errors are trouble of a file system, which passes.
 _CLOSED = (
     "Permission denied",
     "Operation not permitted",
@@ -42,12 +42,12 @@ _CLOSED = (
 )
 # Defaults and tags of sudoers(5), as `sudo -l` lists them.
 _HOLDS_BACK = re.compile(r"(?<![^\s,])(noexec|intercept|log_subcmds|NOEXEC|INTERCEPT)(?=[\s,:]|$)")
-# One command line is bounded by the kernel (128 KiB a word, some MB in all) and by sudo's own log lines.
+# Limits of a command line: the kernel's (128 KiB a word, some MB in all), and the length of sudo's log lines.
 MAX_PATHS_PER_CALL = 2_000
-# Names of a run's files and folders take less; what else a user makes there is left unread.
+# The names of a run's files and folders take less. Other names that a user makes there are not read.
 MAX_LISTING_BYTES = 1 << 25
 MAX_NAMES = 1_000_000
-# What sbatch, scancel and mkdir print takes less, whatever a site's wrapper says around it.
+# The output of sbatch, scancel and mkdir takes less, the words of a site's wrapper included.
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -64,11 +64,11 @@ class TimedOut(ClusterError):
 
 
 class TooMuch(ClusterError):
-    """A command as another user printed more than any of them has to say."""
+    """A command that ran as another user printed more than such a command can need."""
 
 
 class Stalled(ClusterError):
-    """Nothing came from a user's files for too long, and nothing follows from that."""
+    """Nothing came from a user's files for too long, so nothing is known about them."""
 
 
 class Interrupted(FractalSlurmError):
@@ -96,7 +96,7 @@ class Impersonator:
     lingering: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def argv(self, user: str, command: str, arguments: Sequence[str]) -> list[str]:
-        """The whole command line for one call.
+        """Return the whole command line of one call.
 
         Raises:
             FractalSlurmError: ``command`` is not among :data:`COMMANDS`, or ``user`` is no name of a user.
@@ -167,7 +167,7 @@ class Impersonator:
             raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
 
     def is_lingering(self) -> bool:
-        """Whether an sbatch that did not end in time, and did not heed SIGTERM, lives on: it may submit its job yet."""
+        """Say whether an sbatch still runs that ended neither in time nor on SIGTERM: it may still submit its job."""
         self.lingering = [process for process in self.lingering if process.poll() is None]
         return bool(self.lingering)
 
@@ -205,7 +205,7 @@ class Impersonator:
         max_bytes: int,
         closed: dict[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """What cat or ls print, in chunks. It ends, whatever the user made of the paths: a pipe that nobody fills, say.
+        """Yield the output of cat or ls in chunks. It ends even if the user made a path a pipe that nobody fills.
 
         Raises:
             ClusterError: As :meth:`read_files`.
@@ -255,7 +255,7 @@ class Impersonator:
         timeout: float,
         closed: dict[str, str] | None,
     ) -> None:
-        """Accept a failure of cat or ls that means nothing but that files are not there, or are not to be read.
+        """Accept a failure of cat or ls if it only means that files are missing or can't be read.
 
         Raises:
             ClusterError: It means something else.
@@ -281,7 +281,7 @@ class Impersonator:
                 raise Interrupted(f"{user}'s files were not read to the end: the driver was told to stop")
 
     def _is_absent(self, user: str, path: str, timeout: float, levels: int = 3) -> bool:
-        """Whether a path is surely not there: what is above it can be listed, and does not have it."""
+        """Say whether a path is surely missing: the folder above it can be listed, and does not have it."""
         above, _slash, name = path.rpartition("/")
         if not above or not levels:
             return False
@@ -333,7 +333,7 @@ class Impersonator:
         return rules_beyond(listing)
 
     def _list(self, what: Sequence[str]) -> Finished:
-        """What `sudo -l` says."""
+        """Return what `sudo -l` prints."""
         probe = [self.sudo, "--non-interactive", "-l", *what]
         self.calls += 1
         try:
@@ -443,7 +443,7 @@ class Impersonator:
         return found
 
     def _words_of(self, user: str, command: str, arguments: Sequence[str], stderr: bytes) -> list[str]:
-        """What a command that failed had to say, a sentence a line.
+        """Return what a command that failed wrote to standard error, as sentences.
 
         Raises:
             ImpersonationError: It was sudo that refused.
@@ -510,7 +510,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def core_folder(command: str) -> str:
-    """Where a core command lies: /usr/bin, or /bin on systems that keep the two apart."""
+    """Return the folder of a core command: /usr/bin, or /bin on systems that keep the two apart."""
     return "/usr/bin" if os.path.exists(f"/usr/bin/{command}") else "/bin"
 
 
@@ -523,7 +523,7 @@ def _is_known(user: str) -> bool:
 
 
 def current_user() -> str:
-    """The name of the account that this process runs as."""
+    """Return the name of the account that runs this process."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -45,7 +45,7 @@ class SlurmState:
     TIMEOUT = "TIMEOUT"
 
 
-# Job states from which a job does not come back.
+# States in which a job is over for good.
 FINAL_STATES = frozenset(
     {
         SlurmState.BOOT_FAIL,
@@ -60,7 +60,7 @@ FINAL_STATES = frozenset(
         SlurmState.TIMEOUT,
     }
 )
-# Faults of nodes and of SLURM, none of the tasks.
+# States for which nodes or SLURM are at fault, not the tasks.
 NODE_FAULTS = frozenset(
     {
         SlurmState.BOOT_FAIL,
@@ -73,9 +73,9 @@ NODE_FAULTS = frozenset(
 
 # Reasons of a pending job that SLURM holds since nodes could not start it (a prolog failed), or were lost, too often.
 HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "launch failed requeued held"})
-# Reasons of a pending job that are the course of things.
+# Reasons of a pending job that are normal.
 ORDINARY_REASONS = frozenset({"None", "Priority", "Resources", "BeginTime", "Prolog", "Cleaning", "Dependency"})
-# What helps with some of the others.
+# What to do about some of the others.
 PENDING_HINTS = {
     "PartitionConfig": ": no node of the partition can run it now (CPUs, memory, features, nodes down)",
     "JobHeldAdmin": ": an administrator holds it",
@@ -109,7 +109,7 @@ _SILENCE = (
 _MAX_IDS_PER_CALL = 1_000
 _JOB_ID = re.compile(r"([0-9]{1,10})(;\S+)?")
 _PLAIN_ID = re.compile(r"[0-9]{1,10}")
-# What all nodes of the largest clusters take, and a thousand jobs with the longest names.
+# Enough for all nodes of the largest clusters, and for a thousand jobs with the longest names.
 MAX_BYTES = 1 << 28
 _MAX_QUEUE_BYTES = 1 << 24
 # Of each job: id, state, nodes, time limit, elapsed time, partition, reason, first node, name.
@@ -122,7 +122,7 @@ _MOST_NODES = 1_000_000
 
 
 class Submitted(Enum):
-    """What became of a submission."""
+    """How a submission ended."""
 
     ACCEPTED = "accepted"
     FULL = "full"  # a limit of the site: try again when there is room
@@ -198,11 +198,11 @@ class Answer(NamedTuple):
 
 
 class Silence(ClusterError):
-    """SLURM did not answer. Nothing follows from that."""
+    """SLURM did not answer, so nothing is known."""
 
 
 def _elapsed_s(text: str) -> int:
-    """Seconds of squeue's %M; 0 where it says none, or INVALID, as it does where clocks disagree."""
+    """Return the seconds of squeue's %M; 0 if it prints none, or INVALID, as it does if clocks disagree."""
     try:
         return parse_walltime(text)
     except FractalSlurmError:
@@ -218,7 +218,7 @@ def _first_host(text: str) -> str:
 
 
 def first_error(stderr: str) -> str:
-    """SLURM's own words, without the name of the command before them, on one line and cut where they are long."""
+    """Return SLURM's words on one line, without the name of the command before them, cut if they are long."""
     lines = [
         re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip())
         for line in stderr.splitlines()
@@ -318,7 +318,7 @@ def read_host(text: str, job_id: str) -> str:
 
 
 def _nodes(text: str) -> int:
-    """A number of nodes; 1 where it is none."""
+    """Return a number of nodes; 1 if the text is no number."""
     return min(int(text), _MOST_NODES) if re.fullmatch(r"[0-9]{1,9}", text) else 1
 
 

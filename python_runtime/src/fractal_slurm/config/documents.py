@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read JSON and YAML that others wrote: bounded, and without what a reader would drop without a word."""
+"""Read JSON and YAML that others wrote, within limits; refuse what a usual reader would silently drop."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ sys.exit(worker.main(sys.argv[2:]))" "$fractal_folder" "$@"
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What the scripts of one run have in common, beside the SlurmConfig.
+    """The values that all scripts of a run share, beside the SlurmConfig.
 
     Attributes:
         command: The task's command, split.
@@ -155,7 +155,7 @@ class JobSettings:
 
 
 def safe_job_name(name: str) -> str:
-    """A job name without a character that a shell, sbatch or a log line could take for something else."""
+    """Return a job name with only such characters that a shell, sbatch and a log line take as they are."""
     return re.sub(r"[^A-Za-z0-9_+-]", "_", name)[:_MAX_NAME] or "task"
 
 
@@ -185,7 +185,7 @@ def job_limit_s(config: SlurmConfig, settings: JobSettings, tasks: int) -> int |
 
 
 def rounds(config: SlurmConfig, tasks: int) -> int:
-    """How often a slot of a job runs a task, at the most."""
+    """Return the most tasks that one slot of a job runs, one after the other."""
     return -(-tasks // min(config.parallel_tasks_per_job, tasks))
 
 
@@ -334,22 +334,22 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
 
 
 def claim_path(run_folder: str, token: str) -> str:
-    """What a job's first act makes (a symlink), and what the server makes before it submits the work again."""
+    """Return the path of a job's claim: made by the job (a symlink), or by the driver to shut the job out."""
     return f"{run_folder}/{token}{CLAIM}"
 
 
 def stop_path(run_folder: str, token: str) -> str:
-    """What the server makes where a job is to end."""
+    """Return the path of the mark that the driver makes if a job must end."""
     return f"{run_folder}/{token}{STOP}"
 
 
 def job_folder(run_folder: str, token: str) -> str:
-    """Where the worker of a job keeps results and logs."""
+    """Return the folder in which the worker of a job keeps results and logs."""
     return f"{run_folder}/{token}"
 
 
 def output_path(run_folder: str, token: str) -> str:
-    """Where SLURM puts what a job prints outside of its tasks."""
+    """Return the path of the file for what a job prints outside of its tasks."""
     return f"{run_folder}/{token}{OUTPUT}"
 
 
