@@ -128,13 +128,6 @@ def test_the_glossary_is_in_order():
     assert words == sorted(words)
 
 
-def test_each_page_is_in_a_table_of_contents():
-    index = (ROOT / "docs" / "index.md").read_text("utf-8")
-    listed = set(re.findall(r"^(?:\S.* <)?([\w/-]+)>?$", index, re.MULTILINE))
-    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert pages - {"index"} <= listed
-
-
 def test_links_between_files_of_the_repository_lead_somewhere():
     """The pages' own links are checked when they are built; these are the links that GitHub shows."""
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "roles").glob("*/README.md")]:

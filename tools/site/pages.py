@@ -34,9 +34,18 @@ ANSIBLE = {
 
 def main(folder: Path) -> None:
     """Write all sources."""
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    unlisted = []
     for path in sorted((ROOT / "docs").rglob("*.md")):
         name = path.relative_to(ROOT / "docs")
         write(folder / name, relinked(path.read_text("utf-8"), f"docs/{name}"))
+        page = name.with_suffix("").as_posix()
+        if page != "index" and not re.search(rf"^{re.escape(page)}$", index, re.MULTILINE):
+            unlisted.append(page)
+    if unlisted:  # no page is lost because nobody put it into a table of contents
+        more = "\n".join(unlisted)
+        table = f"\n```{{toctree}}\n:hidden:\n:caption: More\n{more}\n```\n"
+        write(folder / "index.md", relinked(index, "docs/index.md") + table)
     for source, name in OTHERS.items():
         write(folder / name, relinked((ROOT / source).read_text("utf-8"), source))
     write(folder / "reference" / "cli.md", CLI)
