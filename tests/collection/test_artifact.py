@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 # Folders whose tracked files go in, all of them, but for what is named below; nothing else goes in.
 FOLDERS = ("LICENSES", "changelogs", "docs", "examples", "meta", "playbooks", "plugins", "python_runtime", "roles")
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md")
-LEFT_OUT = ("examples/plate/test_", "changelogs/fragments/")
+LEFT_OUT = ("examples/plate/test_", "examples/server/test_", "changelogs/fragments/")
 
 
 @pytest.fixture(scope="module")
