@@ -22,6 +22,13 @@ from samples import run
 
 
 class TestCreate:
+    def test_lets_go_of_its_lock_where_the_run_can_not_be_made(self, state_dir):
+        make(state_dir).close()
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(RunError):
+            make(state_dir)  # there is a run of that name
+        assert os.listdir("/proc/self/fd") == before
+
     def test_makes_folders_that_nobody_else_can_enter(self, state_dir):
         umask = os.umask(0)
         try:

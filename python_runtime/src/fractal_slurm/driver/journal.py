@@ -126,6 +126,7 @@ class Journal:
         folder = state_dir / "runs" / check_run_id(run_id)
         # Under another name until it is complete: a driver that dies here leaves no half of a run.
         draft = folder.with_name(f".{run_id}.draft")
+        lock_fd = None
         try:
             _remove_old_drafts(folder.parent)
             _make_private(draft)
@@ -143,10 +144,14 @@ class Journal:
                     journal.event("run created", run_id, reason)
             draft.rename(folder)
             return cls(folder, _connect(folder / "journal.sqlite"), lock_fd)
-        except (OSError, sqlite3.Error) as error:
-            raise RunError(
-                f"the journal can't be written in {folder}: {error}; see state_dir in our settings"
-            ) from None
+        except BaseException as error:
+            if lock_fd is not None:  # a program that makes many runs lives on
+                os.close(lock_fd)
+            if isinstance(error, (OSError, sqlite3.Error)):
+                raise RunError(
+                    f"the journal can't be written in {folder}: {error}; see state_dir in our settings"
+                ) from None
+            raise
 
     @classmethod
     def open(cls, state_dir: Path, run_id: str, *, drive: bool) -> Journal:
