@@ -14,7 +14,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-server demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
+.PHONY: help demo demo-server demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-fractal-server test-fractal-servers test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -54,6 +54,13 @@ test-in: ## the demo and the tests in another release: make test-in RELEASE=fork
 
 test-tasks: ## real Fractal tasks, in new processes and in forks
 	tools/test-tasks
+
+test-fractal-server: ## fractal-server's own tests on the engine: CHECKOUT=DIR of its repository, PYTHON=... for it
+	@tools/bootstrap run
+	tools/as-root tools/test-fractal-server $(or $(CHECKOUT),$(error CHECKOUT is missing: a checkout of fractal-server))
+
+test-fractal-servers: ## the shape of each version of fractal-server that is supported, by its wheel: PYTHON=... for them
+	tools/test-fractal-servers
 
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap
