@@ -115,7 +115,11 @@ class TestPage:
             write_page(journal, "done", file)
             assert file.stat().st_mode & 0o777 == 0o600
             whole = file.read_text()
-            monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+
+            def refuse(*_arguments):
+                raise OSError(28, "No space left")
+
+            monkeypatch.setattr(Path, "rename", refuse)
             with pytest.raises(RunError, match="No space left"):
                 write_page(journal, "done", file)
             assert file.read_text() == whole
@@ -162,7 +166,9 @@ class TestTimeline:
     @given(st.lists(bars, max_size=40))
     def test_has_each_task_in_one_lane_without_overlap(self, found):
         lanes = lanes_of(found)
-        assert sorted((bar.begin, bar.end) for lane in lanes for bar in lane) == sorted((b.begin, b.end) for b in found)
+        assert sorted((span.begin, span.end) for lane in lanes for span in lane) == sorted(
+            (b.begin, b.end) for b in found
+        )
         for lane in lanes:
             assert all(one.end <= other.begin + 0.01 for one, other in pairwise(lane))
 

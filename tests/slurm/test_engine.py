@@ -30,7 +30,7 @@ def run_python(call: Call, body: str, *, code: int = 0) -> object:
     argv[argv.index(str(RUNTIME / "bin/fractal-slurm")) :] = [str(RUNTIME / "bin/python"), "-c", program]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == code, result.stderr
-    return json.loads(result.stdout) if result.stdout else None
+    return json.loads(result.stdout or "null")
 
 
 LONG = 'head -c 6000 /dev/zero | tr "\\0" x\n'

@@ -197,7 +197,7 @@ class TestJob:
         counts = iter([0, 1, 1, 1])
         monkeypatch.setattr("fractal_slurm.node.limits.oom_kills", lambda: next(counts))
         kills = hook.OomKills()
-        assert [kills.is_one_more() for _ in range(4)] == [False, True, False, False]
+        assert [kills.is_one_more() for _time in range(4)] == [False, True, False, False]
 
 
 class TestLine:

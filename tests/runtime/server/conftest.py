@@ -28,7 +28,7 @@ class _Column:
 
 
 class HistoryUnit:
-    id, status, history_run_id, logfile, has_warnings = (_Column() for _ in range(5))
+    id, status, history_run_id, logfile, has_warnings = (_Column() for _number in range(5))
 
 
 class TaskExecutionError(RuntimeError):

@@ -70,9 +70,7 @@ def files(tmp_path, component):
 def begin(server, tmp_path, monkeypatch):
     """A runner on an engine of the test's own."""
     module = importlib.import_module("fractal_slurm_server.runner")
-    monkeypatch.setattr(
-        module, "owner", lambda: types.SimpleNamespace(name="me", note=lambda job: server.statuses.append(job))
-    )
+    monkeypatch.setattr(module, "owner", lambda: types.SimpleNamespace(name="me", note=server.statuses.append))
 
     def begin(engine):
         monkeypatch.setattr(module, "engine", lambda _python: engine)

@@ -207,9 +207,9 @@ class LiveView:
         grid.add_column(ratio=1)
         grid.add_column(justify="right", no_wrap=True)
         style = "red" if bad else "green"
-        bar = ProgressBar(total=max(1, total), completed=done, complete_style=style, finished_style=style)
+        gauge = ProgressBar(total=max(1, total), completed=done, complete_style=style, finished_style=style)
         share = 100 * done // total if total else 100
-        grid.add_row(bar, Text(f"{share:3} %  {done}/{total} tasks"))
+        grid.add_row(gauge, Text(f"{share:3} %  {done}/{total} tasks"))
         return grid
 
     @staticmethod

@@ -178,7 +178,8 @@ class Worker(Job):
         finished = set()
         for record in self.folder.records(self.token, self.max_out_bytes + 2 * RECORD_BYTES):
             task = record.get("task")
-            if record.get("state") in ("succeeded", "failed", "timeout", "memory") and type(task) is int:
+            is_number = isinstance(task, int) and not isinstance(task, bool)
+            if is_number and record.get("state") in ("succeeded", "failed", "timeout", "memory"):
                 finished.add(task)
         if finished:
             self.queue.is_done = lambda line: int(line[: line.index(b"\t")]) in finished

@@ -64,15 +64,15 @@ class JobLanes:
 
     @property
     def busy_s(self) -> float:
-        return sum(bar.end - bar.begin for lane in self.lanes for bar in lane)
+        return sum(span.end - span.begin for lane in self.lanes for span in lane)
 
     @property
     def idle_s(self) -> float:
         """What its slots were free for, between the first task's begin and the last one's end."""
-        bars = [bar for lane in self.lanes for bar in lane]
+        bars = [span for lane in self.lanes for span in lane]
         if not bars:
             return 0.0
-        whole = max(bar.end for bar in bars) - min(bar.begin for bar in bars)
+        whole = max(span.end for span in bars) - min(span.begin for span in bars)
         return max(0.0, whole * len(self.lanes) - self.busy_s)
 
 
@@ -80,15 +80,15 @@ def lanes_of(bars: Iterable[Bar]) -> list[list[Bar]]:
     """Spread tasks over as few lanes as hold them without overlap: their slots, for all that is known."""
     lanes: list[list[Bar]] = []
     free: list[tuple[float, int]] = []  # of each lane the end of its last task
-    for bar in sorted(bars, key=lambda bar: (bar.begin, bar.task)):
+    for span in sorted(bars, key=lambda span: (span.begin, span.task)):
         # Clocks are rounded: what begins as the one before it ends may seem to begin earlier.
-        if free and free[0][0] <= bar.begin + 0.005:
+        if free and free[0][0] <= span.begin + 0.005:
             lane = heapq.heappop(free)[1]
-            lanes[lane].append(bar)
+            lanes[lane].append(span)
         else:
             lane = len(lanes)
-            lanes.append([bar])
-        heapq.heappush(free, (bar.end, lane))
+            lanes.append([span])
+        heapq.heappush(free, (span.end, lane))
     return lanes
 
 

@@ -96,10 +96,10 @@ def cut_lanes(rows: Sequence[JobLanes]) -> int:
 
 def _lane(lane: Sequence[Bar], x, y: float) -> list[str]:  # type: ignore[no-untyped-def]
     paths: dict[str, list[str]] = {}
-    for bar in lane:
-        width = max(0.4, x(bar.end) - x(bar.begin) - 0.3)
-        shape = f"M{_number(x(bar.begin))} {_number(y)}h{_number(width)}v{_LANE - 2}h-{_number(width)}z"
-        paths.setdefault("good" if bar.state == "succeeded" else "bad", []).append(shape)
+    for span in lane:
+        width = max(0.4, x(span.end) - x(span.begin) - 0.3)
+        shape = f"M{_number(x(span.begin))} {_number(y)}h{_number(width)}v{_LANE - 2}h-{_number(width)}z"
+        paths.setdefault("good" if span.state == "succeeded" else "bad", []).append(shape)
     return [f'<path class="{kind}" d="{"".join(shapes)}"/>' for kind, shapes in paths.items()]
 
 
