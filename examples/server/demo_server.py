@@ -168,7 +168,7 @@ def with_hook(config: dict[str, Any], hook: str | None) -> dict[str, Any]:
     """A configuration whose jobs begin with the hook, or do not."""
     section = dict(config["default_slurm_config"])
     lines = [line for line in section.get("extra_lines", []) if not line.endswith("/fractal-job.sh")]
-    section["extra_lines"] = [f". {hook}", *lines] if hook else lines
+    section["extra_lines"] = [f"[ ! -r {hook} ] || . {hook}", *lines] if hook else lines
     return {**config, "default_slurm_config": section}
 
 

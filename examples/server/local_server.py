@@ -234,15 +234,12 @@ class LocalServer:
         variables = self._environment() | dict(environment or {})
         if engine:
             variables["GUNICORN_CMD_ARGS"] = "--config python:fractal_slurm_server.gunicorn_conf"
-        worker = "fractal_server.gunicorn_fractal"
-        argv = [self.venv / "bin" / "gunicorn", APP, "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers)]
-        argv += ["--worker-class", f"{worker}.FractalWorker", "--logger-class", f"{worker}.FractalGunicornLogger"]
-        argv += ["--timeout", "600", "--graceful-timeout", "20", "--pid", self._pid_file]
+        argv = self.command(workers)
         log = self._state / "server.log"
         self._write(log, "")
         with log.open("ab") as stream:
             process = subprocess.Popen(
-                [str(word) for word in argv],
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -260,6 +257,25 @@ class LocalServer:
                 last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
                 raise ServerError(f"fractal-server does not come up:\n{last}")
             time.sleep(0.2)
+
+    def command(self, workers: int = 1) -> list[str]:
+        """How gunicorn starts the server."""
+        worker = "fractal_server.gunicorn_fractal"
+        argv = [self.venv / "bin" / "gunicorn", APP, "--bind", f"127.0.0.1:{self.port}", "--workers", str(workers)]
+        argv += ["--worker-class", f"{worker}.FractalWorker", "--logger-class", f"{worker}.FractalGunicornLogger"]
+        argv += ["--timeout", "600", "--graceful-timeout", "20", "--pid", self._pid_file]
+        return [str(word) for word in argv]
+
+    def unit(self) -> str:
+        """A systemd unit that starts the server; its settings are written to .fractal_server.env."""
+        settings = self._state / ".fractal_server.env"
+        variables = {name: value for name, value in self._environment().items() if name != "LANG"}
+        self._write(settings, "".join(f"{name}={value}\n" for name, value in variables.items()))
+        return (
+            "[Unit]\nDescription=fractal-server\n[Service]\n"
+            f"User={self.service_user}\nWorkingDirectory={self._state}\nEnvironmentFile={settings}\nUMask=0022\n"
+            f"ExecStart={' '.join(self.command())}\nKillMode=mixed\nTimeoutStopSec=60\n"
+        )
 
     def answers(self) -> bool:
         """Whether the server answers."""

@@ -100,7 +100,10 @@ def test_the_password_is_not_shown() -> None:
 def test_the_hook_comes_first_and_goes_again() -> None:
     config = {"default_slurm_config": {"partition": "main", "extra_lines": ["export A=b"]}}
     hooked = demo_server.with_hook(config, "/opt/x/fractal-job.sh")
-    assert hooked["default_slurm_config"]["extra_lines"] == [". /opt/x/fractal-job.sh", "export A=b"]
+    assert hooked["default_slurm_config"]["extra_lines"] == [
+        "[ ! -r /opt/x/fractal-job.sh ] || . /opt/x/fractal-job.sh",
+        "export A=b",
+    ]
     assert demo_server.with_hook(hooked, None) == config
 
 

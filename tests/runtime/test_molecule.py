@@ -21,7 +21,7 @@ def containers(scenario):
 
 
 def test_all_are_there():
-    assert SCENARIOS == ["absent", "cluster", "default", "hardened", "outage", "upgrade"]
+    assert SCENARIOS == ["absent", "cluster", "default", "hardened", "outage", "server", "upgrade"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
