@@ -120,7 +120,7 @@ class Partition:
         default_time_s: Time limit of jobs that name none, None where that is ``max_time_s``.
         max_nodes: Most nodes of a job, None for any.
         max_cpus_per_node: Most CPUs of a job on a node, None for any.
-        max_mem_per_node_mb: Most memory of a job on a node, None for any.
+        max_memory_mb: Most memory of a job on a node, None for any.
         allow_accounts: The only accounts that may use it, None for all.
         deny_accounts: Accounts that may not use it.
         qos: Its own QOS, or an empty string.
@@ -134,7 +134,7 @@ class Partition:
     default_time_s: int | None = None
     max_nodes: int | None = None
     max_cpus_per_node: int | None = None
-    max_mem_per_node_mb: int | None = None
+    max_memory_mb: int | None = None
     allow_accounts: tuple[str, ...] | None = None
     deny_accounts: tuple[str, ...] = ()
     qos: str = ""
@@ -405,7 +405,7 @@ def parse_partition(line: str) -> Partition:
         default_time_s=_seconds(values.get("DefaultTime", "")),
         max_nodes=_integer(values.get("MaxNodes", "")),
         max_cpus_per_node=_integer(values.get("MaxCPUsPerNode", "")),
-        max_mem_per_node_mb=_integer(values.get("MaxMemPerNode", "")),
+        max_memory_mb=_integer(values.get("MaxMemPerNode", "")),
         allow_accounts=None if allowed == "ALL" else _names(allowed),
         deny_accounts=_names(values.get("DenyAccounts", "")),
         qos="" if values.get("QoS", "N/A") in _UNLIMITED else values["QoS"],

@@ -420,7 +420,7 @@ def _shortfalls(node: Node, partition: Partition, asked: _Asked) -> dict[str, st
     """Why a task does not fit a node, by option."""
     found = {}
     cpus = min(node.cpus, partition.max_cpus_per_node or node.cpus)
-    memory = min(node.memory_mb, partition.max_mem_per_node_mb or node.memory_mb)
+    memory = min(node.memory_mb, partition.max_memory_mb or node.memory_mb)
     if asked.cpus > cpus and "cpus" not in node.unknown:
         found["cpus_per_task"] = f"it has {cpus} CPUs, and {asked.cpus} are asked for"
     if asked.memory_mb > memory and "memory_mb" not in node.unknown:
@@ -556,7 +556,7 @@ def _check_batching(
     nodes = cluster.nodes_of(partition.name)
     largest: tuple[tuple[str, Callable[[Node], int], int | None, str], ...] = (
         ("max_cpus_per_job", lambda node: node.cpus, partition.max_cpus_per_node, "CPUs"),
-        ("max_mem_per_job", lambda node: node.memory_mb, partition.max_mem_per_node_mb, "MB"),
+        ("max_mem_per_job", lambda node: node.memory_mb, partition.max_memory_mb, "MB"),
     )
     for name, size, cap, unit in largest:
         most = max((min(size(node), cap or size(node)) for node in nodes), default=0)

@@ -74,6 +74,11 @@ class SlurmConfig:
         """Time of one task in seconds, if it is limited."""
         return None if self.time is None else parse_walltime(self.time)
 
+    @property
+    def memory_mb(self) -> int:
+        """Memory of one task, in MB, by the name that it has in all other rooms."""
+        return self.mem_per_task_MB
+
 
 @dataclass(frozen=True)
 class Resolution:

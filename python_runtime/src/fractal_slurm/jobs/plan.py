@@ -129,7 +129,7 @@ def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> 
         batching = heuristics(
             tot_tasks=len(tasks),
             cpus_per_task=config.cpus_per_task,
-            mem_per_task=config.mem_per_task_MB,
+            mem_per_task=config.memory_mb,
             target_cpus_per_job=config.target_cpus_per_job,
             max_cpus_per_job=config.max_cpus_per_job,
             target_mem_per_job=config.target_mem_per_job,

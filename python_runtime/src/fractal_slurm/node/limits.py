@@ -57,13 +57,13 @@ class MemoryWatch:
     """Which tasks use more memory than they may.
 
     Args:
-        limit_mb: What a task may use, in MB.
+        memory_mb: What a task may use, in MB.
         every_s: How often to look, in seconds.
         patience_s: How long a task may be over it: in a step it is SLURM's to end it, and where it does not, ours.
     """
 
-    def __init__(self, limit_mb: int, every_s: float, patience_s: float) -> None:
-        self.limit_mb, self.every_s, self.patience_s = limit_mb, every_s, patience_s
+    def __init__(self, memory_mb: int, every_s: float, patience_s: float) -> None:
+        self.memory_mb, self.every_s, self.patience_s = memory_mb, every_s, patience_s
         self.next_look = 0.0
         self.over_since: dict[int, float] = {}
 
@@ -76,7 +76,7 @@ class MemoryWatch:
         """
         self.next_look = now + self.every_s
         used = group_memory_mb({group for group in groups if group})
-        over = {group: peak for group, peak in used.items() if peak > self.limit_mb}
+        over = {group: peak for group, peak in used.items() if peak > self.memory_mb}
         self.over_since = {group: self.over_since.get(group, now) for group in over}
         return {group: peak for group, peak in over.items() if now >= self.over_since[group] + self.patience_s}
 

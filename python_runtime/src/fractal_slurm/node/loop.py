@@ -362,7 +362,7 @@ class Loop:
         groups = {self.starts.group(slot): slot for slot in self.running.values() if slot.verdict is None}
         for group, peak in watch.look(groups, now).items():
             slot = groups[group]
-            slot.verdict = ("memory", f"used {peak:.0f} MB; its mem is {watch.limit_mb} MB")
+            slot.verdict = ("memory", f"used {peak:.0f} MB; its mem is {watch.memory_mb} MB")
             slot.kill_at = now
             self.starts.signal(slot, signal.SIGKILL)
 

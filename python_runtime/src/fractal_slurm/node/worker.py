@@ -215,12 +215,12 @@ class Worker(Job):
 
     def make_watch(self) -> MemoryWatch | None:
         """The watch over the memory of tasks: where the script asks for it, and where slots are steps."""
-        limit_mb = int(self.header["memory_mb"])
-        if not limit_mb:
+        memory_mb = int(self.header["memory_mb"])
+        if not memory_mb:
             return None
         if self.header["memory_limit"] == "watch":
-            return MemoryWatch(limit_mb, WATCH_S, 0.0)
-        return MemoryWatch(limit_mb, STEP_WATCH_S, STEP_MEMORY_S) if self.in_steps else None
+            return MemoryWatch(memory_mb, WATCH_S, 0.0)
+        return MemoryWatch(memory_mb, STEP_WATCH_S, STEP_MEMORY_S) if self.in_steps else None
 
     # -- one task ----------------------------------------------------------------------------------------
 
