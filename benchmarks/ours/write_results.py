@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fractal_slurm.config.file import load_config_file
@@ -45,7 +46,7 @@ def main() -> None:
     create_s = time.monotonic() - start
     written = 0
     with journal, journal.transaction():
-        journal.put("folder_made", True)
+        journal.write(replace(journal.record, folder_made=True))
         for job in journal.jobs():
             folder = Path(request["results"]) / job.token
             folder.mkdir(parents=True)
@@ -61,7 +62,7 @@ def main() -> None:
             journal.update_job(
                 job.token, state=JobState.ENDED, slurm_job_id=str(job.number), slurm_state="COMPLETED", nodes=1
             )
-        run_id, run_folder = journal.get("run_id"), journal.get("run_folder")
+        run_id, run_folder = journal.record.run_id, journal.record.run_folder
     figures = {"run_id": run_id, "run_folder": run_folder, "create_s": create_s, "result_bytes": written}
     print(json.dumps(figures))
 

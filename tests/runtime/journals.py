@@ -2,11 +2,11 @@
 """Journals as a driver leaves them."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fractal_slurm.driver.journal import Journal
-from fractal_slurm.driver.model import JobState, TaskState
+from fractal_slurm.driver.model import JobState, RunRecord, RunState, TaskState
 from fractal_slurm.settings import Settings
 from samples import TOKEN, job_settings, slurm_config
 
@@ -17,20 +17,24 @@ RECORD = {
 }  # fmt: skip
 
 
+def run_record(run_id: str = RUN, **changes: Any) -> RunRecord:
+    """What a run is."""
+    values: dict[str, Any] = {
+        "run_id": run_id, "created": 1_700_000_000.0, "user": "ann", "task_name": "Measure", "tasks": 3,
+        "run_folder": f"/work/{run_id}", "config": slurm_config(), "job_settings": job_settings(),
+        "settings": Settings().model_dump(), "hides_jobs": False,
+    }  # fmt: skip
+    return RunRecord(**{**values, **changes})
+
+
 def make(
     state_dir: Path, run_id: str = RUN, *, state: str = "done", ended: float | None = None, tasks: int = 3
 ) -> Journal:
     """The journal of a run, as a driver leaves it; still open and locked."""
-    values = {
-        "run_id": run_id, "created": 1_700_000_000.0, "user": "ann", "task_name": "Measure", "tasks": tasks,
-        "run_folder": f"/work/{run_id}", "config": asdict(slurm_config()), "job_settings": asdict(job_settings()),
-        "settings": Settings().model_dump(), "hides_jobs": False, "state": state,
-    }  # fmt: skip
-    journal = Journal.create(state_dir, run_id, values, ["{}"] * tasks, {TOKEN: range(tasks)}, "why")
+    record = run_record(run_id, tasks=tasks, state=RunState(state), ended=ended)
+    journal = Journal.create(state_dir, record, ["{}"] * tasks, {TOKEN: range(tasks)}, "why")
     journal.update_job(TOKEN, "submitted", state=JobState.COLLECTED, slurm_job_id="7", slurm_state="COMPLETED")
     journal.finish_task(0, TaskState.SUCCEEDED, None, json.dumps(RECORD))
     failed = {**RECORD, "task": 1, "state": "failed", "exit": 1}
     journal.finish_task(1, TaskState.FAILED, "exit code 1", json.dumps(failed))
-    if ended is not None:
-        journal.put("ended", ended)
     return journal

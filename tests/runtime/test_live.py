@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from fractal_slurm.cli.following import Follower, is_over
@@ -96,7 +97,7 @@ class TestFollower:
     def test_takes_damaged_notes_for_none(self, state_dir, key, value):
         with make(state_dir, state="driven") as journal:
             journal._lock_fd, lock = None, journal._lock_fd
-            journal.put(key, value)
+            journal._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
             sight = Follower(journal, None).look()
             assert (sight.waits, sight.notes) == ([], {})
             journal._lock_fd = lock
@@ -131,7 +132,7 @@ class TestLiveView:
 
     def test_shows_others_words_to_the_letter_and_obeys_none(self, state_dir):
         with make(state_dir, state="driven", tasks=5) as journal:
-            journal.put("task_name", HOSTILE)
+            journal.write(replace(journal.record, task_name=HOSTILE))
             record = {**RECORD, "task": 3, "state": "failed", "host": HOSTILE, "tail": HOSTILE}
             journal.finish_task(3, TaskState.FAILED, HOSTILE, json.dumps(record))
             journal._db.execute("UPDATE task SET args = ? WHERE idx = 3", (json.dumps({"well": HOSTILE}),))
@@ -232,7 +233,7 @@ class TestAttach:
             _out, err = process.communicate(timeout=60)
             assert process.returncode == 0
             assert "goes on" in err
-            assert journal.get("state") == "driven"
+            assert journal.record.state == "driven"
 
     def test_states_that_are_over(self):
         assert [is_over(state) for state in ("driven", "planned", "done", "interrupted")] == [False, False, True, True]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -55,7 +56,7 @@ class Tags(HTMLParser):
 def hostile_journal(state_dir, tasks=12):
     """A journal in which every word that others choose is hostile."""
     journal = make(state_dir, state="done", tasks=tasks, ended=1_700_000_100.0)
-    journal.put("task_name", HOSTILE)
+    journal.write(replace(journal.record, task_name=HOSTILE))
     journal.event("said by sbatch", HOSTILE, HOSTILE)
     journal.update_job(TOKEN, "x", reason=HOSTILE, began_at=1_700_000_010.0, submitted_at=1_700_000_001.0)
     for index in range(tasks):
@@ -66,9 +67,8 @@ def hostile_journal(state_dir, tasks=12):
         state = TaskState.FAILED if index % 3 == 0 else TaskState.SUCCEEDED
         journal.finish_task(index, state, HOSTILE, json.dumps(record))
     journal._db.execute("UPDATE task SET args = ?", (json.dumps({"well": HOSTILE}),))
-    config = journal.get("config")
-    config["extra_lines"] = [HOSTILE.replace("\x1b", "")]
-    journal.put("config", config)
+    config = replace(journal.record.config, extra_lines=[HOSTILE.replace("\x1b", "")])
+    journal.write(replace(journal.record, config=config))
     return journal
 
 

@@ -2,6 +2,7 @@
 """What people read of runs and type next: failures by kind, logs of many tasks, retries."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fractal_slurm.jobs.script import render
@@ -96,7 +97,7 @@ class TestReport:
     def test_names_the_args_of_what_failed_and_what_to_type_next(self, state_dir):
         with make(state_dir) as journal:
             journal._db.execute("UPDATE task SET args = ? WHERE idx = 1", (json.dumps({"well": "B03", "z": [1]}),))
-            journal.put("retry_of", "20250101-000000-000000")
+            journal.write(replace(journal.record, retry_of="20250101-000000-000000"))
         out = run("report", RUN)[1]
         assert "task 1: well=B03, z=[1]" in out
         assert f"fractal-slurm retry {RUN}" in out

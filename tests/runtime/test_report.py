@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fractal_slurm.driver.model import TaskState
@@ -86,7 +87,7 @@ class TestOthersText:
 
     def test_is_shown_to_the_letter(self, state_dir):
         with make(state_dir) as journal:
-            journal.put("task_name", "[red]x[/red] :smile:")
+            journal.write(replace(journal.record, task_name="[red]x[/red] :smile:"))
             journal.finish_task(2, TaskState.FAILED, "[bold]:pile_of_poo:[/bold]", None)
         assert "[red]x[/red] :smile:" in " ".join(run("report", RUN)[1].split())
         assert "[bold]:pile_of_poo:[/bold]" in run("report", RUN)[1]
@@ -109,7 +110,7 @@ class TestTerminals:
     @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "shift_jis"])
     def test_of_every_encoding_get_all_commands(self, state_dir, encoding):
         with make(state_dir) as journal:
-            journal.put("task_name", "M\u00fcller \u2026 \u6e2c\u5b9a \U0001f52c")
+            journal.write(replace(journal.record, task_name="M\u00fcller \u2026 \u6e2c\u5b9a \U0001f52c"))
             journal.event("e", "s", "\u6e2c \u2026")
             journal.finish_task(2, TaskState.FAILED, "\u6e2c", None)
         for arguments in (

@@ -84,16 +84,21 @@ def indented(text: object, by: int = 4) -> str:
 
 def run_head(journal: Journal) -> dict[str, Any]:
     """What the journal knows of a run, without its tasks."""
-    head: dict[str, Any] = {
-        key: journal.get(key) for key in ("run_id", "state", "user", "task_name", "created", "run_folder")
+    record = journal.record
+    return {
+        "run_id": record.run_id or None,  # as all of these, None where it can't be read
+        "state": record.state,
+        "user": record.user or None,
+        "task_name": record.task_name or None,
+        "created": record.created or None,
+        "run_folder": record.run_folder or None,
+        "retry_of": record.retry_of,
+        "without_out": journal.without_out(),
+        "forked": record.forked,
+        "fork_off": record.fork_off,
+        "advice": startup_advice(record.startups),
+        "jobs": [job_row(job) for job in journal.jobs()],
     }
-    head["retry_of"] = journal.get("retry_of")
-    head["without_out"] = journal.without_out()
-    head["forked"] = journal.get("forked", 0)
-    head["fork_off"] = journal.get("fork_off")
-    head["advice"] = startup_advice(journal.get("startups", []))
-    head["jobs"] = [job_row(job) for job in journal.jobs()]
-    return head
 
 
 def task_rows(journal: Journal, *states: TaskState) -> Iterator[dict[str, Any]]:
@@ -376,21 +381,21 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
     Raises:
         RunError: There is no such task, or no log of it.
     """
-    run_id, user = journal.get("run_id"), journal.get("user")
+    run = journal.record
     task = journal.task(index)
     if task is None:
-        raise RunError([f"run {run_id} has no task {index}", *journal.damage])
+        raise RunError([f"run {run.run_id} has no task {index}", *journal.damage])
     place = place_of(journal, task)
     if place is None or place.size is None:
         words = _NO_LOG.get(task.state, "")
-        raise RunError(f"there is no log of task {index} of run {run_id}{words and f': {words}'}")
+        raise RunError(f"there is no log of task {index} of run {run.run_id}{words and f': {words}'}")
     path, offset, size = place.path, place.offset, place.size
     came = not size
-    for chunk in sudo.read_files(user, [path], timeout=600, max_bytes=offset + size):
+    for chunk in sudo.read_files(run.user, [path], timeout=600, max_bytes=offset + size):
         part = chunk[offset : offset + size]
         offset = max(0, offset - len(chunk))
         size -= len(part)
         came = came or bool(part)
         yield part
     if not came:
-        raise RunError(f"the log of task {index} of run {run_id} is not there any more: {path} of {user}")
+        raise RunError(f"the log of task {index} of run {run.run_id} is not there any more: {path} of {run.user}")

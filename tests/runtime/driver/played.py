@@ -538,7 +538,7 @@ class Site:
     def state(self) -> str:
         """How far the run is, by the journal."""
         with Journal.open(self.settings.state_path(), self.run_id(), drive=False) as journal:
-            return str(journal.get("state"))
+            return str(journal.record.state)
 
     def go_on(self, *, most_s: float = 7_200.0) -> None:
         """All is well from here on: jobs start, do their tasks and end, until the run has ended."""

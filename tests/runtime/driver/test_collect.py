@@ -4,7 +4,7 @@
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 from fractal_slurm.cluster.commands import Slurm
@@ -12,12 +12,12 @@ from fractal_slurm.driver import collect as collecting
 from fractal_slurm.driver.collect import Collector
 from fractal_slurm.driver.context import Run
 from fractal_slurm.driver.journal import Journal
-from fractal_slurm.driver.model import JobState
+from fractal_slurm.driver.model import JobState, RunState
 from fractal_slurm.settings import Settings
 from fractal_slurm.sudo import Impersonator, Interrupted
-from samples import TOKEN, job_settings, slurm_config
+from journals import run_record
+from samples import TOKEN
 
-RUN = "20260101-000000-abcdef"
 OTHER = "f" * 16
 
 
@@ -45,13 +45,9 @@ class Driver:
             '"$command" -- "${@#/w/r/}" | sed -E "s,^[0-9a-f]{16}:$,/w/r/&,"\n'
         )
         sudo.chmod(0o755)
-        values = {
-            "run_id": RUN, "created": 1.0, "user": "ann", "task_name": "t", "tasks": 4, "run_folder": "/w/r",
-            "config": asdict(slurm_config()), "job_settings": asdict(job_settings()),
-            "settings": Settings().model_dump(), "hides_jobs": False, "state": "driven",
-        }  # fmt: skip
+        record = run_record(tasks=4, run_folder="/w/r", state=RunState.DRIVEN)
         batches = {TOKEN: range(2), OTHER: range(2, 4)}
-        self.journal = Journal.create(folder / "state", RUN, values, ["{}"] * 4, batches, "")
+        self.journal = Journal.create(folder / "state", record, ["{}"] * 4, batches, "")
         for number, token in enumerate(batches):
             self.journal.update_job(token, state=JobState.ENDED, slurm_job_id=str(number + 7))
         slurm = Slurm("/usr/bin", Impersonator(sudo=str(sudo)))
@@ -81,22 +77,22 @@ class TestCollect:
         driver.write(OTHER, task(2, OTHER), end(OTHER))
         driver.collect()
         assert driver.states == ["succeeded", "failed", "succeeded", "waiting"]
-        assert driver.run.watches[TOKEN].workers_ended(1)
+        assert driver.run.readings[TOKEN].workers_ended(1)
 
     def test_one_file_that_is_a_pipe_hides_no_other(self, driver):
         os.mkfifo(driver.files / TOKEN / "results-0-0")
         driver.write(OTHER, task(2, OTHER))
         driver.collect()
         assert driver.states[2] == "succeeded"
-        assert "nothing came for 2 seconds" in driver.run.watches[TOKEN].closed
-        assert driver.run.watches[OTHER].closed == ""
+        assert "nothing came for 2 seconds" in driver.run.readings[TOKEN].closed
+        assert driver.run.readings[OTHER].closed == ""
 
     def test_no_job_speaks_for_another(self, driver):
         driver.journal.update_job(OTHER, state=JobState.COLLECTED)
         driver.write(TOKEN, task(2, OTHER, state="failed"), end(OTHER), f'{{"beat":1,"token":"{OTHER}"}}')
         driver.collect()
         assert driver.states == ["waiting"] * 4
-        assert set(driver.run.watches) == {TOKEN}
+        assert set(driver.run.readings) == {TOKEN}
 
     def test_records_without_end_are_read_once_and_no_further(self, driver, monkeypatch):
         monkeypatch.setattr(collecting, "_FEW_RECORDS", 5_000)
@@ -104,7 +100,7 @@ class TestCollect:
         driver.write(OTHER, task(2, OTHER))
         driver.collect()
         assert driver.states == ["waiting", "waiting", "succeeded", "waiting"]
-        assert driver.run.watches[TOKEN].full
+        assert driver.run.readings[TOKEN].full
         assert sum("hold more records than a job writes" in words for words in driver.said) == 1
         calls = driver.run.sudo.calls
         driver.collect()
@@ -115,7 +111,7 @@ class TestCollect:
         driver.write(TOKEN, *(f'{{"beat":{number},"token":"{TOKEN}"}}' for number in range(5_000)), task(0))
         driver.collect()
         assert driver.states[0] == "succeeded"
-        assert driver.run.watches[TOKEN].lines == 5_001
+        assert driver.run.readings[TOKEN].lines == 5_001
 
     def test_numbers_of_a_user_make_no_names(self, driver):
         driver.journal.update_job(TOKEN, nodes=40_000_000)
@@ -124,7 +120,7 @@ class TestCollect:
         )
         driver.collect()
         driver.collect()
-        assert driver.run.watches[TOKEN].nodes <= 4
+        assert driver.run.readings[TOKEN].nodes <= 4
         assert driver.run.most_nodes(driver.journal.jobs()[0]) <= 4
 
     def test_many_files_are_no_work(self, driver):
@@ -132,13 +128,13 @@ class TestCollect:
             (driver.files / TOKEN / f"results-1-{number}").touch()
             (driver.files / TOKEN / f"{number}\nresults-2-{number}\n{OTHER}:\n").touch()
         driver.write(TOKEN, task(0))
-        driver.run.watches.clear()
+        driver.run.readings.clear()
         driver.collect()
         for job in driver.journal.jobs(JobState.ENDED):
-            driver.run.watches[job.token].ended_at = 0.0
+            driver.run.sightings[job.token].ended_at = 0.0
         driver.collect()
         assert driver.states[0] == "succeeded"
-        assert len(driver.run.watches[TOKEN].files) < 300
+        assert len(driver.run.readings[TOKEN].files) < 300
 
     def test_what_workers_say_is_said_a_few_times(self, driver):
         driver.write(TOKEN, *(end(fresh_why=f"why {number}", forked=0) for number in range(500)))
@@ -156,5 +152,5 @@ class TestCollect:
         driver.run.cancel_at = 0.0
         with pytest.raises(Interrupted):
             driver.collect()
-        driver.run.cancelled = True
+        driver.journal.write(replace(driver.journal.record, cancelled=True))
         driver.collect()

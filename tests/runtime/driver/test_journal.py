@@ -13,7 +13,8 @@ import threading
 import time
 
 import pytest
-from fractal_slurm.driver.journal import Driver, Journal, is_driven, prune, run_ids
+from fractal_slurm.driver.journal import Journal, prune, run_ids
+from fractal_slurm.driver.lock import Driver, is_driven
 from fractal_slurm.errors import RunError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import json
+from dataclasses import replace
 
 import pytest
 from fractal_slurm.driver.logs import read_logs
-from fractal_slurm.driver.model import TaskState
+from fractal_slurm.driver.model import RunState, TaskState
 from fractal_slurm.errors import ClusterError
 from journals import RECORD, RUN, TOKEN, make
 
@@ -26,7 +27,7 @@ class Files:
 def journal_with(tmp_path, records, **settings):
     journal = make(tmp_path, state="driven", tasks=len(records))
     if settings:
-        journal.put("job_settings", {**journal.get("job_settings"), **settings})
+        journal.write(replace(journal.record, job_settings=replace(journal.record.job_settings, **settings)))
     for index, record in enumerate(records):
         if record is not None:
             text = json.dumps({**RECORD, "task": index, **record})
@@ -56,7 +57,7 @@ class TestReadLogs:
 
     def test_reads_logs_of_tasks_that_run_where_each_has_a_file(self, tmp_path):
         journal = journal_with(tmp_path, [None, {"log": [0, 9], "tail": "x"}], task_logs="separate")
-        journal.put("state", "driven")
+        journal.write(replace(journal.record, state=RunState.DRIVEN))
         journal._db.execute("UPDATE task SET state = 'waiting', record = NULL WHERE idx = 0")
         folder = f"/work/{RUN}/{TOKEN}"
         files = Files({f"{folder}/task-0-0.log": b"so far", f"{folder}/task-1-0.log": b"123456789"})

@@ -12,18 +12,14 @@ from fractal_slurm.config.options import RESERVED_OPTIONS
 from fractal_slurm.errors import FractalSlurmError, SpecError
 from fractal_slurm.jobs.script import (
     ScriptTooLarge,
-    claim_path,
     export_path,
-    job_folder,
     job_limit_s,
-    output_path,
     quote,
     render,
     rounds,
     safe_job_name,
     sbatch_options,
     split_command,
-    stop_path,
 )
 from fractal_slurm.node.protocol import MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, read_work
 from hypothesis import given
@@ -478,14 +474,6 @@ class TestExportPath:
         found, messages = outcome(export_path, "/cache", path)
         assert messages or found == "/cache" or found.startswith("/cache/")
         assert messages or os.path.normpath(found) == found.rstrip("/")
-
-
-class TestPaths:
-    def test_lie_in_the_folder_of_the_run(self):
-        assert claim_path("/run", TOKEN) == f"/run/{TOKEN}.claim"
-        assert stop_path("/run", TOKEN) == f"/run/{TOKEN}.claim.stop"
-        assert job_folder("/run", TOKEN) == f"/run/{TOKEN}"
-        assert output_path("/run", TOKEN) == f"/run/{TOKEN}.slurm.out"
 
 
 class TestSplitCommand:

@@ -187,33 +187,34 @@ def retry(
 
     The config file is read anew, so what was mended in it holds. The new run's report names the run that it came from.
     """
+    from dataclasses import replace
+
     from ..driver.journal import Journal
     from ..driver.model import ENDED, TaskState
     from ..driver.prepare import connect, create_run
+    from ..jobs.layout import work_dir_of
     from ..settings import load_settings
     from ..spec import Spec
 
     settings = load_settings()
     with Journal.open(settings.state_path(), run_id, drive=False) as old:
-        if old.get("state") not in ENDED:
+        was = old.record
+        if was.state not in ENDED:
             raise RunError(f"run {run_id} has not ended: fractal-slurm resume or cancel it first")
         rows = {row.index: row.args for row in old.tasks(TaskState.FAILED, TaskState.NOT_RUN)}
-        metas, jobs, account = old.get("metas"), old.get("job_settings"), (old.get("config") or {}).get("account")
-        user, name, folder = old.get("user"), old.get("task_name"), old.get("run_folder")
-        first = old.get("retry_tasks") or None
         if old.damage:
             raise RunError(old.damage)
     if not rows:
         raise RunError(f"run {run_id} has no task that failed or did not run")
-    if not metas:
+    if was.metas is None:
         raise RunError(f"run {run_id} was not begun by fractal-slurm run, or by an older version: run its spec again")
     changes = {key: value for key, value in (("mem", mem), ("time", walltime)) if value is not None}
     spec = Spec(
-        task_name=name,
-        command=tuple(jobs["command"]),
+        task_name=was.task_name,
+        command=was.job_settings.command,
         parameters=list(rows.values()),
-        task_meta=metas["task_meta"],
-        meta=metas["meta"] | changes,
+        task_meta=dict(was.metas.task_meta),
+        meta={**was.metas.meta, **changes},
     )
     slurm = connect(settings)
     journal = create_run(
@@ -221,19 +222,20 @@ def retry(
         spec,
         settings,
         slurm,
-        user=user,
-        cache_dir=jobs["cache_dir"],
-        work_dir=os.path.dirname(folder),
-        account=account,
+        user=was.user,
+        cache_dir=was.job_settings.cache_dir,
+        work_dir=work_dir_of(was.run_folder),
+        account=was.config.account,
         say=say,
     )
     with journal.transaction():
-        journal.put("retry_of", run_id)
-        # Which task of the first run each is: of a retry of a retry, too.
-        journal.put("retry_tasks", [first[index] if first else index for index in rows])
+        # Of a retry of a retry, too, the tasks are those of the first run.
+        first = was.retry_tasks
+        tasks = tuple(first[index] if first else index for index in rows)
+        journal.write(replace(journal.record, retry_of=run_id, retry_tasks=tasks))
         journal.event("retry", run_id, f"{len(rows)} of its tasks")
     if not quiet:
-        say(f"run {journal.get('run_id')} runs {count_of(len(rows), 'task')} of run {run_id} again")
+        say(f"run {journal.record.run_id} runs {count_of(len(rows), 'task')} of run {run_id} again")
     _drive_or_detach(journal, settings, slurm, Shown(as_json, quiet, json_lines), detach=detach)
 
 
@@ -262,7 +264,8 @@ def _start_driver(settings: Settings, run_id: str) -> int:
     Raises:
         RunError: It ended without.
     """
-    from ..driver.journal import Journal, is_driven
+    from ..driver.journal import Journal
+    from ..driver.lock import is_driven
     from ..driver.model import ENDED
 
     log = settings.state_path() / "runs" / run_id / "driver.log"
@@ -284,7 +287,7 @@ def _start_driver(settings: Settings, run_id: str) -> int:
             break
         time.sleep(0.05)
     with Journal.open(settings.state_path(), run_id, drive=False) as journal:
-        if journal.get("state") in ENDED:
+        if journal.record.state in ENDED:
             return driver.pid
     raise RunError(f"the driver of run {run_id} did not start; see what it said in {log}")
 
@@ -298,6 +301,8 @@ def _drive(
     cancel: bool = False,
     resumed: bool = False,
 ) -> NoReturn:
+    from dataclasses import replace
+
     from ..driver.model import RunState
     from ..driver.runner import Detached, Runner
     from ..report import json_text, print_summary
@@ -309,7 +314,8 @@ def _drive(
         runner.interrupt()
     heed_signals(runner)
     journal.heeds_signals()
-    view.say(f"run {runner.run.id}: as {runner.run.user}, tasks: {journal.get('tasks')}, jobs: {len(journal.jobs())}")
+    record = journal.record
+    view.say(f"run {record.run_id}: as {record.user}, tasks: {record.tasks}, jobs: {len(journal.jobs())}")
     with journal:
         if resumed and (tasks := runner.run.take_up_again()):
             view.say(f"what was refused is tried again: {tasks} tasks")
@@ -321,7 +327,7 @@ def _drive(
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
             if not any(job.may_be_out for job in journal.jobs()):
-                journal.put("state", RunState.REFUSED)
+                journal.write(replace(journal.record, state=RunState.REFUSED))
             raise
         finally:
             view.close()
@@ -379,10 +385,9 @@ def attach(run_id: str, json_lines: bool) -> None:
 
 def run_state(journal: Journal, state_dir: Path) -> RunState:
     """What the state of a run means now, given who drives it."""
-    from ..driver.journal import is_driven, state_now
-    from ..driver.model import RunState
+    from ..driver.lock import is_driven, state_now
 
-    return state_now(RunState(journal.get("state", RunState.UNKNOWN)), is_driven(state_dir, journal.folder.name))
+    return state_now(journal.record.state, is_driven(state_dir, journal.folder.name))
 
 
 def heed_signals(runner: Runner) -> None:
@@ -412,7 +417,8 @@ def heed_signals(runner: Runner) -> None:
 @guarded
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
-    from ..driver.journal import Journal, check_run_id, is_driven
+    from ..driver.journal import Journal, check_run_id
+    from ..driver.lock import is_driven
     from ..driver.model import ENDED
     from ..driver.prepare import connect
     from ..settings import load_settings
@@ -434,6 +440,6 @@ def cancel(run_id: str, as_json: bool) -> None:
             click.echo(f"the driver of run {run_id} (pid {driver.pid}) was told to cancel it")
         return
     journal = Journal.open(settings.state_path(), run_id, drive=True)
-    if journal.get("state") in ENDED:
-        raise RunError(f"run {run_id} has ended already ({journal.get('state')})")
+    if journal.record.state in ENDED:
+        raise RunError(f"run {run_id} has ended already ({journal.record.state})")
     _drive(journal, settings, connect(settings), Shown(as_json), cancel=True)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..driver.journal import Journal, is_driven, record_of, state_now
-from ..driver.model import ENDED, FINAL, JobRow, JobState, RunState, TaskState
-from ..driver.notes import JobNote, Wait, job_notes, waits, watch
+from ..driver.journal import Journal, record_of
+from ..driver.lock import is_driven, state_now
+from ..driver.model import ENDED, FINAL, JobNote, JobRow, JobState, RunState, TaskState, Wait
+from ..driver.notes import job_notes, waits, watch
 
 # Of the failures that came between two looks so many are told with the end of their log.
 _MOST_NEW = 20
@@ -53,7 +55,7 @@ class Sight:
     state: RunState
     counts: dict[TaskState, int]
     jobs: list[JobRow]
-    notes: dict[str, JobNote]
+    notes: Mapping[str, JobNote]
     waits: list[Wait]
     rate: float | None
     left_s: float | None
@@ -82,10 +84,11 @@ class Follower:
 
     def __init__(self, journal: Journal, state_dir: Path | None, *, old: bool = False) -> None:
         self.journal = journal
-        self.user: str = journal.get("user", "")
+        run = journal.record
+        self.user = run.user
         self.run_id: str = journal.folder.name
-        self.task_name: str = journal.get("task_name", "")
-        self.created: float = journal.get("created", time.time())
+        self.task_name = run.task_name
+        self.created = run.created or time.time()
         self._state_dir = state_dir
         self._looks: deque[tuple[float, int]] = deque()
         self._failed: set[int] = set() if old else set(journal.indices(TaskState.FAILED, TaskState.NOT_RUN))
@@ -95,14 +98,14 @@ class Follower:
         """Look once, and let the driver know that somebody does."""
         watch(self.journal.folder)
         counts = self.journal.counts()
-        state = self.journal.get("state", RunState.UNKNOWN)
+        state = self.journal.record.state
         if self._state_dir is not None:
-            state = state_now(RunState(state), is_driven(self._state_dir, self.run_id))
+            state = state_now(state, is_driven(self._state_dir, self.run_id))
         done = sum(counts[one] for one in FINAL)
         rate = self._rate(done)
         left = sum(counts.values()) - done
         return Sight(
-            state=RunState(state),
+            state=state,
             counts=counts,
             jobs=self.journal.jobs(),
             notes=job_notes(self.journal),

@@ -85,7 +85,8 @@ def _cells(state_dir: Path, rows: list[dict[str, Any]]) -> tuple[str, tuple[str,
 
 def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
     """What is known of each run."""
-    from ..driver.journal import Journal, is_driven, run_ids, state_now
+    from ..driver.journal import Journal, run_ids
+    from ..driver.lock import is_driven, state_now
     from ..driver.model import RunState, TaskState
 
     rows = []
@@ -94,12 +95,12 @@ def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
                 driver = is_driven(state_dir, run_id)
-                counts = journal.counts()
+                counts, record = journal.counts(), journal.record
                 row |= {
-                    "state": state_now(RunState(journal.get("state", RunState.UNKNOWN)), driver),
-                    "user": journal.get("user"),
-                    "task_name": journal.get("task_name"),
-                    "created": journal.get("created"),
+                    "state": state_now(record.state, driver),
+                    "user": record.user or None,
+                    "task_name": record.task_name or None,
+                    "created": record.created or None,
                     "tasks": sum(counts.values()),
                     "succeeded": counts[TaskState.SUCCEEDED],
                     "failed": counts[TaskState.FAILED],
@@ -130,8 +131,9 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
     """Show the jobs and failures of a run."""
     import time
 
-    from ..driver.journal import Journal, is_driven, state_now
-    from ..driver.model import RunState, TaskState
+    from ..driver.journal import Journal
+    from ..driver.lock import is_driven, state_now
+    from ..driver.model import TaskState
     from ..driver.prepare import connect
     from ..report import indented, plain, print_report, report_json, run_head, task_log, task_rows
     from ..settings import load_settings
@@ -161,7 +163,7 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
             warn(journal)
             return
         head = run_head(journal)
-        head["state"] = state_now(RunState(head["state"] or RunState.UNKNOWN), is_driven(settings.state_path(), run_id))
+        head["state"] = state_now(head["state"], is_driven(settings.state_path(), run_id))
         if html_path is not None:
             from ..page import write_page
 

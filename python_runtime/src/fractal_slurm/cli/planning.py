@@ -221,7 +221,7 @@ def plan(
         "tasks_per_job": config.tasks_per_job,
         "parallel_tasks_per_job": config.parallel_tasks_per_job,
         "cpus_per_job": slots * config.cpus_per_task,
-        "mem_per_job_MB": slots * config.mem_per_task_MB,
+        "mem_per_job_MB": slots * config.memory_mb,
         "time_per_task": config.time,
         "time_per_job": limit,
         "branch": resolution.batching.branch.value,
@@ -254,6 +254,7 @@ def script(
 ) -> None:
     """Print the sbatch script of one of the jobs."""
     from ..driver.prepare import check_cache_dir, job_settings
+    from ..jobs import layout
     from ..jobs.plan import fit_scripts, make_plan
     from ..jobs.script import render
     from ..settings import load_settings
@@ -262,7 +263,9 @@ def script(
     spec, resolution = _resolved(spec_path, config_path, account)
     work_dir = clean_path(work_dir, "--work-dir")
     check_cache_dir(cache_dir)
-    jobs = job_settings(spec, load_settings(), run_folder=f"{work_dir}/RUN", cache_dir=cache_dir, run_id="RUN")
+    jobs = job_settings(
+        spec, load_settings(), run_folder=layout.run_folder(work_dir, "RUN"), cache_dir=cache_dir, run_id="RUN"
+    )
     outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     if not 1 <= number <= len(outcome.batches):
         raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")

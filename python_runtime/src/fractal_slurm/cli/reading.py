@@ -71,16 +71,16 @@ def _ends(
     journal: Journal, state_dir: Any, wanted: set[int] | None, *, failed: bool, follow: bool
 ) -> Iterator[dict[str, Any]]:
     """Tasks that have ended, each once; with ``follow`` until the run has."""
-    from ..driver.journal import is_driven
+    from ..driver.lock import is_driven
     from ..driver.model import ENDED, TaskState
     from ..report import task_rows
 
     states = (TaskState.FAILED,) if failed else (TaskState.SUCCEEDED, TaskState.FAILED)
     if wanted is not None and any(journal.task(index) is None for index in wanted):
-        raise RunError([f"run {journal.get('run_id')} has no task {min(wanted)}", *journal.damage])
+        raise RunError([f"run {journal.record.run_id} has no task {min(wanted)}", *journal.damage])
     seen: set[int] = set()
     while True:
-        over = journal.get("state") in ENDED or is_driven(state_dir, journal.folder.name) is None
+        over = journal.record.state in ENDED or is_driven(state_dir, journal.folder.name) is None
         if sum(journal.counts()[state] for state in states) > len(seen):
             for row in task_rows(journal, *states):
                 if row["index"] not in seen and (wanted is None or row["index"] in wanted):

@@ -97,7 +97,7 @@ class Events:
         self._ended: set[int] | None = None if own else set()
         if own:
             follower.journal.listener = self._task
-        self._tell("run", user=follower.user, task_name=follower.task_name, tasks=follower.journal.get("tasks"))
+        self._tell("run", user=follower.user, task_name=follower.task_name, tasks=follower.journal.record.tasks)
 
     def _tell(self, event: str, **values: Any) -> None:
         head = {"event": event, "at": round(time.time(), 3), "run_id": self._follower.run_id}

@@ -15,7 +15,8 @@ from ..cluster.facts import Cluster
 from ..cluster.fit import Severity
 from ..config.file import SlurmConfigFile, config_path, load_config_file
 from ..driver.folders import check_work_dir, unreachable_part
-from ..driver.journal import Journal, is_driven, run_ids, state_now
+from ..driver.journal import Journal, run_ids
+from ..driver.lock import is_driven, state_now
 from ..driver.model import RunState
 from ..driver.prepare import PREFLIGHT_TIMEOUT_S, connect
 from ..errors import FractalSlurmError, RunError, count_of
@@ -103,7 +104,7 @@ def _journals(state_dir: Path) -> Iterator[Finding]:
     for run_id in run_ids(state_dir):
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
-                state = state_now(RunState(journal.get("state", RunState.UNKNOWN)), is_driven(state_dir, run_id))
+                state = state_now(journal.record.state, is_driven(state_dir, run_id))
                 if state == RunState.INTERRUPTED:
                     left.append(run_id)
                 elif journal.damage:

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..driver.journal import Journal, is_driven, run_ids, state_now
+from ..driver.journal import Journal, run_ids
+from ..driver.lock import is_driven, state_now
 from ..driver.model import ENDED, RunState, TaskState
 from ..errors import RunError
 from .findings import Finding, Level
@@ -60,7 +61,7 @@ def _runs(state_dir: Path) -> tuple[Counter[RunState], Counter[TaskState]]:
     for run_id in run_ids(state_dir):
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
-                state = state_now(RunState(journal.get("state", RunState.UNKNOWN)), is_driven(state_dir, run_id))
+                state = state_now(journal.record.state, is_driven(state_dir, run_id))
                 counts = journal.counts() if state not in ENDED else {}
                 runs[RunState.DAMAGED if journal.damage else state] += 1
                 tasks.update(counts)

@@ -6,15 +6,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ClusterError, one_line
-from ..jobs.script import job_folder
+from ..jobs.layout import is_results_name, job_folder, results_path
 from ..process import slices, split_lines
 from ..sudo import Stalled
-from .context import Run, Watch
+from .context import Run
 from .model import UNFINISHED, JobRow, JobState, TaskState
 from .records import Ending, Kind, classify
+from .sight import Reading
 
 # A record is an out-JSON, the end of a log, and little more.
 _RECORD_BYTES = 64_000
@@ -68,26 +70,27 @@ class Collector:
         unlisted = []
         self.reading = {job.token for job in jobs}
         for job in jobs:
-            watch = self.run.watches.setdefault(job.token, Watch())
-            if watch.full:  # once is enough
-                watch.listed = True
+            reading = self.run.readings[job.token]
+            if reading.full:  # once is enough
+                reading.listed = True
                 continue
-            watch.done = watch.lines = 0
-            watch.closed = ""
-            watch.most_nodes = self.run.most_nodes(job)
-            nodes = range(min(max(job.nodes, watch.nodes), watch.most_nodes))
-            for path in watch.files or (self.predicted_file(job, node) for node in nodes):
+            reading.done = reading.lines = 0
+            reading.closed = ""
+            reading.most_nodes = self.run.most_nodes(job)
+            nodes = range(min(max(job.nodes, reading.nodes), reading.most_nodes))
+            for path in reading.files or (results_path(self.run.folder, job.token, node=node) for node in nodes):
                 files[path] = job
-            if watch.list_again or (watch.ended_at is not None and now - watch.ended_at > 0.5 and not watch.listed):
-                watch.list_again = False
+            ended_at = self.run.sightings[job.token].ended_at
+            if reading.list_again or (ended_at is not None and now - ended_at > 0.5 and not reading.listed):
+                reading.list_again = False
                 unlisted.append(job)
         began = time.monotonic()
         try:
             found = self.find_files(unlisted)
             for job in unlisted:
-                self.run.watches[job.token].files = []
+                self.run.readings[job.token].files = []
             for path, job in found.items():
-                self.run.watches[job.token].files.append(path)
+                self.run.readings[job.token].files.append(path)
             files.update(found)
             odd = self.read_jobs(jobs, files)
         except ClusterError as error:
@@ -96,12 +99,11 @@ class Collector:
         if any(odd.values()) and all(job.state is JobState.ENDED for job in jobs):
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:
-            self.run.watches[job.token].listed = True
-        for job in jobs:
-            watch = self.run.watches[job.token]
-            if watch.running_since is not None and watch.done:
-                rate = watch.done / max(0.5, now - watch.running_since)
-                watch.predicted_end = now + max(0, job.tasks - watch.done) / rate
+            self.run.readings[job.token].listed = True
+
+    def list_again(self, job: JobRow) -> None:
+        """Look for the result files of a job once more, at the next reading."""
+        self.run.readings[job.token].list_again = True
 
     def find_files(self, jobs: Sequence[JobRow]) -> dict[str, JobRow]:
         """Find the result files of jobs: if SLURM started a job twice, they are not where they were expected."""
@@ -109,7 +111,7 @@ class Collector:
             return {}
         folders = {job_folder(self.run.folder, job.token): job for job in jobs}
         most = max(_FEW_FILES + _FILES_PER_NODE * self.run.most_nodes(job) for job in jobs)
-        listed = self.run.list_folders(list(folders), wanted=is_result_file, most=most)
+        listed = self.run.list_folders(list(folders), wanted=is_results_name, most=most)
         return {f"{folder}/{name}": folders[folder] for folder, names in listed.items() for name in names}
 
     def read_jobs(self, jobs: Sequence[JobRow], files: dict[str, JobRow]) -> dict[Kind, int]:
@@ -133,13 +135,13 @@ class Collector:
                     for kind, count in self.read_jobs([next(iter(some.values()))], some).items():
                         odd[kind] += count
             elif isinstance(trouble, _TooMany):
-                self.run.watches[jobs[0].token].full = True
+                self.run.readings[jobs[0].token].full = True
                 self.run.say_once(f"the result files of job {_names(jobs)} {trouble}")
             else:
                 closed[next(iter(files))] = str(trouble)
         for path, words in closed.items():
             if path in files:
-                self.run.watches[files[path].token].closed = f"{path}: {one_line(words)}"
+                self.run.readings[files[path].token].closed = f"{path}: {one_line(words)}"
                 self.run.say_once(f"results can't be read now: {path}: {one_line(words)}")
         return odd
 
@@ -169,9 +171,9 @@ class Collector:
     def take_beat(self, token: str) -> None:
         """Note a sign of life of a worker. There may be very many, so only their number is kept."""
         if token in self.reading:
-            watch = self.run.watches.setdefault(token, Watch())
-            watch.began = True
-            watch.lines += 1
+            reading = self.run.readings[token]
+            reading.began = True
+            reading.lines += 1
 
     def read(self, paths: Sequence[str], jobs: Sequence[JobRow], closed: dict[str, str]) -> Iterator[bytes]:
         """Yield the lines of jobs' result files; ``closed`` gets the files that can't be read, with the reasons."""
@@ -183,10 +185,6 @@ class Collector:
             ),
             longest=most + _RECORD_BYTES,
         )
-
-    def predicted_file(self, job: JobRow, node: int = 0) -> str:
-        """Return the path of the result file that a worker writes if SLURM starts the job once."""
-        return f"{job_folder(self.run.folder, job.token)}/results-0-{node}"
 
     def name_odd_lines(self, jobs: Sequence[JobRow], torn: int, foreign: int) -> None:
         """Say that lines were skipped which no worker wrote, or only in part; once for each set of jobs."""
@@ -200,31 +198,31 @@ class Collector:
         kind, record = classify(line, self.reading)
         if kind in (Kind.TORN, Kind.FOREIGN):
             return kind
-        watch = self.run.watches.setdefault(record["token"], Watch())
-        watch.began = True
-        watch.lines += 1
+        reading = self.run.readings[record["token"]]
+        reading.began = True
+        reading.lines += 1
         if kind is Kind.TASK:
-            watch.done += 1
+            reading.done += 1
             self.take_record(record, line.decode("utf-8"))
-        elif kind is not Kind.BEAT and record["restart"] >= watch.restart:
-            if record["restart"] > watch.restart:
-                watch.restart = record["restart"]
-                watch.ends.clear()  # of a start that SLURM took back
+        elif kind is not Kind.BEAT and record["restart"] >= reading.restart:
+            if record["restart"] > reading.restart:
+                reading.restart = record["restart"]
+                reading.ends.clear()  # of a start that SLURM took back
             if kind is Kind.BEGIN:
-                watch.nodes = max(watch.nodes, min(record["nodes"], watch.most_nodes))
-                self.take_printed(record, watch)
-            elif record["node"] < watch.most_nodes:
-                watch.ends[record["node"]] = record["end"]
-        if kind is Kind.END and record["node"] < watch.most_nodes:
-            watch.steps[record["restart"], record["node"]] = record["steps"]
-            watch.forked[record["restart"], record["node"]] = record.get("forked") or 0
+                reading.nodes = max(reading.nodes, min(record["nodes"], reading.most_nodes))
+                self.take_printed(record, reading)
+            elif record["node"] < reading.most_nodes:
+                reading.ends[record["node"]] = record["end"]
+        if kind is Kind.END and record["node"] < reading.most_nodes:
+            reading.steps[record["restart"], record["node"]] = record["steps"]
+            reading.forked[record["restart"], record["node"]] = record.get("forked") or 0
             self.take_starts(record)
         return kind
 
-    def take_printed(self, record: dict[str, Any], watch: Watch) -> None:
+    def take_printed(self, record: dict[str, Any], reading: Reading) -> None:
         """Note what a job's script printed before its first task; say the first output that looks like trouble."""
-        if record.get("printed") and not watch.printed:
-            watch.printed = True
+        if record.get("printed") and not reading.printed:
+            reading.printed = True
             self.run.journal.event("script printed", record["token"], record["printed"])
             line = next(filter(_TROUBLE.search, record["printed"].splitlines()), None)
             if line and not self.told_of_script:
@@ -261,9 +259,10 @@ class Collector:
         reason = record.get("reason")
         if record["state"] == Ending.SUCCEEDED:
             if record.get("startup_s") is not None and record.get("seconds") is not None:
-                startups = self.run.journal.get("startups", [])
+                startups = self.run.record.startups
                 if len(startups) < _MOST_STARTUPS:
-                    self.run.journal.put("startups", [*startups, [record["startup_s"], record["seconds"]]])
+                    startups = (*startups, (record["startup_s"], record["seconds"]))
+                    self.run.journal.write(replace(self.run.record, startups=startups))
             self.run.journal.finish_task(index, TaskState.SUCCEEDED, None, text)
         elif record["state"] == Ending.CUT:
             if task.record != text:
@@ -286,8 +285,3 @@ def _names(jobs: Sequence[JobRow]) -> str:
     """The ids of jobs, as a message names them."""
     ids = [job.slurm_job_id or job.token for job in jobs]
     return ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-
-
-def is_result_file(name: str) -> bool:
-    """Say whether a name in a job's folder is the name of a result file."""
-    return re.fullmatch(r"results-[0-9]{1,9}-[0-9]{1,9}", name) is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 
-from ..cluster.commands import Slurm, SlurmState
+from ..cluster.commands import Slurm
 from ..cluster.queue import Queue
 from ..config.resolve import SlurmConfig
 from ..errors import ClusterError
@@ -18,50 +19,15 @@ from ..settings import Settings
 from ..sudo import Interrupted
 from .folders import slurm_may_write
 from .journal import Journal
-from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, TaskState
+from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, RunRecord, TaskState
 from .notes import Notes
+from .sight import Reading, Sighting
 
 NO_ANSWER = "SLURM does not answer"
 # While SLURM is silent, pauses grow from the first to the second.
 _OUTAGE_FIRST_S, _OUTAGE_LAST_S = 2.0, 60.0
 # How many names are tried for the folder of a new run.
 _NAMES = 3
-
-
-@dataclass
-class Watch:
-    """What the driver knows of a job in flight, beside the journal."""
-
-    state: str = SlurmState.PENDING
-    missing_since: float | None = None
-    hopeless_since: float | None = None
-    ended_at: float | None = None
-    running_since: float | None = None
-    done: int = 0
-    predicted_end: float | None = None
-    began: bool = False
-    restart: int = 0
-    ends: dict[int, str] = field(default_factory=dict)  # of the last start, by node
-    nodes: int = 1
-    most_nodes: int = 1
-    lines: int = 0
-    printed: bool = False
-    lines_before: int = 0
-    heard_at: float | None = None
-    list_again: bool = False
-    shut_out: bool = False
-    steps: dict[tuple[int, int], int] = field(default_factory=dict)
-    forked: dict[tuple[int, int], int] = field(default_factory=dict)  # by start and node, as steps
-    listed: bool = False
-    seen: bool = False
-    files: list[str] = field(default_factory=list)
-    full: bool = False  # whether its files hold more records than any job writes
-    closed: str = ""  # which of its files can't be read, and why
-    host: str = ""  # the node of its script, once it ended
-
-    def workers_ended(self, nodes: int) -> bool:
-        """Say whether the workers on all nodes of the job ended by themselves, since its last start."""
-        return len(self.ends) >= nodes
 
 
 class Run:
@@ -91,23 +57,15 @@ class Run:
         self.sudo = slurm.sudo
         self.sudo.stop = self.is_wanted_elsewhere
         self.say = say
-        self.user: str = journal.get("user")
-        self.id: str = journal.get("run_id")
-        self.folder: str = journal.get("run_folder")
-        self.config = SlurmConfig(**journal.get("config"))
-        stored = journal.get("job_settings")
-        stored |= {"command": tuple(stored["command"]), "slurm_output": slurm_may_write(self.folder, self.user)}
-        stored["clear_preload"] = journal.get("clear_preload", False)
-        self.job_settings = JobSettings(**stored)
-        if journal.get("fork_off"):
-            self.job_settings = replace(self.job_settings, task_start="fresh")
-        self.hidden: bool = journal.get("hides_jobs")
-        self.cancelled: bool = journal.get("cancelled", False)
-        self.refusal: str | None = journal.get("refusal")
-        self.bad_nodes: dict[str, str] = journal.get("bad_nodes", {})  # left out, and why
-        self.unclaimed: set[str] = set(journal.get("unclaimed", []))  # jobs whose claims are ours: they never run
+        self.user = self.record.user
+        self.id = self.record.run_id
+        self.config = self.record.config
+        self.hidden = self.record.hides_jobs
+        self.slurm_output = slurm_may_write(self.folder, self.user)
         self.tokens = journal.tokens()
-        self.watches: dict[str, Watch] = {}
+        # What is known of the jobs in flight, by token.
+        self.sightings: defaultdict[str, Sighting] = defaultdict(Sighting)
+        self.readings: defaultdict[str, Reading] = defaultdict(Reading)
         self.cancel_at: float | None = None  # when to cancel, as a monotonic time
         self.detach_requested = False
         self.last_submission = time.monotonic()
@@ -118,14 +76,53 @@ class Run:
         self.said: set[str] = set()
         self.notes = Notes(journal)
 
+    @property
+    def record(self) -> RunRecord:
+        """What the journal has of the run as a whole."""
+        return self.journal.record
+
+    @property
+    def folder(self) -> str:
+        """The run's folder, in the user's work folder."""
+        return self.record.run_folder
+
+    @property
+    def cancelled(self) -> bool:
+        return self.record.cancelled
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing more is submitted, if that is so."""
+        return self.record.refusal
+
+    @property
+    def job_settings(self) -> JobSettings:
+        """What the scripts have in common that are submitted now."""
+        settings = self.record.job_settings
+        return replace(
+            settings,
+            # Where they are today: the version that began the run may be gone.
+            worker_python=self.settings.python(),
+            worker_folder=self.settings.folder(),
+            srun=f"{self.settings.bin_dir()}/srun",
+            slurm_output=self.slurm_output,
+            clear_preload=self.record.clear_preload,
+            task_start="fresh" if self.record.fork_off else settings.task_start,
+        )
+
     def stop_forking(self, why: str) -> None:
         """Let jobs that are submitted from now on start each task in a new process; ``why`` says the reason."""
-        self.journal.put("fork_off", why)
-        self.job_settings = replace(self.job_settings, task_start="fresh")
+        self.journal.write(replace(self.record, fork_off=why))
 
     def has_work(self) -> bool:
         """Say whether a task has not ended yet."""
         return bool(self.journal.jobs(JobState.PLANNED, *IN_FLIGHT, JobState.ENDED) or self.journal.unassigned())
+
+    def keep(self, tokens: set[str]) -> None:
+        """Forget what was known of jobs in flight that are not among these."""
+        for known in (self.sightings, self.readings):
+            for token in set(known) - tokens:
+                del known[token]
 
     def cancel_is_due(self) -> bool:
         """Say whether the run is to be cancelled now."""
@@ -182,22 +179,17 @@ class Run:
 
     def refuse(self, words: str) -> None:
         """End the run after a final refusal: submit nothing more, and wait for the jobs that run."""
-        self.refusal = words
-        with self.journal.transaction():
-            self.journal.put("refusal", words)
-            self.journal.put("refusals", [*self.journal.get("refusals", []), words])
+        self.journal.write(replace(self.record, refusal=words, refusals=(*self.record.refusals, words)))
         self.give_up(words)
         self.say(f"{words}; once the cause is gone: fractal-slurm resume {self.id}")
 
     def take_up_again(self) -> int:
         """Set up again the tasks that did not run because the run was refused; return their number."""
         with self.journal.transaction():
-            tasks = self.journal.take_up_again([*self.journal.get("refusals", []), *filter(None, [self.refusal])])
-            self.journal.put("refusal", None)
-            self.journal.put("refusals", [])
+            tasks = self.journal.take_up_again([*self.record.refusals, *filter(None, [self.refusal])])
+            self.journal.write(replace(self.record, refusal=None, refusals=()))
             if tasks:
                 self.journal.event("taken up again", self.id, f"{tasks} tasks")
-        self.refusal = None
         return tasks
 
     def give_up(self, words: str) -> None:
@@ -219,19 +211,18 @@ class Run:
 
     def job_config(self, job: JobRow) -> SlurmConfig:
         """Return the config of a job that is submitted now."""
-        config = without_nodes(self.config, sorted(self.bad_nodes)) if self.bad_nodes else self.config
+        left_out = sorted(self.record.bad_nodes)
+        config = without_nodes(self.config, left_out) if left_out else self.config
         return replace(config, parallel_tasks_per_job=job.slots) if job.slots else config
 
     def leave_out(self, host: str, why: str) -> None:
         """Keep the jobs that are submitted from now on off this node."""
-        self.bad_nodes[host] = why
-        self.journal.put("bad_nodes", self.bad_nodes)
+        self.journal.write(replace(self.record, bad_nodes={**self.record.bad_nodes, host: why}))
         self.journal.event("node left out", host, why)
 
     def forgive_nodes(self, why: str) -> None:
         """Let jobs run on all nodes again."""
-        self.bad_nodes.clear()
-        self.journal.put("bad_nodes", {})
+        self.journal.write(replace(self.record, bad_nodes={}))
         self.journal.event("no node left out", "", why)
 
     def job_ended(self, job: JobRow, state: str, reason: str, *, nodes: int) -> None:
@@ -250,32 +241,24 @@ class Run:
             ClusterError: The folder can't be made.
             ImpersonationError: sudo refused.
         """
-        made = self.journal.get("folder_made", None)
-        if made is None:  # the journal of an older version, or a new run
-            made = any(job.state is not JobState.PLANNED for job in self.journal.jobs())
+        made = self.record.folder_made
         timeout = self.settings.command_timeout_s
-        stem = self.folder
+        stem = folder = self.folder
         if not made or not self.sudo.look(self.user, [stem], timeout=timeout):  # the worker proves whose it is
             tries = 1 if made else _NAMES
-            while words := self.sudo.make_folder(self.user, self.folder, timeout=timeout):
+            while words := self.sudo.make_folder(self.user, folder, timeout=timeout):
                 tries -= 1
                 if not tries:
-                    raise ClusterError(f"{self.user} can't make the folder {self.folder}: {words}")
+                    raise ClusterError(f"{self.user} can't make the folder {folder}: {words}")
                 # Somebody was faster, or the answer to an earlier call got lost. No job knows the folder yet.
-                self.folder = f"{stem}-{secrets.token_hex(3)}"
-        self.job_settings = replace(
-            self.job_settings, run_folder=self.folder, slurm_output=slurm_may_write(self.folder, self.user)
-        )
-        with self.journal.transaction():
-            self.journal.put("folder_made", True)
-            if self.folder != stem:
-                self.journal.put("run_folder", self.folder)
-                self.journal.put("job_settings", asdict(self.job_settings))
+                folder = f"{stem}-{secrets.token_hex(3)}"
+        self.slurm_output = slurm_may_write(folder, self.user)
+        settings = replace(self.record.job_settings, run_folder=folder)
+        self.journal.write(replace(self.record, folder_made=True, run_folder=folder, job_settings=settings))
 
     def clear_preload(self) -> None:
         """From now on, submit jobs without the LD_PRELOAD that sudo gives to sbatch."""
-        self.job_settings = replace(self.job_settings, clear_preload=True)
-        self.journal.put("clear_preload", True)
+        self.journal.write(replace(self.record, clear_preload=True))
 
     def take_names(self, paths: Sequence[str]) -> list[bool]:
         """Take names in the run's folder; return for each whether the driver has it, now or since earlier."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..cluster.commands import Slurm
@@ -19,7 +19,8 @@ from ..errors import FractalSlurmError, RunError
 from ..jobs.script import split_command
 from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
-from .journal import Journal, is_driven, record_of, run_ids
+from .journal import Journal, record_of, run_ids
+from .lock import is_driven
 from .logs import MOST_LOG_BYTES, read_logs
 from .loop import Loop, Member
 from .model import ENDED, FINAL, TaskState
@@ -34,6 +35,11 @@ _SUBMISSIONS, _JOBS_PER_TURN = 4, 8
 _FRESH_S = 1.0
 
 RunState = Literal["waiting", "running", "done", "cancelled", "refused", "left", "broken"]
+_ENDS: dict[StoredState, RunState] = {
+    StoredState.DONE: "done",
+    StoredState.CANCELLED: "cancelled",
+    StoredState.REFUSED: "refused",
+}
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,8 @@ class RunHandle:
         on_end: Callable[[RunHandle], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        self.run_id: str = journal.get("run_id")
-        self.user: str = journal.get("user")
+        self.run_id: str = journal.record.run_id
+        self.user: str = journal.record.user
         self._engine = engine
         self._journal = journal
         self._on_task_end = on_task_end
@@ -281,21 +287,21 @@ class RunHandle:
     def _go(self) -> float | None:
         runner, journal = self._runner, self._journal
         assert runner is not None  # noqa: S101 - as _begin left it
-        state = journal.get("state")
-        if state not in ENDED:
+        is_left = False
+        if journal.record.state not in ENDED:
             try:
                 if not self._has_begun:
                     runner.begin()
                     self._has_begun = True
                 if runner.turn():
                     return runner.due()
-                state = journal.get("state")
             except Detached:
-                state = "left"
+                is_left = True
             except FractalSlurmError:
                 if not any(job.may_be_out for job in journal.jobs()):
-                    journal.put("state", StoredState.REFUSED)
+                    journal.write(replace(journal.record, state=StoredState.REFUSED))
                 raise
+        state = "left" if is_left else _ENDS[journal.record.state]
         self._end = _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
         return None
 
@@ -427,9 +433,9 @@ class Engine:
         for run_id in run_ids(self.settings.state_path()):
             try:
                 with self.open(run_id) as journal:
-                    labels, state = journal.get("labels", {}), journal.get("state")
+                    run = journal.record
                     driver = is_driven(self.settings.state_path(), run_id)
-                    found.append(StoredRun(run_id, journal.get("user"), labels, state in ENDED, driver is not None))
+                    found.append(StoredRun(run_id, run.user, run.labels, run.state in ENDED, driver is not None))
             except RunError:
                 continue
         return found
@@ -441,7 +447,7 @@ class Engine:
             RunError: There is no such run, it can't be read, or it is driven.
         """
         with Journal.open(self.settings.state_path(), run_id, drive=True) as journal:
-            journal.put("labels", {**journal.get("labels", {}), **labels})
+            journal.write(replace(journal.record, labels={**journal.record.labels, **labels}))
 
     def shutdown(self, how: Literal["wait", "cancel", "leave"] = "wait", *, timeout: float | None = None) -> bool:
         """Take no more runs, and end those that are there.
@@ -543,7 +549,7 @@ def _run_end(journal: Journal, state: RunState, *, refusal: str | None = None, s
     succeeded, failed, not_run = (
         counts.get(each, 0) for each in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.NOT_RUN)
     )
-    return RunEnd(journal.get("run_id"), state, succeeded, failed, not_run, _job_ids(journal), refusal, sudo_calls)
+    return RunEnd(journal.record.run_id, state, succeeded, failed, not_run, _job_ids(journal), refusal, sudo_calls)
 
 
 def _job_ids(journal: Journal) -> tuple[int, ...]:

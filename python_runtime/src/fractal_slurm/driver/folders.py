@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import RunError
+from ..jobs import layout
 from ..node.folders import CLOSED, EVERYBODY, GROUP, NOBODY, look_above
 
 _ACCESS_LIST = "system.posix_acl_access"
@@ -38,7 +39,7 @@ def check_work_dir(work_dir: str, user: str) -> str | None:
         account = pwd.getpwnam(user)
     except KeyError:
         return None  # sudo has the words for it
-    who, words = look_above(f"{work_dir}/RUN", account.pw_uid, _own_group(account, work_dir))
+    who, words = look_above(layout.run_folder(work_dir, "RUN"), account.pw_uid, _own_group(account, work_dir))
     if who == EVERYBODY:
         raise RunError(
             f"--work-dir {work_dir}: not safe for jobs of {user}: {words}, so anybody on the host could take over a "

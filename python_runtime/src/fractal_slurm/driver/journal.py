@@ -7,8 +7,6 @@ two drivers can't. After a crash the journal says all that a new driver needs.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -19,59 +17,45 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import RunError, one_line, shown
-from .model import ENDED, FINAL, UNFINISHED, EventRow, JobRow, JobState, RunState, TaskEnd, TaskLine, TaskRow, TaskState
+from . import schema
+from .lock import heeds_signals, lock
+from .model import (
+    ENDED,
+    FINAL,
+    UNFINISHED,
+    EventRow,
+    JobRow,
+    JobState,
+    RunRecord,
+    TaskEnd,
+    TaskLine,
+    TaskRow,
+    TaskState,
+)  # fmt: skip
 from .records import is_task_record
+from .stored import (
+    EVENT_COLUMNS,
+    JOB_COLUMNS,
+    TASK_COLUMNS,
+    is_count_of_tasks,
+    is_event,
+    is_job,
+    is_task,
+    job_of,
+    read_record,
+    task_of,
+    written,
+)  # fmt: skip
 
-_SCHEMA = """
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE job (
-    token TEXT PRIMARY KEY,
-    number INTEGER NOT NULL,
-    state TEXT NOT NULL,        -- planned, submitting, submitted, ended, collected, abandoned, refused
-    slurm_job_id TEXT,
-    slurm_state TEXT,
-    reason TEXT,
-    tasks INTEGER NOT NULL,
-    slots INTEGER,              -- how many of its tasks run at the same time, where that is not the config's
-    nodes INTEGER NOT NULL DEFAULT 1,
-    submitted_at REAL,
-    began_at REAL,
-    ended_at REAL
-) WITHOUT ROWID;
-CREATE TABLE task (
-    idx INTEGER PRIMARY KEY,
-    args TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    retries INTEGER NOT NULL DEFAULT 0,       -- runs again for its own failure
-    node_retries INTEGER NOT NULL DEFAULT 0,  -- runs again for a fault of its node or job
-    token TEXT,                               -- the job that it belongs to
-    state TEXT NOT NULL DEFAULT 'waiting',    -- waiting, cut, succeeded, failed, not_run
-    reason TEXT,
-    record TEXT                               -- the worker's record, JSON
-);
-CREATE INDEX task_token ON task (token);
-CREATE INDEX task_state ON task (state);
-CREATE TABLE event (at REAL NOT NULL, what TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL);
-"""
-_SCHEMA_VERSION = 1
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 # A draft that is older than this, in seconds, and not locked, was left behind.
 _DRAFT_S = 3600
-# How long a lock is tried for that somebody holds who does not drive the run, in seconds.
-_LOCK_WAIT_S = 2.0
-# What a driver writes into its lock: its pid, its host, and whether it cancels on SIGTERM.
-_LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds)?")
 _MOST_DAMAGE = 20
-_RUN_STATES, _JOB_STATES, _TASK_STATES = frozenset(RunState), frozenset(JobState), frozenset(TaskState)
 # What reading a damaged journal may end in: SQLite's own messages, too, may hold what is damaged.
 _BROKEN = (sqlite3.Error, UnicodeError)
-# The columns of a job and of a task, in the order of the fields of JobRow and TaskRow.
-_JOB = ", ".join(field.name for field in fields(JobRow))
-_TASK = ", ".join({"index": "idx"}.get(field.name, field.name) for field in fields(TaskRow))
 
 
 def check_run_id(run_id: str) -> str:
@@ -93,6 +77,8 @@ class Journal:
         self._db = connection
         self._lock_fd = lock_fd
         self._depth = 0
+        self._record: RunRecord | None = None
+        self._record_before: RunRecord | None = None
         self.damage: list[str] = []  # what could not be read of it, a sentence each
         # Told of each task that came to its end, once that is on disk.
         self.listener: Callable[[TaskEnd], None] | None = None
@@ -104,8 +90,7 @@ class Journal:
     def create(
         cls,
         state_dir: Path,
-        run_id: str,
-        values: dict[str, Any],
+        record: RunRecord,
         args: Iterable[str],
         batches: Mapping[str, range],
         reason: str,
@@ -114,8 +99,7 @@ class Journal:
 
         Args:
             state_dir: Folder of all journals; made, private, where it is missing.
-            run_id: The run's id.
-            values: What the run is; JSON values by name.
+            record: What the run is.
             args: The args-JSON of each task, one line each.
             batches: Token to tasks of each planned job.
             reason: Why they are batched so.
@@ -123,22 +107,23 @@ class Journal:
         Raises:
             RunError: The folder can't be written.
         """
-        folder = state_dir / "runs" / check_run_id(run_id)
+        run_id = check_run_id(record.run_id)
+        folder = state_dir / "runs" / run_id
         # Under another name until it is complete: a driver that dies here leaves no half of a run.
         draft = folder.with_name(f".{run_id}.draft")
         lock_fd = None
         try:
             _remove_old_drafts(folder.parent)
             _make_private(draft)
-            lock_fd = _lock(draft)
+            lock_fd = lock(draft)
             connection = _connect(draft / "journal.sqlite")
             with closing(connection):
-                connection.executescript(_SCHEMA + f"PRAGMA user_version = {_SCHEMA_VERSION};")
+                schema.make_tables(connection)
                 journal = cls(draft, connection, None)
                 with journal.transaction():
                     connection.executemany("INSERT INTO task (idx, args) VALUES (?, ?)", enumerate(args))
-                    for key, value in values.items():
-                        journal.put(key, value)
+                    for field in fields(record):
+                        journal._store(field.name, getattr(record, field.name))
                     for token, tasks in batches.items():
                         journal.add_job(token, tasks)
                     journal.event("run created", run_id, reason)
@@ -171,22 +156,23 @@ class Journal:
             raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
         lock_fd = None
         try:
-            lock_fd = _lock(folder) if drive else None
+            lock_fd = lock(folder) if drive else None
             journal = cls(folder, _connect(file, read_only=True), None)
-            version = journal._db.execute("PRAGMA user_version").fetchone()[0]
+            version = schema.version_of(journal._db)
             if journal.lacks_tables():
-                raise RunError(f"the journal of run {run_id} is damaged: it its tables are missing")
-            if version != _SCHEMA_VERSION:
-                raise RunError(
-                    f"the journal of run {run_id} has format {version}; this version of fractal-slurm reads format "
-                    f"{_SCHEMA_VERSION}: use the version that began the run"
-                )
+                raise RunError(f"the journal of run {run_id} is damaged: its tables are missing")
+            schema.check_version(version, run_id)
             if not drive:
                 return journal
             # Nothing is written to a journal that is damaged: what follows from it would be wrong, too.
             with journal:
                 journal.examine()
-            return cls(folder, _connect(file), lock_fd)
+            journal = cls(folder, _connect(file), lock_fd)
+            if version != schema.VERSION:
+                with journal.transaction():
+                    schema.bring_up_to_date(journal._db)
+                    journal.event("journal brought up to date", run_id, f"format {version} to {schema.VERSION}")
+            return journal
         except BaseException as error:
             if lock_fd is not None:
                 os.close(lock_fd)
@@ -211,8 +197,7 @@ class Journal:
             words = str(error)
         if words != "ok":
             self._damaged(words)
-        for key in _VALUES:
-            self.get(key)
+        _ = self.record
         self.jobs()
         for _row in self.tasks():
             pass
@@ -247,7 +232,7 @@ class Journal:
     def heeds_signals(self) -> None:
         """Write into the lock that this process cancels the run on SIGTERM; others would only end."""
         if self._lock_fd is not None:
-            os.pwrite(self._lock_fd, f"{os.getpid()} {os.uname().nodename} heeds\n".encode(), 0)
+            heeds_signals(self._lock_fd)
 
     def close(self) -> None:
         """Close the journal and release the lock."""
@@ -267,6 +252,7 @@ class Journal:
         """All or nothing of what happens inside; on disk at the end."""
         if self._depth == 0:
             self._db.execute("BEGIN IMMEDIATE")
+            self._record_before = self._record
         self._depth += 1
         try:
             yield
@@ -274,6 +260,7 @@ class Journal:
             self._depth -= 1
             if self._depth == 0:
                 self._db.execute("ROLLBACK")
+                self._record = self._record_before
                 self._ended.clear()
             raise
         self._depth -= 1
@@ -286,21 +273,29 @@ class Journal:
 
     # -- the run -----------------------------------------------------------------------------------------
 
-    def put(self, key: str, value: Any) -> None:
-        """Remember a value of the run."""
-        self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
+    @property
+    def record(self) -> RunRecord:
+        """What the run is: as its driver knows it, or, for all others, as it is now on disk."""
+        if self._record is None or self._lock_fd is None:
+            stored = self._select("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM run")
+            self._record, unread = read_record({key.decode(errors="replace"): value for key, value in stored})
+            for name in unread:
+                self._damaged(f"its {name} can't be read")
+        return self._record
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """A value of the run."""
-        for (text,) in self._select("SELECT value FROM run WHERE key = ?", (key,)):
-            try:
-                value = json.loads(text)
-                if _VALUES.get(key, _is_anything)(value):
-                    return value
-            except (ValueError, TypeError, RecursionError):
-                pass
-            self._damaged(f"its {key} can't be read")
-        return default
+    def write(self, record: RunRecord) -> None:
+        """Store what has changed in the run's record."""
+        before = self.record
+        changed = {field.name: getattr(record, field.name) for field in fields(record)}
+        changed = {name: value for name, value in changed.items() if value != getattr(before, name)}
+        if changed:
+            with self.transaction():
+                for name, value in changed.items():
+                    self._store(name, value)
+                self._record = record
+
+    def _store(self, name: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (name, written(name, value)))
 
     def event(self, what: str, subject: str = "", detail: str = "") -> None:
         """Note that something happened."""
@@ -308,8 +303,8 @@ class Journal:
 
     def events(self) -> list[EventRow]:
         """All that happened, in its order."""
-        sql = "SELECT at, what, subject, detail FROM event ORDER BY rowid"
-        return [EventRow(*row) for row in self._select(sql, (), _is_event)]
+        sql = f"SELECT {EVENT_COLUMNS} FROM event ORDER BY rowid"
+        return [EventRow(*row) for row in self._select(sql, (), is_event)]
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -362,8 +357,8 @@ class Journal:
 
     def jobs(self, *states: JobState) -> list[JobRow]:
         """The jobs in any of these states, or all, by number."""
-        sql = f"SELECT {_JOB} FROM job {_where(states)} ORDER BY number"
-        return [_job(row) for row in self._select(sql, states, _is_job)]
+        sql = f"SELECT {JOB_COLUMNS} FROM job {_where(states)} ORDER BY number"
+        return [job_of(row) for row in self._select(sql, states, is_job)]
 
     def tokens(self) -> set[str]:
         """The tokens of all jobs that ever were."""
@@ -383,8 +378,8 @@ class Journal:
 
     def task(self, index: int) -> TaskRow | None:
         """One task, if there is one of this index."""
-        sql = f"SELECT {_TASK} FROM task WHERE idx = ?"
-        return next((_task(row) for row in self._select(sql, (index,), _is_task)), None)
+        sql = f"SELECT {TASK_COLUMNS} FROM task WHERE idx = ?"
+        return next((task_of(row) for row in self._select(sql, (index,), is_task)), None)
 
     def finish_task(self, index: int, state: TaskState, reason: str | None, record: str | None) -> None:
         """Note how a task ended; without a record the one that it has is kept."""
@@ -458,109 +453,18 @@ class Journal:
     def counts(self) -> dict[TaskState, int]:
         """Number of tasks by state; states in which there is none are there, too."""
         sql = "SELECT state, count(*) FROM task GROUP BY state"
-        found = {TaskState(row[0]): row[1] for row in self._select(sql, (), lambda row: row[0] in _TASK_STATES)}
+        found = {TaskState(row[0]): row[1] for row in self._select(sql, (), is_count_of_tasks)}
         return {state: found.get(state, 0) for state in TaskState}
 
     def tasks(self, *states: TaskState) -> Iterator[TaskRow]:
         """The tasks in any of these states, or all, by index."""
-        sql = f"SELECT {_TASK} FROM task {_where(states)} ORDER BY idx"
-        yield from map(_task, self._select(sql, states, _is_task))
+        sql = f"SELECT {TASK_COLUMNS} FROM task {_where(states)} ORDER BY idx"
+        yield from map(task_of, self._select(sql, states, is_task))
 
 
 def _where(states: Sequence[str]) -> str:
     """The condition that a row is in one of these states; none for any state."""
     return f"WHERE state IN ({', '.join('?' * len(states))})" if states else ""
-
-
-def _job(row: tuple[Any, ...]) -> JobRow:
-    token, number, state, *rest = row
-    return JobRow(token, number, JobState(state), *rest)
-
-
-def _task(row: tuple[Any, ...]) -> TaskRow:
-    index, attempt, token, state, *rest = row
-    return TaskRow(index, attempt, token, TaskState(state), *rest)
-
-
-def _is_anything(_value: object) -> bool:
-    return True
-
-
-def _is(*types: type) -> Callable[[object], bool]:
-    # A bool is an int to Python.
-    return lambda value: isinstance(value, types) and (not isinstance(value, bool) or bool in types)
-
-
-_is_text, _is_maybe_text, _is_count = _is(str), _is(str, NoneType), _is(int)
-
-
-def _is_time(value: object) -> bool:
-    # What the clock's functions take, too.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10**11
-
-
-def _is_maybe_time(value: object) -> bool:
-    return value is None or _is_time(value)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_wait(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and _is_text(value[0]) and _is_time(value[1])
-
-
-# The values of a run whose types are relied on.
-_VALUES: dict[str, Callable[[object], bool]] = {
-    "run_id": _is_text,
-    "created": _is_time,
-    "ended": _is_time,
-    "user": _is_text,
-    "task_name": _is_text,
-    "tasks": _is_count,
-    "run_folder": _is_text,
-    "config": _is(dict),
-    "job_settings": _is(dict),
-    "hides_jobs": _is(bool),
-    "labels": _is(dict),
-    "state": lambda value: isinstance(value, str) and value in _RUN_STATES,
-    "cancelled": _is(bool),
-    "refusal": _is_maybe_text,
-    "refusals": _is_texts,
-    "bad_nodes": lambda value: isinstance(value, dict) and _is_texts(list(value.values())),
-    "nodes_agree": _is_texts,
-    "unclaimed": _is_texts,
-    "alone": _is(list),
-    "srun_steps": _is_count,
-    "retry_of": _is_maybe_text,
-    "retry_tasks": _is(list),
-    "metas": _is(dict),
-    "sources": _is(dict),
-    "job_notes": lambda value: isinstance(value, dict) and all(map(_is_texts, value.values())),
-    "waits": lambda value: isinstance(value, dict) and all(map(_is_wait, value.values())),
-}
-
-
-def _fits(*checks: Callable[[object], bool]) -> Callable[[tuple[Any, ...]], bool]:
-    def fits(row: tuple[Any, ...]) -> bool:
-        for check, value in zip(checks, row, strict=True):  # noqa: SIM110 - for every row, and all() is slower
-            if not check(value):
-                return False
-        return True
-
-    return fits
-
-
-_is_event = _fits(_is_time, _is_text, _is_text, _is_text)
-_is_job = _fits(
-    _is_text, _is_count, _JOB_STATES.__contains__, _is_maybe_text, _is_maybe_text, _is_maybe_text, _is_count,
-    _is(int, NoneType), _is_count, _is_maybe_time, _is_maybe_time, _is_maybe_time,
-)  # fmt: skip
-_is_task = _fits(
-    _is_count, _is_count, _is_maybe_text, _TASK_STATES.__contains__, _is_count, _is_count, _is_maybe_text,
-    _is_maybe_text, _is_text,
-)  # fmt: skip
 
 
 def _place(row: tuple[Any, ...]) -> str:
@@ -590,34 +494,6 @@ def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _lock(folder: Path) -> int:
-    """Lock a run. Whoever only asks whether it is driven holds the lock for an instant: that is waited for.
-
-    Raises:
-        RunError: Another process drives it.
-    """
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            driver = _driver(fd)
-            if driver.pid or time.monotonic() >= deadline:
-                os.close(fd)
-                raise RunError(
-                    f"run {folder.name} is driven by another process ({driver}): let it go on, or end it first"
-                ) from None
-            time.sleep(0.01)
-        except OSError:
-            os.close(fd)
-            raise
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
-    return fd
-
-
 def _make_private(folder: Path) -> None:
     """Make a folder, and what is missing above it, for this account alone (mkdir(1) makes only the last part so)."""
     for missing in reversed([part for part in folder.parents if not part.exists()]):
@@ -631,59 +507,11 @@ def _remove_old_drafts(folder: Path) -> None:
         try:
             if time.time() - draft.stat().st_mtime < _DRAFT_S:
                 continue  # its driver may not have come to locking it
-            fd = _lock(draft)
+            fd = lock(draft)
         except (OSError, RunError):
             continue  # its driver is at it
         shutil.rmtree(draft, ignore_errors=True)
         os.close(fd)
-
-
-class Driver(NamedTuple):
-    """The process that drives a run.
-
-    Attributes:
-        host: Its host; empty where that is not known.
-        pid: Its number there, above 1; on this host it was seen to hold the lock, on another it is what the lock's
-            file says. 0 where it is not known.
-        heeds: Whether it cancels the run on SIGTERM.
-    """
-
-    host: str
-    pid: int
-    heeds: bool = False
-
-    def __str__(self) -> str:
-        return f"pid {self.pid or 'unknown'} on {self.host or 'an unknown host'}"
-
-
-def _driver(fd: int) -> Driver:
-    """Who holds a lock that is held, by what its file says. Of this host's processes only one that has it is named."""
-    try:
-        text = os.pread(fd, 300, 0).decode("ascii", "replace")
-    except OSError:
-        text = ""
-    match = _LOCK_TEXT.fullmatch(text.strip())
-    if match is None:
-        return Driver("", 0)
-    pid, host = int(match[1]), match[2]
-    if pid < 2 or (host == os.uname().nodename and not _has_lock(pid, os.fstat(fd))):
-        pid = 0
-    return Driver(host, pid, heeds=match[3] is not None)
-
-
-def _has_lock(pid: int, lock: os.stat_result) -> bool:
-    """Whether a process has a file open, with a lock on it that lets nobody else in."""
-    folder = Path(f"/proc/{pid}")
-    try:
-        for entry in (folder / "fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(entry.stat(), lock):
-                    info = (folder / "fdinfo" / entry.name).read_text(encoding="ascii", errors="replace")
-                    if re.search(r"^lock:.* WRITE ", info, re.MULTILINE):
-                        return True
-    except OSError:  # it is gone, or somebody else's
-        pass
-    return False
 
 
 def run_ids(state_dir: Path) -> list[str]:
@@ -692,29 +520,6 @@ def run_ids(state_dir: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
-
-
-def state_now(state: RunState, driver: Driver | None) -> RunState:
-    """What the journal's word for a run's state means, given who drives it."""
-    open_ended = state in (RunState.PLANNED, RunState.DRIVEN)
-    return RunState.INTERRUPTED if open_ended and driver is None else state
-
-
-def is_driven(state_dir: Path, run_id: str) -> Driver | None:
-    """The process that drives a run, if there is one."""
-    try:
-        fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _driver(fd)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return None
 
 
 def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
@@ -736,17 +541,17 @@ def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[lis
         folder = state_dir / "runs" / run_id
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
-                state, ended = journal.get("state"), journal.get("ended", journal.get("created"))
+                record = journal.record
                 journal.jobs()
                 journal.counts()
                 if journal.damage:
                     raise RunError(journal.damage)
-            if not isinstance(ended, (int, float)) or ended >= before:
+            if (record.ended or record.created) >= before:
                 continue
-            if state not in ENDED:
+            if record.state not in ENDED:
                 kept.append(f"run {run_id} has not ended: fractal-slurm resume or cancel it")
                 continue
-            fd = _lock(folder)
+            fd = lock(folder)
         except RunError as error:
             kept += [f"{message}: kept" for message in error.messages]
             continue

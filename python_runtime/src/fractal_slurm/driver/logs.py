@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ClusterError
-from ..jobs.script import job_folder
-from ..node.protocol import log_name, task_log_name
+from ..jobs.layout import log_path, task_log_path
 from ..sudo import Impersonator
 from .journal import Journal, record_of
 from .model import TaskRow, TaskState
@@ -44,17 +43,19 @@ def place_of(journal: Journal, task: TaskRow, *, tokens: set[str] | None = None)
         tokens: The tokens of the run's jobs, where the caller has them already.
     """
     tokens = journal.tokens() if tokens is None else tokens
-    settings = journal.get("job_settings") or {}
-    folder, is_separate = journal.get("run_folder"), settings.get("task_logs") == "separate"
+    run = journal.record
+    folder, is_separate = run.run_folder, run.job_settings.task_logs == "separate"
     record = record_of(task.record)
     if record.get("log") and record.get("token") in tokens:
         offset, size = record["log"]
-        name = log_name(record["restart"], record["node"])
+        token = record["token"]
         if is_separate:
-            name = task_log_name(task.index, record["attempt"])
-        return Place(f"{job_folder(folder, record['token'])}/{name}", offset, size)
+            path = task_log_path(folder, token, index=task.index, attempt=record["attempt"])
+        else:
+            path = log_path(folder, token, restart=record["restart"], node=record["node"])
+        return Place(path, offset, size)
     if is_separate and task.token is not None and task.state is TaskState.WAITING:
-        return Place(f"{job_folder(folder, task.token)}/{task_log_name(task.index, task.attempt)}", 0, None)
+        return Place(task_log_path(folder, task.token, index=task.index, attempt=task.attempt), 0, None)
     return None
 
 
@@ -98,7 +99,7 @@ def read_logs(
         if place is not None:
             files.setdefault(place.path, {})[index] = place
     for path, places in files.items():
-        found.update(_read_file(sudo, journal.get("user"), path, places, most_bytes))
+        found.update(_read_file(sudo, journal.record.user, path, places, most_bytes))
     return found
 
 

@@ -6,9 +6,19 @@ The states are words, in the journal and in JSON as well as here: ``JobState.PLA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from ..config.resolve import SlurmConfig
+from ..jobs.script import JobSettings
+
+# What the clock's functions take, in seconds since the epoch.
+Time = Annotated[float, Field(ge=0, lt=10**11, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Word(str, Enum):
@@ -62,6 +72,119 @@ FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.NOT_RUN})
 UNFINISHED = (TaskState.WAITING, TaskState.CUT)
 # States of a job that may be in SLURM.
 IN_FLIGHT = (JobState.SUBMITTING, JobState.SUBMITTED)
+
+
+@dataclass(frozen=True)
+class Metas:
+    """What a spec asked for: ``task_meta``, the task's own, and ``meta``, the run's."""
+
+    task_meta: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+class JobNote(NamedTuple):
+    """What SLURM said of a job last.
+
+    Attributes:
+        state: SLURM's word for its state.
+        reason: Why it waits, in SLURM's word; empty where it does not.
+        node: The node of its script.
+    """
+
+    state: str
+    reason: str
+    node: str
+
+
+class Wait(NamedTuple):
+    """What a driver waits for.
+
+    Attributes:
+        words: What it is, a sentence.
+        since: Since when, in seconds since the epoch.
+    """
+
+    words: str
+    since: Time
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is, and what its driver has to know of it as a whole. Times are in seconds since the epoch.
+
+    Attributes:
+        run_id: Its id.
+        created: When it was made.
+        user: As whom its jobs run.
+        task_name: The name of its task.
+        tasks: How many tasks it has.
+        run_folder: Its folder, in the user's work folder.
+        config: The merged config, with the batching that holds.
+        sources: Option to where its value came from, as ``explain`` shows it; empty in journals of older versions.
+        job_settings: What the scripts of its jobs have in common.
+        settings: Our own settings as they were when it began, for a person.
+        hides_jobs: Whether SLURM hides its jobs from this account.
+        state: How far it is.
+        ended: When it ended, if it did.
+        cancelled: Whether it was cancelled.
+        refusal: Why nothing more is submitted, if that is so.
+        refusals: All that it was refused for since it was last taken up. By these words its tasks are found again.
+        bad_nodes: Nodes that are left out, and why.
+        nodes_agree: Nodes on which its jobs died before their first task.
+        unclaimed: Tokens of jobs whose claims are ours: they never run.
+        alone: Tasks that are to run in a job that runs one task at a time.
+        folder_made: Whether its folder was made.
+        clear_preload: Whether jobs are submitted without the LD_PRELOAD that sudo gives to sbatch.
+        fork_off: Why tasks of later jobs start in new processes, if they do.
+        read_back: Whether it was looked at what the site made of its first job.
+        renamed: Whether the site renames jobs, so that they are told by their ids alone.
+        probe_works: Whether SLURM told once that a hidden job is there.
+        srun_steps: How many steps its jobs had.
+        forked: How many tasks ran in forks.
+        labels: What the program that began it wants to find with it later.
+        job_notes: What SLURM said last of the jobs in flight, by token, for whoever looks at the run.
+        waits: What its driver waits for, by kind, for whoever looks at the run.
+        retry_of: The run whose tasks it runs again, if it does.
+        retry_tasks: Which task of the first run each of its tasks is, if it is a retry.
+        metas: The metas of its spec, for a retry; None in journals of older versions.
+        startups: Of some tasks: the seconds until they read their args, and those that they took in all.
+    """
+
+    run_id: str
+    created: Time
+    user: str
+    task_name: str
+    tasks: Count
+    run_folder: str
+    config: SlurmConfig
+    job_settings: JobSettings
+    settings: Mapping[str, Any]
+    hides_jobs: bool
+    state: RunState = RunState.PLANNED
+    sources: Mapping[str, str] = field(default_factory=dict)
+    ended: Time | None = None
+    cancelled: bool = False
+    refusal: str | None = None
+    refusals: tuple[str, ...] = ()
+    bad_nodes: Mapping[str, str] = field(default_factory=dict)
+    nodes_agree: tuple[str, ...] = ()
+    unclaimed: tuple[str, ...] = ()
+    alone: tuple[Count, ...] = ()
+    folder_made: bool = False
+    clear_preload: bool = False
+    fork_off: str | None = None
+    read_back: bool = False
+    renamed: bool = False
+    probe_works: bool = False
+    srun_steps: Count = 0
+    forked: Count = 0
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    job_notes: Mapping[str, JobNote] = field(default_factory=dict)
+    waits: Mapping[str, Wait] = field(default_factory=dict)
+    retry_of: str | None = None
+    retry_tasks: tuple[Count, ...] = ()
+    metas: Metas | None = None
+    startups: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

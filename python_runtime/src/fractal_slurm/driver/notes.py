@@ -9,42 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..errors import one_line
+from .model import JobNote, Wait
 
 if TYPE_CHECKING:
     from .journal import Journal
 
 # Whoever looks at a run says so at least so often, in seconds: then its results are read more often.
 _WATCHED_S = 10.0
-
-
-class JobNote(NamedTuple):
-    """What SLURM said of a job last.
-
-    Attributes:
-        state: SLURM's word for its state.
-        reason: Why it waits, in SLURM's word; empty where it does not.
-        node: The node of its script.
-    """
-
-    state: str
-    reason: str
-    node: str
-
-
-class Wait(NamedTuple):
-    """What a driver waits for.
-
-    Attributes:
-        words: What it is, a sentence.
-        since: Since when, in seconds since the epoch.
-    """
-
-    words: str
-    since: float
 
 
 class Notes:
@@ -86,21 +63,18 @@ class Notes:
         """Leave them in the journal, if they changed."""
         if self._written == (self._jobs, self._waits):
             return
-        with self._journal.transaction():
-            self._journal.put("job_notes", self._jobs)
-            self._journal.put("waits", self._waits)
+        self._journal.write(replace(self._journal.record, job_notes=dict(self._jobs), waits=dict(self._waits)))
         self._written = dict(self._jobs), dict(self._waits)
 
 
-def job_notes(journal: Journal) -> dict[str, JobNote]:
+def job_notes(journal: Journal) -> Mapping[str, JobNote]:
     """What SLURM said last of the jobs in flight, by token."""
-    return {token: JobNote(*map(str, note)) for token, note in journal.get("job_notes", {}).items() if len(note) == 3}
+    return journal.record.job_notes
 
 
 def waits(journal: Journal) -> list[Wait]:
     """What the driver waits for."""
-    found = [Wait(str(words), since) for words, since in journal.get("waits", {}).values()]
-    return sorted(found, key=lambda wait: wait.since)
+    return sorted(journal.record.waits.values(), key=lambda wait: wait.since)
 
 
 def watch(folder: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from ..cluster.commands import Silence, Slurm
@@ -16,6 +15,7 @@ from ..config.file import SlurmConfigFile
 from ..config.options import directive_values
 from ..config.resolve import Resolution, resolve
 from ..errors import ClusterError, RunError
+from ..jobs import layout
 from ..jobs.plan import fit_scripts, make_plan
 from ..jobs.script import JobSettings, render
 from ..settings import Settings
@@ -24,7 +24,7 @@ from ..sudo import Impersonator
 from ..sudo_rules import check_user_name, clean_path
 from .folders import check_work_dir
 from .journal import Journal
-from .model import RunState, TaskLine
+from .model import Metas, RunRecord, TaskLine
 
 PREFLIGHT_TIMEOUT_S = 12
 
@@ -188,7 +188,7 @@ def create_resolved_run(
         raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
     max_walltime = walltime_of(cluster, resolution, user)
     run_id = new_run_id()
-    run_folder = f"{work_dir}/{run_id}"
+    run_folder = layout.run_folder(work_dir, run_id)
     jobs = job_settings(
         spec,
         settings,
@@ -202,24 +202,23 @@ def create_resolved_run(
     # The first script is written for its checks: what may not stand in one is found before anything is made.
     first = [TaskLine(index, 0, spec.parameters[index]) for index in plan.batches[0][:1]]
     render(plan.config, jobs, token="0" * 16, tasks=first)
-    values = {
-        "run_id": run_id,
-        "created": time.time(),
-        "user": user,
-        "task_name": spec.task_name,
-        "tasks": len(spec.parameters),
-        "run_folder": run_folder,
-        "config": asdict(plan.config),
-        "job_settings": asdict(jobs),
-        "sources": dict(resolution.sources),
-        "settings": settings.model_dump(),
-        "hides_jobs": cluster.hides_jobs,
-        "state": RunState.PLANNED,
-        "metas": {"task_meta": dict(spec.task_meta), "meta": dict(spec.meta)},  # for a retry
-        "labels": dict(labels or {}),
-    }
+    record = RunRecord(
+        run_id=run_id,
+        created=time.time(),
+        user=user,
+        task_name=spec.task_name,
+        tasks=len(spec.parameters),
+        run_folder=run_folder,
+        config=plan.config,
+        job_settings=jobs,
+        sources=dict(resolution.sources),
+        settings=settings.model_dump(),
+        hides_jobs=cluster.hides_jobs,
+        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
+        labels=dict(labels or {}),
+    )
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
-    return Journal.create(settings.state_path(), run_id, values, spec.parameters, batches, plan.reason)
+    return Journal.create(settings.state_path(), record, spec.parameters, batches, plan.reason)
 
 
 def check_cache_dir(cache_dir: str) -> None:

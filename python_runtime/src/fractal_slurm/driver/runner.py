@@ -11,14 +11,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cluster.commands import Silence, Slurm, SlurmState
 from ..cluster.queue import Queue
 from ..config.walltime import format_walltime
 from ..errors import ClusterError, count_of
-from ..jobs.script import claim_path, stop_path
+from ..jobs.layout import claim_path, stop_path
 from ..settings import Settings
 from ..sudo import Interrupted
 from .collect import Collector
@@ -76,7 +76,7 @@ class Runner:
         self.run = Run(journal, settings, slurm, say=say, queue=queue)
         self.collector = Collector(self.run)
         self.submitter = Submitter(self.run, self.collector, most_at_once=most_at_once)
-        self.tracker = Tracker(self.run, self.collector, Settler(self.run))
+        self.tracker = Tracker(self.run, self.collector, Settler(self.run, self.collector))
         self.show = show
         self.began = time.monotonic()
         self.next_poll = self.began
@@ -111,7 +111,7 @@ class Runner:
                 "SLURM shows this account its own jobs only (PrivateData): the jobs of this run are followed "
                 "by their result files"
             )
-        self.run.journal.put("state", RunState.DRIVEN)
+        self.run.journal.write(replace(self.run.record, state=RunState.DRIVEN))
         self.run.notes.write()
         self.next_poll = time.monotonic() + 0.3
 
@@ -147,8 +147,7 @@ class Runner:
             self.report()
             return True
         ended = RunState.CANCELLED if self.run.cancelled else RunState.REFUSED if self.run.refusal else RunState.DONE
-        self.run.journal.put("state", ended)
-        self.run.journal.put("ended", time.time())
+        self.run.journal.write(replace(self.run.record, state=ended, ended=time.time()))
         self.run.notes.end()
         self.report(force=True)
         return False
@@ -233,7 +232,7 @@ class Runner:
     def progress(self) -> Progress:
         """How far the run is now."""
         counts = self.run.journal.counts()
-        states = [watch.state for watch in self.run.watches.values()]
+        states = [sighting.state for sighting in self.run.sightings.values()]
         jobs = Counter(job.state for job in self.run.journal.jobs())
         running = sum(state in (SlurmState.RUNNING, SlurmState.COMPLETING) for state in states)
         return Progress(
@@ -245,15 +244,14 @@ class Runner:
             jobs_running=running,
             jobs_planned=jobs[JobState.PLANNED],
             jobs_ended=jobs[JobState.COLLECTED] + jobs[JobState.ENDED],
-            elapsed_s=time.time() - self.run.journal.get("created"),
+            elapsed_s=time.time() - self.run.record.created,
         )
 
     def cancel(self) -> None:
         """Cancel the run: submit nothing more. :meth:`pursue_cancel` then ends the jobs that SLURM has."""
-        self.run.cancelled = True
         self.run.notes.wait("room", "")
         with self.run.journal.transaction():
-            self.run.journal.put("cancelled", True)
+            self.run.journal.write(replace(self.run.record, cancelled=True))
             self.run.journal.event("cancel")
         live = self.run.journal.jobs(*IN_FLIGHT)
         if live:
@@ -276,7 +274,7 @@ class Runner:
             if not due:
                 raise
             self.run.say_once(f"{error}: only scancel ends these jobs now")
-        running = [job for job in live if job.token not in self.run.unclaimed]
+        running = [job for job in live if job.token not in self.run.record.unclaimed]
         left = [job for job in live if job.slurm_job_id and job.slurm_job_id not in self.cancelled_ids]
         if left and (due or not running):
             ids = [job.slurm_job_id or "" for job in left]
@@ -286,7 +284,7 @@ class Runner:
             self.next_poll = time.monotonic()
         elif self.run.hidden and not left:
             for job in live:
-                if due or job.token in self.run.unclaimed:
+                if due or job.token in self.run.record.unclaimed:
                     self.run.job_ended(job, SlurmState.CANCELLED, "", nodes=job.nodes)
 
     def mark(self, jobs: Sequence[JobRow]) -> None:
@@ -302,8 +300,9 @@ class Runner:
         free = self.run.take_names([*claims, *marks])
         self.marked |= {job.token for job in jobs}
         # A job whose claim the driver just took has not begun, and it never will: to begin, it must take the claim.
-        self.run.unclaimed |= {job.token for job, ours in zip(jobs, free, strict=False) if ours}
-        self.run.journal.put("unclaimed", sorted(self.run.unclaimed))
+        unclaimed = {job.token for job, ours in zip(jobs, free, strict=False) if ours}
+        record = self.run.record
+        self.run.journal.write(replace(record, unclaimed=tuple(sorted(unclaimed.union(record.unclaimed)))))
 
     def summary(self) -> dict[str, Any]:
         """The outcome of the run, as the command line prints it with --json."""
@@ -321,7 +320,7 @@ class Runner:
         ]
         return {
             "run_id": self.run.id,
-            "state": self.run.journal.get("state"),
+            "state": self.run.record.state,
             "user": self.run.user,
             "tasks": sum(counts.values()),
             "succeeded": counts[TaskState.SUCCEEDED],
@@ -331,8 +330,8 @@ class Runner:
             "wall_s": round(time.monotonic() - self.began, 3),
             "sudo_calls": self.run.sudo.calls,
             "squeue_calls": self.run.queue.calls,
-            "srun_steps": self.run.journal.get("srun_steps", 0),
-            "forked": self.run.journal.get("forked", 0),
+            "srun_steps": self.run.record.srun_steps,
+            "forked": self.run.record.forked,
             "run_folder": self.run.folder,
             "without_out": self.run.journal.without_out(),
             "refusal": self.run.refusal,

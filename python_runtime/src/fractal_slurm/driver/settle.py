@@ -7,14 +7,17 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..cluster.commands import LAUNCH_FAILED, SlurmState
 from ..errors import ClusterError, FractalSlurmError, count_of, one_line, quoted
-from ..jobs.script import claim_path, output_path, stop_path
+from ..jobs.layout import claim_path, output_path, stop_path
 from ..node.protocol import EXITS, PRELOAD_EXIT, UNSAFE_EXIT
-from .context import Run, Watch
+from .collect import Collector
+from .context import Run
 from .model import UNFINISHED, JobRow, JobState, TaskRow, TaskState
 from .outcome import DIED, LOST, NODES_THAT_AGREE, Action, judge
+from .sight import Reading
 
 _NEVER_BEGAN_S = 3.0
 # After so many seconds, a job counts as one that came to its first task, even if its results can't be read yet.
@@ -26,31 +29,34 @@ class Settler:
 
     Args:
         run: The run.
+        collector: Has read the results of its jobs.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, collector: Collector) -> None:
         self.run = run
+        self.collector = collector
+        self.closed_to: set[str] = set()  # tokens of jobs that were shut out: nothing new starts in them
 
     def settle(self, job: JobRow, now: float) -> None:
         """Decide on the tasks of a job that has ended, once its results are there or were waited for long enough."""
-        watch = self.run.watches.setdefault(job.token, Watch())
+        reading = self.run.readings[job.token]
         unfinished = self.run.journal.tasks_of(job.token, *UNFINISHED)
         if unfinished:
-            if not self.is_due(job, watch, now):
+            if not self.is_due(job, reading, now):
                 return
-            self.decide(job, watch, unfinished)
+            self.decide(job, reading, unfinished)
         # One step for a job that was spread over several nodes, and those of its slots where they have their own.
-        steps = sum(watch.steps.values()) + (job.nodes > 1)
-        if steps:
-            self.run.journal.put("srun_steps", self.run.journal.get("srun_steps", 0) + steps)
-        forked = sum(watch.forked.values())
-        if forked:
-            self.run.journal.put("forked", self.run.journal.get("forked", 0) + forked)
+        record = self.run.record
+        steps = record.srun_steps + sum(reading.steps.values()) + (job.nodes > 1)
+        forked = record.forked + sum(reading.forked.values())
+        self.run.journal.write(replace(record, srun_steps=steps, forked=forked))
         self.run.journal.update_job(job.token, "collected", state=JobState.COLLECTED)
-        self.run.watches.pop(job.token, None)
+        self.run.sightings.pop(job.token, None)
+        self.run.readings.pop(job.token, None)
+        self.closed_to.discard(job.token)
         self.run.full_until = 0.0  # there is room for another
 
-    def is_due(self, job: JobRow, watch: Watch, now: float) -> bool:
+    def is_due(self, job: JobRow, reading: Reading, now: float) -> bool:
         """Say whether to decide on a job now: its results came, none can come, or the time to wait for them is over.
 
         If results are missing, the job is shut out, and its folder is read once more: it can be read then, and nothing
@@ -59,12 +65,12 @@ class Settler:
         Raises:
             ClusterError: It can't be shut out.
         """
-        if watch.listed and watch.workers_ended(job.nodes):
+        if reading.listed and reading.workers_ended(job.nodes):
             return True
-        waited = now - (watch.ended_at or now)
+        waited = now - (self.run.sightings[job.token].ended_at or now)
         had_time = waited >= self.run.settings.results_wait_s
         if self.run.cancelled:
-            if self.never_began(job, watch):
+            if self.never_began(job, reading):
                 return True
             if not had_time and waited > _NEVER_BEGAN_S:
                 self.run.say_once(
@@ -72,22 +78,22 @@ class Settler:
                     f"{self.run.settings.results_wait_s} s: the file system may show them late"
                 )
             return had_time
-        if watch.shut_out:
+        if job.token in self.closed_to:
             return had_time
         began_not = (
-            watch.listed and not watch.began and job.slurm_state == SlurmState.FAILED and waited > _NEVER_BEGAN_S
+            reading.listed and not reading.began and job.slurm_state == SlurmState.FAILED and waited > _NEVER_BEGAN_S
         )
         if not began_not and not had_time:
             return False
         if self.exit_code(job) in (UNSAFE_EXIT, PRELOAD_EXIT):
             return True  # it touched nothing, and nothing is to be touched
         # A script that failed before its worker leaves its claim free; else it is the file system that lags.
-        if self.shut_out(job, watch) or self.exit_words(job):
+        if self.shut_out(job) or self.exit_words(job):
             return True
-        watch.list_again = True
+        self.collector.list_again(job)
         return False
 
-    def decide(self, job: JobRow, watch: Watch, unfinished: Sequence[int]) -> None:
+    def decide(self, job: JobRow, reading: Reading, unfinished: Sequence[int]) -> None:
         """Decide what becomes of the unfinished tasks of a job."""
         if self.exit_code(job) == PRELOAD_EXIT and not self.run.cancelled:
             self.without_preload(job, unfinished)
@@ -106,31 +112,31 @@ class Settler:
         cut = set(self.run.journal.tasks_of(job.token, TaskState.CUT))
         # The queue is in order, so what was running is among the first that have no end.
         running = cut
-        if not watch.workers_ended(job.nodes):
+        if not reading.workers_ended(job.nodes):
             running = cut | set(unfinished if job.nodes > 1 else unfinished[:slots])
-        node, agreed = self.blamed(job, watch)
+        node, agreed = self.blamed(job, reading)
         verdict = judge(
             state=job.slurm_state or LOST,
             reason=job.reason or "",
             job=f"job {job.slurm_job_id}",
             slots=slots,
-            began=watch.began,
-            progress=watch.done > len(cut),
-            worker_end=next(iter(watch.ends.values()), None) or self.exit_words(job),
+            began=reading.began,
+            progress=reading.done > len(cut),
+            worker_end=next(iter(reading.ends.values()), None) or self.exit_words(job),
             cancelled_by_us=self.run.cancelled,
             node=node,
         )
         # Of a job that could never start the refusal itself is the reason: by that a resumed run finds its tasks.
-        refused = job.reason in self.run.journal.get("refusals", [])
+        refused = job.reason in self.run.record.refusals
         words = str(job.reason) if refused else verdict.words
-        if watch.closed and not watch.workers_ended(job.nodes):
-            words += f"; results can't be read: {one_line(watch.closed)}"
-        if not watch.began and not self.run.cancelled and (job.slurm_state or LOST) in (SlurmState.FAILED, LOST):
+        if reading.closed and not reading.workers_ended(job.nodes):
+            words += f"; results can't be read: {one_line(reading.closed)}"
+        if not reading.began and not self.run.cancelled and (job.slurm_state or LOST) in (SlurmState.FAILED, LOST):
             words += (agreed if verdict.running is Action.FAIL else "") + self.job_output(job)
         if node:
             self.run.leave_out(node, words)
-        if not watch.shut_out and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
-            self.shut_out(job, watch)
+        if job.token not in self.closed_to and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
+            self.shut_out(job)
         alone: list[int] = []
         again = 0
         with self.run.journal.transaction():
@@ -159,7 +165,8 @@ class Settler:
                     self.run.journal.try_again(index, own_fault=False)
                     again += 1
             if alone:
-                self.run.journal.put("alone", [*self.run.journal.get("alone", []), *alone])
+                record = self.run.record
+                self.run.journal.write(replace(record, alone=(*record.alone, *alone)))
             self.run.journal.event("left unfinished", job.token, f"{count_of(len(unfinished), 'task')}: {words}")
         if again:
             elsewhere = f", elsewhere than on {node}" if node else ""
@@ -189,46 +196,48 @@ class Settler:
             self.run.journal.event("left unfinished", job.token, f"{len(unfinished)} tasks: {words}")
         self.run.say(words)
 
-    def blamed(self, job: JobRow, watch: Watch) -> tuple[str, str]:
+    def blamed(self, job: JobRow, reading: Reading) -> tuple[str, str]:
         """Return the node to blame for a job that died before its first task; or words, if several nodes had such jobs.
 
         Raises:
             Silence: slurmctld does not answer.
         """
-        if watch.began or self.run.cancelled or job.slurm_state not in DIED:
+        if reading.began or self.run.cancelled or job.slurm_state not in DIED:
             return "", ""
-        host = watch.host or self.run.slurm.end_of(job.slurm_job_id or "")[1]
+        host = self.run.sightings[job.token].host or self.run.slurm.end_of(job.slurm_job_id or "")[1]
         if not host:
             return "", ""
-        hosts = sorted({*self.run.bad_nodes, *self.run.journal.get("nodes_agree", []), host})
+        record = self.run.record
+        hosts = sorted({*record.bad_nodes, *record.nodes_agree, host})
         if len(hosts) < NODES_THAT_AGREE or self.has_begun(job):
             return host, ""
-        self.run.journal.put("nodes_agree", hosts)
+        self.run.journal.write(replace(record, nodes_agree=tuple(hosts)))
         self.run.forgive_nodes(f"jobs died on {len(hosts)} nodes, and began on none")
         return "", f"; so did others, on {len(hosts)} nodes ({', '.join(hosts[:NODES_THAT_AGREE])})"
 
     def has_begun(self, but: JobRow) -> bool:
         """Say whether another job of the run came to its first task, or ran for longer than jobs that die early."""
         now = time.monotonic()
-        others = [watch for token, watch in self.run.watches.items() if token != but.token]
+        sightings = [sighting for token, sighting in self.run.sightings.items() if token != but.token]
+        readings = [reading for token, reading in self.run.readings.items() if token != but.token]
         return (
             self.run.journal.has_records()
-            or any(watch.began for watch in others)
+            or any(reading.began for reading in readings)
             or any(
-                watch.state == SlurmState.RUNNING and now - (watch.running_since or now) > _LIVES_AFTER_S
-                for watch in others
+                sighting.state == SlurmState.RUNNING and now - (sighting.running_since or now) > _LIVES_AFTER_S
+                for sighting in sightings
             )
         )
 
-    def never_began(self, job: JobRow, watch: Watch) -> bool:
+    def never_began(self, job: JobRow, reading: Reading) -> bool:
         """Say whether a job of a cancelled run surely came to no task: the driver has its claim."""
-        if job.token in self.run.unclaimed:
+        if job.token in self.run.record.unclaimed:
             return True
-        if watch.began or watch.shut_out:
+        if reading.began or job.token in self.closed_to:
             return False
-        watch.shut_out = True  # a cancelled run does not wait for a folder: it is tried once
+        self.closed_to.add(job.token)  # a cancelled run does not wait for a folder: it is tried once
         with contextlib.suppress(ClusterError):
-            return self.shut_out(job, watch)
+            return self.shut_out(job)
         return False
 
     def exit_words(self, job: JobRow) -> str | None:
@@ -246,7 +255,7 @@ class Settler:
         failed = job.slurm_state == SlurmState.FAILED and re.fullmatch("[0-9]{1,3}", number) and number_of_signal == "0"
         return int(number) if failed else None
 
-    def shut_out(self, job: JobRow, watch: Watch) -> bool:
+    def shut_out(self, job: JobRow) -> bool:
         """Shut a job out: if it starts late, or its worker still runs, it starts no further task.
 
         Returns:
@@ -261,7 +270,7 @@ class Settler:
         except ClusterError:
             self.run.make_folder()  # it may be gone
             was_free, _stop = self.run.take_names(paths)
-        watch.shut_out = True
+        self.closed_to.add(job.token)
         return was_free
 
     def job_output(self, job: JobRow) -> str:

@@ -7,11 +7,13 @@ import contextlib
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..cluster.commands import Silence, SlurmJob, Submission, Submitted
 from ..errors import ClusterError, ImpersonationError
+from ..jobs.layout import claim_path
 from ..jobs.plan import replan
-from ..jobs.script import ScriptTooLarge, claim_path, render, safe_job_name
+from ..jobs.script import ScriptTooLarge, render, safe_job_name
 from ..process import slices
 from ..refusals import Refusal, kind_of, no_cluster_advice
 from ..sudo import Stalled
@@ -53,7 +55,7 @@ class Submitter:
         tasks = self.run.journal.unassigned()
         if not tasks:
             return
-        suspects = set(self.run.journal.get("alone", []))
+        suspects = set(self.run.record.alone)
         alone = [index for index in tasks if index in suspects]
         others = [index for index in tasks if index not in suspects]
         with self.run.journal.transaction():
@@ -61,7 +63,7 @@ class Submitter:
                 self.run.journal.add_job(self.run.new_token(), batch)
             if alone:
                 self.run.journal.add_job(self.run.new_token(), alone, slots=1)
-            self.run.journal.put("alone", [])
+            self.run.journal.write(replace(self.run.record, alone=()))
 
     def submit_some(self) -> None:
         """Submit planned jobs, as far as there is room."""
@@ -132,7 +134,7 @@ class Submitter:
         elif submission.outcome is Submitted.TOO_LARGE:
             self.too_large(job, [line.task for line in lines], f"SLURM refused it: {submission.words}")
             return True
-        elif submission.outcome is Submitted.REFUSED and not submission.by_sudo and self.run.bad_nodes:
+        elif submission.outcome is Submitted.REFUSED and not submission.by_sudo and self.run.record.bad_nodes:
             # It may be for want of the nodes that were left out: one of them is better than none.
             self.run.forgive_nodes(submission.words)
             return True

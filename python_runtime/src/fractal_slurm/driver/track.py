@@ -6,19 +6,22 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..cluster.commands import HELD_REASONS, ORDINARY_REASONS, PENDING_HINTS, SlurmJob, SlurmState
 from ..config.walltime import format_walltime, parse_walltime
 from ..errors import ClusterError, FractalSlurmError
-from ..jobs.script import claim_path, job_limit_s
-from ..node.protocol import BEAT_S, OUTPUT
+from ..jobs.layout import claim_path, token_of_output
+from ..jobs.script import job_limit_s
+from ..node.protocol import BEAT_S
 from ..refusals import is_hopeless
 from .collect import Collector
-from .context import Run, Watch
+from .context import Run
 from .model import JobRow, JobState
 from .notes import is_watched
 from .outcome import LOST
 from .settle import Settler
+from .sight import Sighting
 
 # The longest pause in seconds between two looks at SLURM: while jobs run, and while all jobs are pending.
 _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
@@ -70,23 +73,22 @@ class Tracker:
         jobs = self.run.journal.jobs(JobState.SUBMITTED, JobState.ENDED)
         if not jobs:
             return
-        for token in set(self.run.watches) - {job.token for job in jobs}:
-            del self.run.watches[token]
-        self.run.notes.keep({job.token for job in jobs})
+        tokens = {job.token for job in jobs}
+        self.run.keep(tokens)
+        self.run.notes.keep(tokens)
         submitted = [job for job in jobs if job.state is JobState.SUBMITTED]
         now = time.monotonic()
         if submitted and not self.run.hidden:
             self.look(submitted, now)
         ended = self.run.journal.jobs(JobState.ENDED)
         for job in ended:
-            watch = self.run.watches.setdefault(job.token, Watch())
-            if watch.ended_at is None:
-                watch.ended_at, watch.state = now, job.slurm_state or LOST
+            sighting = self.run.sightings[job.token]
+            if sighting.ended_at is None:
+                sighting.ended_at, sighting.state = now, job.slurm_state or LOST
         running = [
             job
             for job in self.run.journal.jobs(JobState.SUBMITTED)
-            if self.run.hidden
-            or self.run.watches.setdefault(job.token, Watch()).state in (SlurmState.RUNNING, SlurmState.COMPLETING)
+            if self.run.hidden or self.run.sightings[job.token].state in (SlurmState.RUNNING, SlurmState.COMPLETING)
         ]
         # Never together with jobs that ended: the last line of a file that is being written may be torn as yet.
         peek = bool(running) and not ended and (now >= self.next_peek or self.run.hidden or self.is_looked_for(now))
@@ -96,7 +98,7 @@ class Tracker:
             self.last_peek = now
         if ended or peek:
             try:
-                self.collector.collect(running if peek else ended, now)
+                self.read(running if peek else ended, now)
             except ClusterError:
                 if self.run.cancelled:  # such a run ends, also if its user keeps the results from being read
                     self.settle(now)
@@ -111,6 +113,19 @@ class Tracker:
         pause = max(_PEEK_WATCHED_S, _PEEK_PART * self.collector.read_s)
         return now - self.last_peek >= pause and is_watched(self.run.journal.folder)
 
+    def read(self, jobs: Sequence[JobRow], now: float) -> None:
+        """Read the results of jobs, and predict from them when the jobs will end.
+
+        Raises:
+            ClusterError: They can't be read now.
+        """
+        self.collector.collect(jobs, now)
+        for job in jobs:
+            sighting, done = self.run.sightings[job.token], self.run.readings[job.token].done
+            if sighting.running_since is not None and done:
+                rate = done / max(0.5, now - sighting.running_since)
+                sighting.predicted_end = now + max(0, job.tasks - done) / rate
+
     def settle(self, now: float) -> None:
         """Decide on the tasks of all jobs that have ended."""
         for job in self.run.journal.jobs(JobState.ENDED):
@@ -124,20 +139,20 @@ class Tracker:
         the reading of all results, where jobs are hidden and nothing else tells of them.
         """
         now = time.monotonic()
-        watches = list(self.run.watches.values())
+        sightings = list(self.run.sightings.values())
         elapsed = now - self.run.last_submission
-        running = any(watch.state == SlurmState.RUNNING for watch in watches)
+        running = any(sighting.state == SlurmState.RUNNING for sighting in sightings)
         pause = 1.0 if elapsed < 10 else 1.0 + (elapsed - 10) * 0.1
         pause = min(pause, _POLL_RUNNING_S if running else _POLL_PENDING_S)
         # Results that are not there yet: soon, or else late.
-        waits = [now - watch.ended_at for watch in watches if watch.ended_at is not None]
+        waits = [now - sighting.ended_at for sighting in sightings if sighting.ended_at is not None]
         if waits:
             pause = min(pause, 1.0 if min(waits) < _SOON_S else _LATE_S)
         if pause > _POLL_WATCHED_S and is_watched(self.run.journal.folder):
             pause = _POLL_WATCHED_S
-        for watch in watches:
-            if watch.predicted_end is not None and watch.state == SlurmState.RUNNING:
-                left = watch.predicted_end + 0.2 - now
+        for sighting in sightings:
+            if sighting.predicted_end is not None and sighting.state == SlurmState.RUNNING:
+                left = sighting.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
                 pause = min(pause, max(0.3, left) if left > 0 else max(0.5, -left * 0.5))
         return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.queue.answer_s))
@@ -148,68 +163,68 @@ class Tracker:
         states = self.run.queue.states(self.run.id, ids)
         gone = []
         for job in jobs:
-            watch = self.run.watches.setdefault(job.token, Watch())
+            sighting = self.run.sightings[job.token]
             if job.slurm_job_id not in states:
                 continue
             found = states[job.slurm_job_id]
-            if found is not None and not watch.seen:
+            if found is not None and not sighting.seen:
                 self.read_back(job, found)
             if found is None or not self.is_ours(job, found):
                 gone.append(job)
                 continue
-            watch.missing_since, watch.seen = None, True
+            sighting.missing_since, sighting.seen = None, True
             stuck = found.reason in HELD_REASONS or is_hopeless(found.reason)
             if not stuck:
-                watch.hopeless_since = None
-            if found.state == SlurmState.RUNNING and watch.running_since is None:
+                sighting.hopeless_since = None
+            if found.state == SlurmState.RUNNING and sighting.running_since is None:
                 # Not since we saw it: a job that began between two looks would be expected to end too late.
-                watch.running_since = now - found.elapsed_s
+                sighting.running_since = now - found.elapsed_s
                 began_at = time.time() - found.elapsed_s
                 self.run.journal.update_job(
                     job.token, slurm_state=SlurmState.RUNNING, began_at=began_at,
                     nodes=min(found.nodes, self.run.most_nodes(job)),
                 )  # fmt: skip
-                self.predict_from_others(watch)
+                self.predict_from_others(sighting)
             if found.state == SlurmState.PENDING:
-                watch.running_since = watch.predicted_end = None  # it may have been requeued
-            watch.state = found.state
+                sighting.running_since = sighting.predicted_end = None  # it may have been requeued
+            sighting.state = found.state
             self.run.notes.job(job.token, found.state, found.reason, found.node)
             if found.is_final:
-                if watch.running_since is not None:
-                    self.durations.append(now - watch.running_since)
-                self.run.job_ended(job, found.state, self.reason(found, watch), nodes=found.nodes)
+                if sighting.running_since is not None:
+                    self.durations.append(now - sighting.running_since)
+                self.run.job_ended(job, found.state, self.reason(found, sighting), nodes=found.nodes)
             elif found.state == SlurmState.PENDING and stuck:
-                self.hopeless(job, watch, found, now)
+                self.hopeless(job, sighting, found, now)
             elif found.state == SlurmState.PENDING and found.reason not in ORDINARY_REASONS:
                 hint = PENDING_HINTS.get(found.reason, "")
                 self.run.say_once(f"a job waits for the reason {found.reason}{hint}")
         if gone:
             self.lost_sight(gone, now)
 
-    def reason(self, found: SlurmJob, watch: Watch) -> str:
+    def reason(self, found: SlurmJob, sighting: Sighting) -> str:
         """Why a job ended; of one that failed also where, and with which code: slurmctld forgets it.
 
         Raises:
             Silence: slurmctld does not answer.
         """
-        watch.host = found.host
+        sighting.host = found.host
         if found.state != SlurmState.FAILED or "exit " in found.reason:
             return found.reason
-        code, watch.host = self.run.slurm.end_of(found.job_id)
+        code, sighting.host = self.run.slurm.end_of(found.job_id)
         return f"{found.reason}, exit {code}" if code else found.reason
 
     def is_ours(self, job: JobRow, found: SlurmJob) -> bool:
         """Whether an id still means our job: a slurmctld that lost its state gives ids a second time."""
-        return found.name.endswith(f".{job.token}") or bool(self.run.journal.get("renamed"))
+        return found.name.endswith(f".{job.token}") or self.run.record.renamed
 
     def read_back(self, job: JobRow, found: SlurmJob) -> None:
         """What the site made of a job as it took it (job_submit plugins rewrite values); said once."""
         is_ours = found.name.endswith(f".{job.token}")
-        if self.run.journal.get("read_back") or (not is_ours and _HAS_TOKEN.search(found.name)):
+        if self.run.record.read_back or (not is_ours and _HAS_TOKEN.search(found.name)):
             return  # a name with another token is another job's
-        self.run.journal.put("read_back", True)
+        self.run.journal.write(replace(self.run.record, read_back=True))
         if not is_ours and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
-            self.run.journal.put("renamed", True)
+            self.run.journal.write(replace(self.run.record, renamed=True))
             self.run.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
         if not set(found.partition.split(",")) <= {"", *self.run.config.partition.split(",")}:
             self.run.say(f"the site put job {found.job_id} into the partition {found.partition!r}")
@@ -232,29 +247,29 @@ class Tracker:
         and then was silent for too long. It is also lost if SLURM started it, so that its output file exists, and no
         worker began for too long. Any other job counts as pending.
         """
-        waiting = [job for job in jobs if not self.run.watches[job.token].began]
+        waiting = [job for job in jobs if not self.run.readings[job.token].began]
         begun = self.output_files(now) if waiting else set()
         gone = self.probe(waiting, now) if now >= self.next_probe else set()
         for job in jobs:
             if job.token in gone:
                 continue
-            watch = self.run.watches[job.token]
-            if watch.lines != watch.lines_before or (watch.heard_at is None and job.token in begun):
-                watch.lines_before, watch.heard_at = watch.lines, now
-            silent = now - watch.heard_at if watch.heard_at is not None else 0.0
-            watch.state = SlurmState.RUNNING if watch.began else SlurmState.PENDING
-            self.run.notes.job(job.token, watch.state, "", "")
-            if watch.began and watch.running_since is None:
-                watch.running_since = now
+            sighting, reading = self.run.sightings[job.token], self.run.readings[job.token]
+            if reading.lines != sighting.lines_heard or (sighting.heard_at is None and job.token in begun):
+                sighting.lines_heard, sighting.heard_at = reading.lines, now
+            silent = now - sighting.heard_at if sighting.heard_at is not None else 0.0
+            sighting.state = SlurmState.RUNNING if reading.began else SlurmState.PENDING
+            self.run.notes.job(job.token, sighting.state, "", "")
+            if reading.began and sighting.running_since is None:
+                sighting.running_since = now
                 self.run.journal.update_job(
-                    job.token, slurm_state=SlurmState.RUNNING, began_at=time.time(), nodes=watch.nodes
+                    job.token, slurm_state=SlurmState.RUNNING, began_at=time.time(), nodes=reading.nodes
                 )
-            if watch.workers_ended(watch.nodes):
-                self.run.job_ended(job, SlurmState.COMPLETED, "", nodes=watch.nodes)
+            if reading.workers_ended(reading.nodes):
+                self.run.job_ended(job, SlurmState.COMPLETED, "", nodes=reading.nodes)
             elif silent > self.run.settings.silent_worker_s:
-                self.run.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=watch.nodes)
+                self.run.job_ended(job, LOST, f"its worker was silent for {silent:.0f} s", nodes=reading.nodes)
             elif silent > 2 * BEAT_S:
-                watch.list_again = True  # it may have been requeued, and write another file
+                self.collector.list_again(job)  # it may have been requeued, and write another file
 
     def probe(self, jobs: Sequence[JobRow], now: float) -> set[str]:
         """Find hidden jobs that ended before their workers began; note their end and return their tokens.
@@ -276,8 +291,8 @@ class Tracker:
                 continue
             there = self.run.slurm.exists(job.slurm_job_id or "")
             if there:
-                self.run.journal.put("probe_works", True)
-            elif there is False and self.run.journal.get("probe_works", False):
+                self.run.journal.write(replace(self.run.record, probe_works=True))
+            elif there is False and self.run.record.probe_works:
                 words = "SLURM does not know it any more"
                 self.next_listing = 0.0
                 if job.token in self.output_files(now):
@@ -294,53 +309,53 @@ class Tracker:
         if now >= self.next_listing:
             self.next_listing = now + self.hidden_s
             folders = self.run.list_folders([self.run.folder], wanted=self.is_output, most=len(self.run.tokens))
-            self.started = {name.partition(".")[0] for name in folders.get(self.run.folder, [])}
+            self.started = {token_of_output(name) for name in folders.get(self.run.folder, [])}
         return self.started
 
     def is_output(self, name: str) -> bool:
         """Say whether a name in the run's folder is the name of a job's output file."""
-        return name.endswith(OUTPUT) and name.partition(".")[0] in self.run.tokens
+        return token_of_output(name) in self.run.tokens
 
-    def predict_from_others(self, watch: Watch) -> None:
+    def predict_from_others(self, sighting: Sighting) -> None:
         """Predict the end of a job from the durations of other jobs of the run."""
-        if self.durations and watch.running_since is not None:
-            watch.predicted_end = watch.running_since + sorted(self.durations)[len(self.durations) // 2]
+        if self.durations and sighting.running_since is not None:
+            sighting.predicted_end = sighting.running_since + sorted(self.durations)[len(self.durations) // 2]
 
     def lost_sight(self, jobs: Sequence[JobRow], now: float) -> None:
         """Look for the results of jobs that neither squeue nor sacct know; after a while such a job counts as lost."""
         for job in jobs:
-            watch = self.run.watches[job.token]
-            if watch.missing_since is None:
-                watch.missing_since = now
+            sighting = self.run.sightings[job.token]
+            if sighting.missing_since is None:
+                sighting.missing_since = now
         try:
-            self.collector.collect(jobs, now)
+            self.read(jobs, now)
         except ClusterError:
             if not self.run.cancelled:
                 raise
         for job in jobs:
-            watch = self.run.watches[job.token]
-            if watch.workers_ended(job.nodes):
+            missing_since = self.run.sightings[job.token].missing_since or now
+            if self.run.readings[job.token].workers_ended(job.nodes):
                 self.run.job_ended(job, SlurmState.COMPLETED, "", nodes=job.nodes)
-            elif now - (watch.missing_since or now) > self.run.settings.results_wait_s:
+            elif now - missing_since > self.run.settings.results_wait_s:
                 self.run.job_ended(job, LOST, "", nodes=job.nodes)
 
-    def hopeless(self, job: JobRow, watch: Watch, found: SlurmJob, now: float) -> None:
+    def hopeless(self, job: JobRow, sighting: Sighting, found: SlurmJob, now: float) -> None:
         """Cancel a job that would be pending for ever, once its reason has stood for long enough.
 
         The run ends then, with one exception: if SLURM holds the job after a failed launch on a node, or if nodes are
         left out, its tasks run in another job.
         """
-        if watch.hopeless_since is None:
-            watch.hopeless_since = now
-        if now - watch.hopeless_since < _HOPELESS_AFTER_S:
+        if sighting.hopeless_since is None:
+            sighting.hopeless_since = now
+        if now - sighting.hopeless_since < _HOPELESS_AFTER_S:
             self.run.say_once(f"SLURM says that it can't start job {found.job_id}: {found.reason}")
             return
         self.run.slurm.cancel(self.run.user, [found.job_id])
         if found.reason in HELD_REASONS:
             self.run.job_ended(job, SlurmState.REQUEUE_HOLD, found.reason, nodes=job.nodes)
             return
-        if self.run.bad_nodes:
-            words = f"without {', '.join(self.run.bad_nodes)} SLURM can't start it: {found.reason}"
+        if self.run.record.bad_nodes:
+            words = f"without {', '.join(self.run.record.bad_nodes)} SLURM can't start it: {found.reason}"
             self.run.forgive_nodes(words)
             self.run.job_ended(job, SlurmState.REQUEUE_HOLD, words, nodes=job.nodes)
             return

@@ -22,7 +22,8 @@ from ..config.resolve import SlurmConfig
 from ..config.types import check_export_name, check_export_path
 from ..config.walltime import format_walltime
 from ..errors import FractalSlurmError, SpecError
-from ..node.protocol import CLAIM, HOOK, MAGIC, NO_FILES_EXIT, OUTPUT, PRELOAD_EXIT, STOP, UNSAFE_EXIT
+from ..node.protocol import HOOK, MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
+from .layout import claim_path, job_folder, output_path
 
 # slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
@@ -195,9 +196,9 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
     limit = job_limit_s(config, settings, tasks)
     # --mem is what each node gives: on several nodes each would have to hold the whole job's.
     if config.use_mem_per_cpu or config.nodes not in (None, "1"):
-        memory = ("mem-per-cpu", f"{-(-config.mem_per_task_MB // config.cpus_per_task)}M")
+        memory = ("mem-per-cpu", f"{-(-config.memory_mb // config.cpus_per_task)}M")
     else:
-        memory = ("mem", f"{config.mem_per_task_MB * slots}M")
+        memory = ("mem", f"{config.memory_mb * slots}M")
     name = f"{safe_job_name(config.job_name)}.{token}"
     options: list[tuple[str, str]] = [
         ("job-name", name),
@@ -316,7 +317,7 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         ("claim", claim_path(settings.run_folder, token)),
         ("folder", job_folder(settings.run_folder, token)),
         ("cpus_per_task", config.cpus_per_task),
-        ("memory_mb", config.mem_per_task_MB),
+        ("memory_mb", config.memory_mb),
         ("memory_limit", settings.memory_limit),
         ("isolation", settings.isolation),
         ("srun", settings.srun),
@@ -331,26 +332,6 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         pairs += [("task_start", "fork"), ("fork_fallback", int(settings.fork_fallback))]
     lines = "".join(f"{key}\t{check_text(str(value), key)}\n" for key, value in pairs)
     return MAGIC + b"\n" + lines.encode("utf-8") + b"\n"
-
-
-def claim_path(run_folder: str, token: str) -> str:
-    """Return the path of a job's claim: made by the job (a symlink), or by the driver to shut the job out."""
-    return f"{run_folder}/{token}{CLAIM}"
-
-
-def stop_path(run_folder: str, token: str) -> str:
-    """Return the path of the mark that the driver makes if a job must end."""
-    return f"{run_folder}/{token}{STOP}"
-
-
-def job_folder(run_folder: str, token: str) -> str:
-    """Return the folder in which the worker of a job keeps results and logs."""
-    return f"{run_folder}/{token}"
-
-
-def output_path(run_folder: str, token: str) -> str:
-    """Return the path of the file for what a job prints outside of its tasks."""
-    return f"{run_folder}/{token}{OUTPUT}"
 
 
 def split_command(command: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..config.resolve import SlurmConfig
 from ..config.walltime import format_walltime, parse_walltime
 from ..driver.folders import write_whole
 from ..driver.journal import Journal
 from ..driver.model import TaskState
 from ..errors import FractalSlurmError
-from ..jobs.script import JobSettings, render
+from ..jobs.script import render
 from ..report import (
     args_words,
     counts_words,
@@ -88,7 +88,8 @@ def _own(environment: Environment, name: str) -> tuple[str, str]:
 
 def _facts(journal: Journal, state: str) -> dict[str, Any]:
     head = run_head(journal)
-    config = journal.get("config") or {}
+    run = journal.record
+    config = asdict(run.config) if run.config.partition else {}  # without one it can't be read
     created = head["created"] or 0.0
     counts = journal.counts()
     total = sum(counts.values())
@@ -98,7 +99,7 @@ def _facts(journal: Journal, state: str) -> dict[str, Any]:
     found = uses(lean, config, _time_s(config))
     listed = lean if total <= _MOST_TASKS else [task for task in lean if task["state"] != TaskState.SUCCEEDED]
     events = journal.events()
-    ended = journal.get("ended")
+    ended = run.ended
     return {
         "head": head,
         "state": state,
@@ -125,12 +126,12 @@ def _facts(journal: Journal, state: str) -> dict[str, Any]:
             )
         ],
         "suggestions": suggestions(found, kinds),
-        "advice": startup_advice(journal.get("startups", [])),
+        "advice": startup_advice(run.startups),
         "jobs": head["jobs"][:_MOST_JOBS],
         "jobs_cut": max(0, len(head["jobs"]) - _MOST_JOBS),
         "plan": next((event.detail for event in events if event.what == "run created"), ""),
         "config": {name: value for name, value in config.items() if value not in (None, [], {})},
-        "sources": journal.get("sources", {}),
+        "sources": run.sources,
         "script": _script(journal, config),
         "events": [
             (time.strftime("%H:%M:%S", time.localtime(event.at)), event.what, event.subject, event.detail)
@@ -160,17 +161,16 @@ def _time_s(config: dict[str, Any]) -> int | None:
 def _script(journal: Journal, config: dict[str, Any]) -> str:
     """The script of the first job, as far as it is for people: its tasks are cut where they are many."""
     jobs = journal.jobs()
-    stored = journal.get("job_settings")
-    if not jobs or not stored or not config:
+    run = journal.record
+    if not jobs or not config or not run.job_settings.command:
         return ""
     try:
-        settings = JobSettings(**{**stored, "command": tuple(stored["command"])})
         rows = [row for row in journal.tasks() if row.token == jobs[0].token][:_MOST_TASKS]
         tasks = [(row.index, row.attempt, row.args) for row in rows]
         if not tasks:
             return ""
-        text = render(SlurmConfig(**config), settings, token=jobs[0].token, tasks=tasks).decode("utf-8", "replace")
-    except (FractalSlurmError, TypeError, KeyError):
+        text = render(run.config, run.job_settings, token=jobs[0].token, tasks=tasks).decode("utf-8", "replace")
+    except FractalSlurmError:
         return ""
     if len(text) > _MOST_SCRIPT:
         text = f"{text[:_MOST_SCRIPT]}\n... cut: it has {len(text)} characters"

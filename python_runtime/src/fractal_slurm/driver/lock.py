@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Who drives a run: whoever holds the lock in its folder, and has written there who it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import RunError
+from .model import RunState
+
+# How long a lock is tried for that somebody holds who does not drive the run, in seconds.
+_LOCK_WAIT_S = 2.0
+# What a driver writes into its lock: its pid, its host, and whether it cancels on SIGTERM.
+_LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds)?")
+
+
+class Driver(NamedTuple):
+    """The process that drives a run.
+
+    Attributes:
+        host: Its host; empty where that is not known.
+        pid: Its number there, above 1; on this host it was seen to hold the lock, on another it is what the lock's
+            file says. 0 where it is not known.
+        heeds: Whether it cancels the run on SIGTERM.
+    """
+
+    host: str
+    pid: int
+    heeds: bool = False
+
+    def __str__(self) -> str:
+        return f"pid {self.pid or 'unknown'} on {self.host or 'an unknown host'}"
+
+
+def lock(folder: Path) -> int:
+    """Lock a run. Whoever only asks whether it is driven holds the lock for an instant: that is waited for.
+
+    Raises:
+        RunError: Another process drives it.
+    """
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            driver = _driver(fd)
+            if driver.pid or time.monotonic() >= deadline:
+                os.close(fd)
+                raise RunError(
+                    f"run {folder.name} is driven by another process ({driver}): let it go on, or end it first"
+                ) from None
+            time.sleep(0.01)
+        except OSError:
+            os.close(fd)
+            raise
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
+    return fd
+
+
+def _driver(fd: int) -> Driver:
+    """Who holds a lock that is held, by what its file says. Of this host's processes only one that has it is named."""
+    try:
+        text = os.pread(fd, 300, 0).decode("ascii", "replace")
+    except OSError:
+        text = ""
+    match = _LOCK_TEXT.fullmatch(text.strip())
+    if match is None:
+        return Driver("", 0)
+    pid, host = int(match[1]), match[2]
+    if pid < 2 or (host == os.uname().nodename and not _has_lock(pid, os.fstat(fd))):
+        pid = 0
+    return Driver(host, pid, heeds=match[3] is not None)
+
+
+def _has_lock(pid: int, lock: os.stat_result) -> bool:
+    """Whether a process has a file open, with a lock on it that lets nobody else in."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        for entry in (folder / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(entry.stat(), lock):
+                    info = (folder / "fdinfo" / entry.name).read_text(encoding="ascii", errors="replace")
+                    if re.search(r"^lock:.* WRITE ", info, re.MULTILINE):
+                        return True
+    except OSError:  # it is gone, or somebody else's
+        pass
+    return False
+
+
+def heeds_signals(fd: int) -> None:
+    """Let others know that this process, which holds a lock, cancels its run on SIGTERM."""
+    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename} heeds\n".encode(), 0)
+
+
+def state_now(state: RunState, driver: Driver | None) -> RunState:
+    """What the journal's word for a run's state means, given who drives it."""
+    open_ended = state in (RunState.PLANNED, RunState.DRIVEN)
+    return RunState.INTERRUPTED if open_ended and driver is None else state
+
+
+def is_driven(state_dir: Path, run_id: str) -> Driver | None:
+    """The process that drives a run, if there is one."""
+    try:
+        fd = os.open(state_dir / "runs" / run_id / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _driver(fd)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return None
