@@ -35,7 +35,9 @@ test: test-unit test-worker test-integration ## all tests
 
 test-unit: ## the tests that need no SLURM
 	@tools/bootstrap
-	$(VENV)/python -m pytest -q -n 2 tests/runtime tests/unit tests/project examples benchmarks --ignore $(WAITING)
+	$(VENV)/python -m pytest -q -n 2 --cov --cov-config tools/coverage.ini --cov-report json:.build/coverage.json \
+	    tests/runtime tests/unit tests/project examples benchmarks --ignore $(WAITING)
+	@$(VENV)/python tools/coverage .build/coverage.json
 
 test-worker: ## real worker processes, without a SLURM around them
 	@tools/bootstrap
