@@ -39,7 +39,7 @@ def doctor(
     """
     from ..doctor.checks import examine
     from ..doctor.findings import Level
-    from ..report import table
+    from .printing import table
 
     if probe and not (users and work_dirs):
         raise click.UsageError("--probe needs --user and --work-dir")

@@ -305,7 +305,8 @@ def _drive(
 
     from ..driver.model import RunState
     from ..driver.runner import Detached, Runner
-    from ..report import json_text, print_summary
+    from ..report import json_text
+    from .printing import print_summary
     from .views import view_of
 
     view = view_of(journal, quiet=shown.quiet, json_lines=shown.json_lines, hint=_HINT)
@@ -357,9 +358,10 @@ def attach(run_id: str, json_lines: bool) -> None:
     """
     from ..driver.journal import Journal
     from ..driver.model import TaskState
-    from ..report import print_report, run_head, task_rows
+    from ..report import run_head, task_rows
     from ..settings import load_settings
     from .following import is_over
+    from .printing import print_report
     from .views import view_of
 
     state_dir = load_settings().state_path()

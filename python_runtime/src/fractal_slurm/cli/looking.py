@@ -25,8 +25,8 @@ _PAUSE_S = 2.0
 def status(watch: bool, as_json: bool) -> None:
     """List the runs."""
     from ..driver.model import RunState
-    from ..report import table
     from ..settings import load_settings
+    from .printing import table
 
     state_dir = load_settings().state_path()
     if watch and as_json:
@@ -51,8 +51,9 @@ def _watch(state_dir: Path) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from ..report import plain, table_of
+    from ..report import plain
     from .live import can_live
+    from .printing import table_of
 
     if not can_live(sys.stdout):
         raise RunError("--watch is for a terminal")
@@ -135,8 +136,9 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
     from ..driver.lock import is_driven, state_now
     from ..driver.model import TaskState
     from ..driver.prepare import connect
-    from ..report import indented, plain, print_report, report_json, run_head, task_log, task_rows
+    from ..report import indented, plain, report_json, run_head, task_log, task_rows
     from ..settings import load_settings
+    from .printing import print_report
 
     def warn(journal: Journal) -> None:
         for message in journal.damage:

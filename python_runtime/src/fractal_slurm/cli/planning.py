@@ -107,7 +107,7 @@ def explain(spec_path: str, config_path: str | None, account: str | None, as_jso
     from dataclasses import asdict
 
     from ..config.whatif import bound_by, changes
-    from ..report import table
+    from .printing import table
 
     spec, resolution = _resolved(spec_path, config_path, account)
     values, batching = asdict(resolution.config), resolution.batching
@@ -195,8 +195,8 @@ def plan(
     from ..config.walltime import format_walltime
     from ..driver.prepare import connect, job_settings, walltime_of
     from ..jobs.plan import fit_scripts, make_plan
-    from ..report import table
     from ..settings import load_settings
+    from .printing import table
 
     settings = load_settings()
     spec, resolution = _resolved(spec_path, config_path, account)
