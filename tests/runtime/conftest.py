@@ -6,10 +6,16 @@ fresh examples: HYPOTHESIS_PROFILE=search.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Under nohup and in the background of a script these are ignored, and so they would be in what the tests start.
+for _number, _handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _SLOW_MACHINE = [HealthCheck.too_slow]
 settings.register_profile(

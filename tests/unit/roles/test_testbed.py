@@ -182,6 +182,12 @@ print("went on")
 """
 
 
+def heed() -> None:
+    """Heed what is ignored under nohup and in the background of a script."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's rights are needed")
 class TestInstalling:
     def start(self, tmp_path):
@@ -195,6 +201,7 @@ class TestInstalling:
             env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
             stdout=subprocess.PIPE,
             umask=0,
+            preexec_fn=heed,
         )
         deadline = time.monotonic() + 20
         while not (tmp_path / "began").exists():
