@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The one place that crosses to another user: a few commands, through sudo, as argv lists.
+"""Run a few commands as another user, through sudo. No other module does so.
 
-Which commands, in which forms, as whom: see :mod:`fractal_slurm.sudo_rules`.
+A command is a list of words (argv), never a line for a shell. :mod:`fractal_slurm.sudo_rules` says which commands are
+allowed, with which arguments, and as which users.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from .sudo_rules import (
 )
 
 _NO_SUDO = "{} is not there: install sudo, or set `sudo` in our settings"
-# What cat and ls print for a file that is missing, or that was replaced by something else meanwhile.
+# What cat and ls print for a file that is missing, or that something else has replaced.
 _ABSENT = ("No such file or directory", "Not a directory", "Is a directory")
-# How cat names a file with trouble: its path, maybe in quotes, then the words of the system.
+# How cat and ls name a file that they can't read: its path, maybe in quotes, then the error of the system.
 _ABOUT_PATH = re.compile(r"(?:cat|ls): (?:[a-z ]+)?['\u2018]?((?:/[A-Za-z0-9_.-]+)+)['\u2019]?: (.+)$")
-# Errors that a user can cause with a file of the own. Other errors are trouble of a file system, which passes.
+# Errors that a user can cause with their own files. Other errors come from the file system: a later try may succeed.
 _CLOSED = (
     "Permission denied",
     "Operation not permitted",
@@ -40,14 +41,14 @@ _CLOSED = (
     "No such device",  # "or address", too: a socket, or a terminal
     "Invalid argument",
 )
-# Defaults and tags of sudoers(5), as `sudo -l` lists them.
+# Settings and tags of sudoers(5), in the form in which `sudo -l` lists them.
 _HOLDS_BACK = re.compile(r"(?<![^\s,])(noexec|intercept|log_subcmds|NOEXEC|INTERCEPT)(?=[\s,:]|$)")
-# Limits of a command line: the kernel's (128 KiB a word, some MB in all), and the length of sudo's log lines.
+# The kernel limits a command line (128 KiB for a word, some MB for all), and sudo limits its log lines.
 MAX_PATHS_PER_CALL = 2_000
-# The names of a run's files and folders take less. Other names that a user makes there are not read.
+# The names of a run's files and folders need less. What a user adds beyond this is not read.
 MAX_LISTING_BYTES = 1 << 25
 MAX_NAMES = 1_000_000
-# The output of sbatch, scancel and mkdir takes less, the words of a site's wrapper included.
+# The output of sbatch, scancel and mkdir is shorter, even if a site's wrapper adds its own.
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -55,7 +56,7 @@ class TimedOut(ClusterError):
     """A command as another user did not end in time.
 
     Attributes:
-        stderr: What it had said so far.
+        stderr: What it had written to standard error by then.
     """
 
     def __init__(self, command: str, user: str, timeout: float, stderr: str) -> None:
@@ -64,11 +65,11 @@ class TimedOut(ClusterError):
 
 
 class TooMuch(ClusterError):
-    """A command that ran as another user printed more than such a command can need."""
+    """A command that ran as another user printed more than our limit, and was ended."""
 
 
 class Stalled(ClusterError):
-    """Nothing came from a user's files for too long, so nothing is known about them."""
+    """A user's files gave no data for too long, so nothing is known about them."""
 
 
 class Interrupted(FractalSlurmError):
@@ -82,11 +83,11 @@ class Impersonator:
     Args:
         sudo: Absolute path of sudo.
         slurm_bin_dir: Folder of sbatch and scancel.
-        service_user: The account that this process runs as. Where it is itself the user wanted, sudo is used
-            all the same, so that one rule holds for everybody.
         calls: Number of sudo calls so far.
-        stop: Asked while files are read: whether to give that up.
+        stop: Called again and again while files are read. Reading ends when it returns true.
         lingering: Each sbatch that did not end in time, and could not be ended.
+
+    Sudo is used for every user, also for the account that this process runs as: one rule holds for all.
     """
 
     sudo: str = "/usr/bin/sudo"
@@ -99,7 +100,7 @@ class Impersonator:
         """Return the whole command line of one call.
 
         Raises:
-            FractalSlurmError: ``command`` is not among :data:`COMMANDS`, or ``user`` is no name of a user.
+            FractalSlurmError: ``command`` is not one of :data:`COMMANDS`, or ``user`` is not a valid user name.
         """
         if command not in COMMANDS:
             raise FractalSlurmError(f"{command!r} can't be run as another user: allowed are {', '.join(COMMANDS)}")
@@ -127,22 +128,22 @@ class Impersonator:
         """Run a command as ``user`` and wait for it.
 
         Args:
-            user: Whom to run it as.
+            user: The user that the command runs as.
             command: One of :data:`COMMANDS`.
             arguments: Its arguments.
             stdin: What it reads on standard input.
-            timeout: Seconds after which it is ended.
+            timeout: Seconds. A command that takes longer is ended.
 
         Returns:
-            Exit code and output, whatever they are: a caller judges them. sudo's own refusal can't be told
-            from a failing command by its exit code (1 both).
+            Exit code and output. A failed command is no error here: the caller decides what it means. The exit code
+            does not tell whether sudo refused or the command failed: it is 1 for both.
 
         Raises:
-            FractalSlurmError: It is none of our forms.
-            ImpersonationError: There is no sudo.
+            FractalSlurmError: The command or its arguments are not allowed (:func:`check_form`).
+            ImpersonationError: sudo is not installed.
             TimedOut: The command did not end in time.
-            TooMuch: It printed more than any of them has to say.
-            ClusterError: It could not be started.
+            TooMuch: The command printed more than :data:`MAX_ANSWER_BYTES`.
+            ClusterError: The command could not be started.
         """
         check_form(command, arguments)
         self.calls += 1
@@ -167,26 +168,29 @@ class Impersonator:
             raise ClusterError(f"{command} as {user} can't be started: {error.strerror}") from None
 
     def is_lingering(self) -> bool:
-        """Say whether an sbatch still runs that ended neither in time nor on SIGTERM: it may still submit its job."""
+        """Return whether an sbatch still runs that did not end in time, nor on SIGTERM. It may still submit its job."""
         self.lingering = [process for process in self.lingering if process.poll() is None]
         return bool(self.lingering)
 
     def read_files(
         self, user: str, paths: Sequence[str], *, timeout: float, max_bytes: int, closed: dict[str, str] | None = None
     ) -> Iterator[bytes]:
-        """The content of files of ``user``'s, one after the other, in chunks. Files that are not there are passed over.
+        """Read files as ``user``, one after the other. A file that does not exist gives nothing.
 
         Args:
-            user: Whose files they are.
+            user: The owner of the files.
             paths: Absolute paths.
-            timeout: Seconds without a byte, or for each megabyte, after which a file counts as unreadable.
-            max_bytes: Where reading stops; what is beyond is left unread.
-            closed: Takes the files that their user made something of that can't be read, each with cat's words for
-                it; without it they are errors.
+            timeout: Seconds to wait for the next byte, and for each megabyte. After that a file counts as unreadable.
+            max_bytes: Most bytes to read, of all files together.
+            closed: Receives each file that the user made unreadable (by its mode, say), with the message of cat.
+                Without it such a file is an error.
+
+        Yields:
+            The content, in chunks.
 
         Raises:
-            Stalled: Nothing came for too long.
-            ClusterError: sudo refused, or a file that is there could not be read: nothing follows from what came.
+            Stalled: No data came for too long.
+            ClusterError: sudo refused, or a file that exists could not be read. Do not use what was read before.
         """
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             some = paths[first : first + MAX_PATHS_PER_CALL]
@@ -205,14 +209,14 @@ class Impersonator:
         max_bytes: int,
         closed: dict[str, str] | None = None,
     ) -> Iterator[bytes]:
-        """Yield the output of cat or ls in chunks. It ends even if the user made a path a pipe that nobody fills.
+        """Yield the output of cat or ls in chunks. It ends in time, even if a path is a pipe that nobody writes to.
 
         Raises:
             ClusterError: As :meth:`read_files`.
         """
         check_form(command, ["--", *paths])
         self.calls += 1
-        patience = timeout + len(paths)  # seconds of waiting in all; each megabyte that comes adds to them
+        patience = timeout + len(paths)  # seconds to wait in all; each megabyte that arrives adds to them
         try:
             child = Child(self.argv(user, command, ["--", *paths]), env=clean_environment())
         except FileNotFoundError:
@@ -255,12 +259,12 @@ class Impersonator:
         timeout: float,
         closed: dict[str, str] | None,
     ) -> None:
-        """Accept a failure of cat or ls if it only means that files are missing or can't be read.
+        """Accept a failure of cat or ls if its only cause is files that are missing or closed by their user.
 
         Raises:
-            ClusterError: It means something else.
-            ImpersonationError: It is sudo's.
-            Interrupted: The driver has something else to do.
+            ClusterError: There is another cause.
+            ImpersonationError: sudo refused.
+            Interrupted: The driver was told to stop.
         """
         wanted, absent = set(paths), set[str]()
         for line in self._words_of(user, command, ["--", *paths], stderr):
@@ -271,8 +275,8 @@ class Impersonator:
             if closed is not None and path and words.startswith(_CLOSED):
                 closed.setdefault(path, words)
                 continue
-            # Another implementation, or another language, may say so in other words: a second look tells. One for each
-            # path: the user may write any number of lines.
+            # Another implementation of cat, or another language, has other words for a missing file. So look whether
+            # the file is there. Look once for each path: the user can cause any number of lines.
             named = wanted.intersection(re.split(r"[\s:'\"`\u2018\u2019]+", line))
             if not named or not all(path in absent or self._is_absent(user, path, timeout) for path in named):
                 raise ClusterError(f"{user}'s files can't be read: {one_line(line)}")
@@ -281,7 +285,7 @@ class Impersonator:
                 raise Interrupted(f"{user}'s files were not read to the end: the driver was told to stop")
 
     def _is_absent(self, user: str, path: str, timeout: float, levels: int = 3) -> bool:
-        """Say whether a path is surely missing: the folder above it can be listed, and does not have it."""
+        """Return whether a path is surely missing: its parent folder can be listed, and does not have it."""
         above, _slash, name = path.rpartition("/")
         if not above or not levels:
             return False
@@ -294,39 +298,45 @@ class Impersonator:
         return self._is_absent(user, above, timeout, levels - 1)
 
     def allowed(self, user: str, command: str, arguments: Sequence[str]) -> bool:
-        """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``. Raises as why_not."""
+        """Ask sudo whether it would run a command as ``user``. The command is not run. Raises as why_not."""
         return self.why_not(user, command, arguments) is None
 
     def why_not(self, user: str, command: str, arguments: Sequence[str]) -> list[str] | None:
-        """Ask sudo whether it would run a command as ``user``; nothing is run as ``user``.
+        """Ask sudo whether it would run a command as ``user``. The command is not run.
 
         Returns:
-            None if it would; else the lines that it has to say to that, which may be none.
+            None if sudo would run it. Else the lines of sudo's message; the list may be empty.
 
         Raises:
-            ImpersonationError: There is no sudo, or it does not answer.
+            ImpersonationError: sudo is not installed, or does not answer.
         """
         argv = self.argv(user, command, arguments)
         result = self._list(argv[argv.index("-u") :])
         return None if result.returncode == 0 else result.stderr.decode(errors="replace").splitlines()
 
     def holds_programs_back(self) -> list[str]:
-        """Which of sudo's settings for this account keep a command from starting programs, by what sudo lists.
+        """Return the settings of sudo that stop a command from starting other programs, for this account.
 
-        They do so by a variable, LD_PRELOAD, that sbatch hands on to its jobs. Where sudo lists nothing, none is known.
+        sudo does so with the variable LD_PRELOAD, and sbatch passes that on to its jobs.
+
+        Returns:
+            The settings that `sudo -l` names. The list is empty if sudo lists nothing.
 
         Raises:
-            ImpersonationError: There is no sudo, or it does not answer.
+            ImpersonationError: sudo is not installed, or does not answer.
         """
         result = self._list([])
         listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
         return sorted({match[1] for match in _HOLDS_BACK.finditer(listing)})
 
     def other_rights(self) -> list[str]:
-        """Rules that let this account run more than our commands, as sudo lists them; none where it lists nothing.
+        """Return the rules that let this account run more than our commands.
+
+        Returns:
+            The rules as `sudo -l` lists them. The list is empty if sudo lists nothing.
 
         Raises:
-            ImpersonationError: There is no sudo, or it does not answer.
+            ImpersonationError: sudo is not installed, or does not answer.
         """
         result = self._list([])
         listing = result.stdout.decode(errors="replace") if result.returncode == 0 else ""
@@ -346,12 +356,12 @@ class Impersonator:
             raise ImpersonationError(f"sudo -l was ended: {overflow}") from None
 
     def refusal(self, user: str, command: str, stderr: Iterable[str] = ()) -> str:
-        """The sentence for a user that sudo does not allow, or that this host does not know.
+        """Return the message for a user that sudo does not allow, or that this host does not know.
 
         Args:
             user: The user.
-            command: What was to be run as them: one path or several.
-            stderr: The lines that sudo had to say.
+            command: The command that should have run as the user: one path or several.
+            stderr: The lines that sudo printed.
         """
         lines = list(stderr)
         words = sudo_words(lines)
@@ -368,15 +378,15 @@ class Impersonator:
         return f"sudo does not let {current_user()} run {command} as {user}: {advice}{said}"
 
     def make_folder(self, user: str, path: str, *, timeout: float = 60) -> str:
-        """Make a folder of ``user``'s, private to them (mode 0700), with what is missing above it.
+        """Make a private folder (mode 0700) as ``user``. Make the missing folders above it, too.
 
-        mkdir(2) makes the folder itself, or fails: what somebody else made of that name is never taken for it.
+        mkdir(2) makes a new folder, or fails. So a folder that somebody else made under this name is never used.
 
         Returns:
-            "" if it was made, else why not, in mkdir's words: it is there, say.
+            "" if the folder was made, else the message of mkdir: that the name exists already, for instance.
 
         Raises:
-            ClusterError: What is above it can't be made; with mkdir's words.
+            ClusterError: A folder above it can't be made. The error has the message of mkdir.
             ImpersonationError: sudo refused.
         """
         exclusive = ["-m", "700", "--", path]
@@ -395,15 +405,16 @@ class Impersonator:
         return one_line("; ".join(self._words_of(user, "mkdir", exclusive, result.stderr)))
 
     def take_names(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> list[bool]:
-        """Take names, each at once and for good, by making a folder of that name as ``user``.
+        """Claim names by making a folder for each, as ``user``. A claim is final.
 
-        Of two who take a name, mkdir(2) lets exactly one succeed, on network file systems too.
+        If two processes claim one name, mkdir(2) lets exactly one succeed, on network file systems too.
 
         Returns:
-            For each path, whether it is ours: made now, or earlier. Else it is a job's symlink.
+            For each path, whether we hold the name: we claimed it now, or earlier. If not, a job has made a symlink
+            of that name.
 
         Raises:
-            ClusterError: A name could neither be taken nor is it taken; with mkdir's words.
+            ClusterError: A name could not be claimed, and nobody else holds it. The error has the message of mkdir.
         """
         ours: list[bool] = []
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
@@ -412,7 +423,7 @@ class Impersonator:
             if result.returncode == 0:
                 ours += [True] * len(some)
                 continue
-            # What is there tells more than mkdir's words, of which each implementation has its own.
+            # Each implementation of mkdir has its own messages. So look what exists instead.
             found = self.look(user, some, timeout=timeout)
             if len(found) < len(some):
                 words = self._words_of(user, "mkdir", ["--", *some], result.stderr)
@@ -422,31 +433,31 @@ class Impersonator:
         return ours
 
     def look(self, user: str, paths: Sequence[str], *, timeout: float = 60) -> dict[str, bool]:
-        """What is there of some paths (of :data:`MAX_PATHS_PER_CALL` at the most), as ``user`` sees it.
+        """Look as ``user`` which paths exist. There may be :data:`MAX_PATHS_PER_CALL` paths at most.
 
         Returns:
-            For each path that is there and can be looked at, whether it is a folder.
+            Each path that exists and that the user can see, with whether it is a folder.
         """
-        # With two words or more ls(1) prints a heading for each folder. Before these stand the names of all else.
+        # With two arguments or more, ls(1) first prints the names that are no folders, then a heading for each folder.
         try:
             result = self.run(user, "ls", ["--", *paths, *paths[-1:]], timeout=timeout)
         except TooMuch:
-            # What prints so much is a folder, and its user filled it.
+            # Only a folder with very many names gives so much output.
             if len(paths) == 1:
                 return {paths[0]: True}
             halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
             return {path: kind for half in halves for path, kind in self.look(user, half, timeout=timeout).items()}
         lines = result.stdout.decode(errors="replace").split("\n")
         found = dict.fromkeys(set(paths).intersection(lines), False)
-        # No name in a folder has a slash, so nobody can forge a heading.
+        # A file name can't have a slash, so a file in a folder can't look like a heading.
         found.update(dict.fromkeys((path for path in paths if f"{path}:" in lines), True))
         return found
 
     def _words_of(self, user: str, command: str, arguments: Sequence[str], stderr: bytes) -> list[str]:
-        """Return what a command that failed wrote to standard error, as sentences.
+        """Return the lines that a failed command wrote to standard error.
 
         Raises:
-            ImpersonationError: It was sudo that refused.
+            ImpersonationError: sudo refused, and the command did not run.
         """
         lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
         own = [line for line in lines if f"{command}:" in line]
@@ -463,14 +474,17 @@ class Impersonator:
         wanted: Callable[[str], bool] = lambda _name: True,
         most: int = MAX_NAMES,
     ) -> dict[str, list[str]]:
-        """The names in each of the folders; a folder that is not there has none.
+        """List folders as ``user``.
 
         Args:
-            user: Whose folders they are.
-            paths: Absolute paths.
-            timeout: Seconds without a name after which the folders count as unreadable.
-            wanted: Which names are kept: the folders are the user's, who may make any number of others.
-            most: How many names are kept of one folder.
+            user: The owner of the folders.
+            paths: Absolute paths of the folders.
+            timeout: Seconds to wait for output. After that the folders count as unreadable.
+            wanted: Returns whether a name is kept. The user may put any number of other files there.
+            most: Most names to keep of one folder.
+
+        Returns:
+            The names in each folder. A folder that does not exist has no names, or is left out.
 
         Raises:
             ClusterError: ls could not be run.
@@ -479,7 +493,7 @@ class Impersonator:
         for first in range(0, len(paths), MAX_PATHS_PER_CALL):
             some = dict.fromkeys(paths[first : first + MAX_PATHS_PER_CALL])
             lines = split_lines(self._read(user, "ls", list(some), timeout, MAX_LISTING_BYTES), longest=1 << 16)
-            # ls(1): 1 and 2 stand for folders that are missing or closed; with one folder it prints no heading.
+            # With a single folder ls(1) prints no heading.
             current = found.setdefault(next(iter(some)), []) if len(some) == 1 else []
             for line in lines:
                 name = line.decode(errors="replace")
@@ -497,8 +511,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def clean_environment() -> dict[str, str]:
     """Return the environment of our commands.
 
-    It has a fixed PATH, and an English locale, because we read messages; sudo passes the locale on to the jobs. Of the
-    caller's environment it has only what SLURM's clients need to find the cluster.
+    PATH is fixed. The locale is English, because we read messages; sudo passes the locale on to the jobs. From the
+    caller's environment we keep only what SLURM's commands need to find the cluster.
     """
     keep = {name: value for name, value in os.environ.items() if name in ("SLURM_CONF", "HOME", "USER", "LOGNAME")}
     return {
@@ -510,7 +524,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def core_folder(command: str) -> str:
-    """Return the folder of a core command: /usr/bin, or /bin on systems that keep the two apart."""
+    """Return the folder of a core command: /usr/bin, or /bin on systems where these are two folders."""
     return "/usr/bin" if os.path.exists(f"/usr/bin/{command}") else "/bin"
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a cluster is made of, read from what SLURM's own commands print.
+"""Facts about a cluster: its partitions, nodes, accounts and limits, read from the output of SLURM's commands.
 
-Commands and parser are apart, so that the commands can run on one host and their output be understood on another.
-The text forms are used, not ``--json``: they are the same from SLURM 22.05 to the newest and much cheaper.
+:func:`commands` lists the commands, :func:`parse` reads their output. So the commands can run on one host, and another
+host can read the output. We read the text output, not ``--json``: it is the same from SLURM 22.05 to the newest
+version, and much faster.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _ASSOCIATION_FIELDS = (
     "Cluster",
 )
 _QOS_FIELDS = ("Name", "MaxSubmitPU", "GrpSubmit", "MaxJobsPU", "MaxWall", "Flags")
-# Name -> arguments. All of them only read, and any account may run them.
+# Name of the output -> command. The commands change nothing, and any account may run them.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "config": ("scontrol", "show", "config"),
     "partitions": ("scontrol", "--all", "--oneliner", "show", "partition"),
     "nodes": ("scontrol", "--all", "--oneliner", "show", "node"),
 }
-# The same for clusters that keep accounts.
+# The same, for clusters with accounting.
 ACCOUNTING_COMMANDS: dict[str, tuple[str, ...]] = {
     "associations": (
         "sacctmgr",
@@ -45,18 +46,18 @@ ACCOUNTING_COMMANDS: dict[str, tuple[str, ...]] = {
         f"format={','.join(_ASSOCIATION_FIELDS)}",
     ),
     "qos": ("sacctmgr", "--noheader", "--parsable2", "show", "qos", f"format={','.join(_QOS_FIELDS)}"),
-    # What slurmdbd itself hides, which scontrol does not say.
+    # What slurmdbd itself hides. scontrol does not show that.
     "accounting_config": ("sacctmgr", "show", "configuration"),
 }
 DEFAULT_MAX_SCRIPT_SIZE = 4 * 1024 * 1024
 
-# The beginning of a value. It may have blanks in it (Reason, OS), and ends where the next KEY= begins.
+# A KEY= before a value. A value may have blanks in it (Reason, OS): it ends where the next KEY= begins.
 _KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z][A-Za-z0-9_:/]*)=")
-# No number of SLURM's is longer.
+# No number of SLURM has more digits.
 _NUMBER = re.compile(r"\s*([0-9]{1,18})(?![0-9])")
-# More names are no part of one cluster.
+# No cluster has more hosts.
 _MOST_HOSTS = 100_000
-# No name of a host is longer (hostname(7)).
+# No host name is longer (hostname(7)).
 _LONGEST_HOST = 255
 _UNLIMITED = frozenset(("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)", "NO_VAL", ""))
 
@@ -68,14 +69,14 @@ class Node:
     Attributes:
         name: Its name.
         state: State as SLURM writes it, e.g. ``IDLE`` or ``DOWN+DRAIN``.
-        cpus: CPUs that jobs can have.
-        memory_mb: Memory that jobs can have.
+        cpus: Number of CPUs that jobs can use.
+        memory_mb: Memory in MB that jobs can use.
         gres: Generic resources by name, all types together, and by ``name:type``; e.g. ``{"gpu": 4, "gpu:a100": 4}``.
         features: Features for --constraint.
         partitions: Names of the partitions that it is in.
-        reason: Why it is down or drained, by the administrator or SLURM.
-        host: NodeHostName, by which SLURM knows it, too.
-        unknown: Which of the fields above SLURM did not say in a form that is known: ``cpus``, ``memory_mb``, ``gres``.
+        reason: Why it is down or drained, as the administrator or SLURM wrote it.
+        host: Its NodeHostName. SLURM accepts this name for the node, too.
+        unknown: Fields that could not be read from SLURM's output: ``cpus``, ``memory_mb``, ``gres``.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Node:
 
     @property
     def is_up(self) -> bool:
-        """Whether jobs can be started on it, now or when it is free."""
+        """Whether jobs can start on this node, now or when it becomes free."""
         flags = set(re.findall(r"[A-Z_]+", self.state.upper()))
         down = {
             "DOWN",
@@ -114,14 +115,14 @@ class Partition:
 
     Attributes:
         name: Its name.
-        is_default: Whether jobs that name none get it.
+        is_default: Whether a job that names no partition gets this one.
         state: ``UP``, ``DOWN``, ``DRAIN`` or ``INACTIVE``.
-        max_time_s: Longest time limit of a job in seconds, None for any.
-        default_time_s: Time limit of jobs that name none, None where that is ``max_time_s``.
-        max_nodes: Most nodes of a job, None for any.
-        max_cpus_per_node: Most CPUs of a job on a node, None for any.
-        max_memory_mb: Most memory of a job on a node, None for any.
-        allow_accounts: The only accounts that may use it, None for all.
+        max_time_s: Longest time limit of a job in seconds, None for no limit.
+        default_time_s: Time limit in seconds of a job that names none, None where that is ``max_time_s``.
+        max_nodes: Most nodes of a job, None for no limit.
+        max_cpus_per_node: Most CPUs of a job on one node, None for no limit.
+        max_memory_mb: Most memory in MB of a job on one node, None for no limit.
+        allow_accounts: The only accounts that may use it, None for all accounts.
         deny_accounts: Accounts that may not use it.
         qos: Its own QOS, or an empty string.
         total_nodes: Number of its nodes.
@@ -143,19 +144,19 @@ class Partition:
 
 @dataclass(frozen=True)
 class Association:
-    """An account, or a user in an account, with limits. A limit of None is none.
+    """An account, or a user in an account, with limits. None stands for no limit.
 
     Attributes:
         account: The account.
-        user: The user, or an empty string for the account's own line.
-        partition: The only partition that it is for, or an empty string.
+        user: The user, or an empty string for the line of the account itself.
+        partition: The only partition that it holds for, or an empty string for all.
         qos: QOS that it may use.
-        default_qos: QOS of jobs that name none.
+        default_qos: QOS of a job that names none.
         max_submit: Most jobs that the user may have submitted.
         group_max_submit: Most jobs that all of the account may have submitted.
         max_jobs: Most jobs that the user may have running.
         max_wall_s: Longest time limit of a job in seconds; 0 lets no job run.
-        cluster: The cluster that it is for, or an empty string where that is not said.
+        cluster: The cluster that it holds for, or an empty string where SLURM does not name it.
     """
 
     account: str
@@ -172,7 +173,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Qos:
-    """A quality of service. A limit of None is none.
+    """A quality of service (QOS). None stands for no limit.
 
     Attributes:
         name: Its name.
@@ -198,22 +199,22 @@ class Cluster:
     Attributes:
         name: ClusterName.
         version: SLURM's version.
-        min_job_age_s: Seconds that a job stays known after its end.
+        min_job_age_s: Seconds that slurmctld keeps a job after its end.
         kill_wait_s: Seconds between SIGTERM and SIGKILL when a job is ended.
         max_array_size: One more than the highest index of a job array.
         max_job_count: Most jobs that slurmctld holds.
         max_script_size: Largest batch script in bytes.
-        private_data: What ordinary users can't see of others, e.g. ``("jobs",)``.
-        enforce_part_limits: ``ALL``, ``ANY`` or ``NO``: whether sbatch refuses what can't run.
-        accounting_enforced: What AccountingStorageEnforce names.
-        has_accounting: Whether accounts are kept.
-        partitions: By name; none where SLURM shows this account none.
-        nodes: By name; none where SLURM shows this account none.
-        associations: All that were asked for, of this cluster; None where they are not known.
-        qos: By name; None where they are not known.
+        private_data: What ordinary users can't see of other users, e.g. ``("jobs",)``.
+        enforce_part_limits: ``ALL``, ``ANY`` or ``NO``: whether sbatch refuses a job that can't run.
+        accounting_enforced: The values of AccountingStorageEnforce.
+        has_accounting: Whether the cluster uses slurmdbd.
+        partitions: Partitions by name. It is empty where SLURM shows this account none.
+        nodes: Nodes by name. It is empty where SLURM shows this account none.
+        associations: The associations of this cluster that were asked for, None where they are not known.
+        qos: QOS by name, None where they are not known.
         shows_partitions: Whether SLURM shows this account partitions (PrivateData).
         shows_nodes: Whether SLURM shows this account nodes (PrivateData).
-        shows_accounts: Whether slurmdbd is known to show this account the associations of others.
+        shows_accounts: Whether slurmdbd shows this account the associations of other users.
     """
 
     name: str
@@ -237,7 +238,7 @@ class Cluster:
 
     @property
     def hides_jobs(self) -> bool:
-        """Whether slurmctld shows ordinary users their own jobs only (PrivateData, slurm.conf(5))."""
+        """Whether slurmctld shows ordinary users only their own jobs (PrivateData, slurm.conf(5))."""
         return "jobs" in map(str.lower, self.private_data)
 
     @property
@@ -247,47 +248,50 @@ class Cluster:
 
     @property
     def limits_jobs(self) -> bool:
-        """Whether SLURM heeds limits of QOS and associations (AccountingStorageEnforce)."""
+        """Whether SLURM enforces the limits of QOS and associations (AccountingStorageEnforce)."""
         return bool({"limits", "safe", "all"} & {name.lower() for name in self.accounting_enforced})
 
     def hides_nodes_of(self, partition: Partition) -> bool:
-        """Whether a partition has nodes that SLURM does not show: those in a cloud, while they are powered down."""
+        """Whether a partition has nodes that SLURM does not show, such as cloud nodes that are powered down."""
         return len(self.nodes_of(partition.name)) < partition.total_nodes
 
     def nodes_of(self, partition: str) -> list[Node]:
-        """The nodes of a partition."""
+        """Return the nodes of a partition."""
         return [node for node in self.nodes.values() if partition in node.partitions]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """Return these facts as plain values, for JSON."""
         return asdict(self)
 
 
 def commands(*, accounting: bool, users: Sequence[str] = ()) -> dict[str, list[str]]:
-    """The commands to run, by the name under which :func:`parse` takes their output.
+    """Return the commands to run.
 
     Args:
-        accounting: Whether accounts are asked for, too.
-        users: The users whose associations are wanted; none for all.
+        accounting: Whether to ask for accounts and QOS, too.
+        users: The users whose associations are wanted. Without any, those of all users are.
+
+    Returns:
+        The commands by name. :func:`parse` takes the output of each under the same name.
     """
     wanted = {name: list(argv) for name, argv in COMMANDS.items()}
     if accounting:
         wanted.update({name: list(argv) for name, argv in ACCOUNTING_COMMANDS.items()})
         if users:
-            # The accounts' own lines, which have no user, come by a question of their own.
+            # The lines of the accounts themselves have no user. A second command asks for them.
             wanted["accounts"] = [*wanted["associations"], "user="]
             wanted["associations"].append(f"user={','.join(users)}")
     return wanted
 
 
 def parse(outputs: Mapping[str, str]) -> Cluster:
-    """Understand what the commands printed. What they did not say, or not in a form that is known, is unknown.
+    """Read the output of the commands. A value that is missing, or that we can't read, counts as unknown.
 
     Args:
-        outputs: Standard output by name, see :func:`commands`. All but ``config`` may be missing.
+        outputs: Standard output by name, see :func:`commands`. Only ``config`` is required.
 
     Raises:
-        ClusterError: ``config`` is missing, or is not what SLURM prints.
+        ClusterError: ``config`` is missing, or is not the output of ``scontrol show config``.
     """
     if not outputs.get("config", "").strip():
         raise ClusterError(f"nothing is known of the cluster: no output of {' '.join(COMMANDS['config'])}")
@@ -336,9 +340,10 @@ def _lines(outputs: Mapping[str, str], name: str, start: str) -> list[str]:
 
 
 def _shows_accounts(text: str | None) -> bool:
-    """Whether slurmdbd shows everybody the associations of all, by its part of ``sacctmgr show configuration``.
+    """Return whether slurmdbd shows everybody the associations of all users.
 
-    Where it does not say, one is believed that shows them: so old answers, without this part, are read as before.
+    The part on slurmdbd in ``sacctmgr show configuration`` says so. Where that part is missing, the answer is true:
+    outputs that were saved before we asked for it have no such part.
     """
     if text is None:
         return True
@@ -348,13 +353,13 @@ def _shows_accounts(text: str | None) -> bool:
 
 
 def parse_config_lines(text: str) -> dict[str, str]:
-    """``scontrol show config`` by name."""
+    """Return the values of ``scontrol show config`` by name."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {name.strip(): value.strip() for name, _sign, value in pairs}
 
 
 def parse_oneliner(line: str) -> dict[str, str]:
-    """A line of ``scontrol --oneliner show`` by name. Where a name stands twice, the first counts."""
+    """Return the values of a line of ``scontrol --oneliner show`` by name. Of a name that occurs twice, the first."""
     found: dict[str, str] = {}
     text = line.strip()
     keys = list(_KEY.finditer(text))
@@ -364,10 +369,10 @@ def parse_oneliner(line: str) -> dict[str, str]:
 
 
 def parse_node(line: str) -> Node:
-    """A line of ``scontrol --oneliner show node``."""
+    """Return the node that a line of ``scontrol --oneliner show node`` describes."""
     values = parse_oneliner(line)
     unknown = []
-    # CPUEfctv leaves out CPUs that are set aside for the system; older versions do not have it.
+    # CPUEfctv does not count the CPUs that are reserved for the system. Older versions do not print it.
     cpus = _integer(values.get("CPUEfctv", "")) or _integer(values.get("CPUTot", ""))
     memory = _integer(values.get("RealMemory", ""))
     try:
@@ -394,7 +399,7 @@ def parse_node(line: str) -> Node:
 
 
 def parse_partition(line: str) -> Partition:
-    """A line of ``scontrol --oneliner show partition``."""
+    """Return the partition that a line of ``scontrol --oneliner show partition`` describes."""
     values = parse_oneliner(line)
     allowed = values.get("AllowAccounts", "ALL")
     return Partition(
@@ -414,16 +419,16 @@ def parse_partition(line: str) -> Partition:
 
 
 def parse_gres(text: str) -> dict[str, int]:
-    """A list of generic resources, as nodes have them and as --gres asks for them.
+    """Read a list of generic resources: those of a node, or those that --gres asks for.
 
     Args:
         text: E.g. ``gpu:a100:4(S:0-1),shard:8`` or ``gres/gpu:2``.
 
     Returns:
-        Counts by name, and by ``name:type`` where a type is stated.
+        Counts by name, and also by ``name:type`` where the list names a type.
 
     Raises:
-        FractalSlurmError: It is no such list.
+        FractalSlurmError: The text is not such a list.
     """
     found: dict[str, int] = {}
     plain = re.sub(r"\([^()]*\)", "", text).strip()
@@ -445,10 +450,10 @@ def parse_gres(text: str) -> dict[str, int]:
 
 
 def expand_hostlist(text: str) -> list[str]:
-    """The names in a host list such as ``gpu[01-03,7],login``.
+    """Return the names in a host list such as ``gpu[01-03,7],login``.
 
     Raises:
-        FractalSlurmError: It is no host list, or one of more than 100,000 names in all or with a name of over 255
+        FractalSlurmError: The text is not a host list, or has more than 100,000 names, or a name of over 255
             characters.
     """
     refusal = FractalSlurmError(
@@ -498,7 +503,7 @@ def _integer(text: str) -> int | None:
 
 
 def _seconds(text: str) -> int | None:
-    """A limit of the site's in seconds. None where there is none, or none that can be read; zero is a limit, too."""
+    """Return a time limit in seconds. None stands for no limit, or one that we can't read. Zero is a limit."""
     plain = text.strip()
     if re.fullmatch(r"(?:0{1,9}[-:])*0{1,9}", plain):
         return 0
@@ -509,7 +514,7 @@ def _seconds(text: str) -> int | None:
 
 
 def _rows(text: str, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table. The last column is missing from answers that were written down before it was asked for."""
+    """Return the rows of a table. The last column may be missing: older saved outputs do not have it."""
     rows = [line.split("|") for line in text.splitlines() if line.strip()]
     full = [[*row, ""] if len(row) == len(names) - 1 else row for row in rows]
     return [dict(zip(names, row, strict=True)) for row in full if len(row) == len(names)]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Does a config file fit a cluster? Everything that sbatch would refuse, or that would wait for ever.
+"""Compare a config file with a cluster. Find what sbatch would refuse, and jobs that would wait for ever.
 
-SLURM itself says so late or never: a job that no node can run is accepted, and pends without end,
-unless the site sets EnforcePartLimits.
+SLURM itself may not report such a job: it accepts a job that no node can run, unless the site sets EnforcePartLimits.
+The job then stays pending.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from ..config.walltime import format_walltime, parse_walltime
 from ..errors import BatchingError, FractalSlurmError, count_of, shown
 from .facts import Association, Cluster, Node, Partition, Qos, expand_hostlist, parse_gres
 
-# Numbers of tasks for which the batching is told: one, a plate of 96 wells, one of 1,536, and a screen.
+# Numbers of tasks for which we show the batching: one task, a plate of 96 wells, a plate of 1,536, and a screen.
 ADVICE_FOR = (1, 96, 1_536, 10_000)
 _DEFAULT = "$.default_slurm_config"
 _GPU = "$.gpu_slurm_config"
 _BATCHING = "$.batching_config"
-# How many names a message shows, and how firmly the operators of a constraint bind.
+# How many names a message shows, and how many characters of each.
 _MOST_NAMES, _LONGEST_NAME = 10, 80
+# Precedence of the operators of a constraint: a higher number binds first.
 _BINDS = {"|": 1, "&": 2, ",": 2}
-# A name that SLURM can take for nothing but a node's: no file, no localhost.
+# A name that can only be a node. A file name with a slash and localhost are not.
 _PLAIN_HOST = re.compile(r"(?!localhost$)[A-Za-z0-9][A-Za-z0-9_.-]*").fullmatch
 
 
@@ -39,12 +40,12 @@ class Severity(str, Enum):
 
 
 class Finding(NamedTuple):
-    """One thing found.
+    """One result of the comparison.
 
     Attributes:
-        severity: An error is never going to work; a warning may work or wait; advice is for reading.
+        severity: An error: jobs can't run. A warning: jobs may run, or wait. Advice: information only.
         path: JSON path in the config file.
-        message: A sentence: what was found, what the cluster allows.
+        message: A sentence that says what the file has, and what the cluster allows.
     """
 
     severity: Severity
@@ -56,17 +57,17 @@ class Finding(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What a task of one kind asks for, with the JSON path that each option came from."""
+    """The options of one kind of task, with the JSON path where each option was set."""
 
     values: dict[str, Any]
     paths: dict[str, str]
 
     def get(self, name: str) -> Any:
-        """The option's value, or None."""
+        """Return the option's value, or None."""
         return self.values.get(name)
 
     def path(self, name: str) -> str:
-        """The option's JSON path."""
+        """Return the option's JSON path."""
         return self.paths.get(name, f"{_DEFAULT}.{name}")
 
 
@@ -76,10 +77,10 @@ def check(config: SlurmConfigFile, cluster: Cluster, *, users: Sequence[str] = (
     Args:
         config: The config file.
         cluster: The cluster.
-        users: Users who are going to be impersonated; their accounts and limits are looked at where they are known.
+        users: Users whose jobs will run. Their accounts and limits are checked where they are known.
 
     Returns:
-        What was found: errors first, then warnings, then advice.
+        The findings: errors first, then warnings, then advice.
     """
     found: list[Finding] = []
     kinds = [_layer((config.default_slurm_config, _DEFAULT))]
@@ -93,7 +94,7 @@ def check(config: SlurmConfigFile, cluster: Cluster, *, users: Sequence[str] = (
 
 
 def _layer(*layers: tuple[Any, str]) -> Options:
-    """Lay sets of options over one another; the last one wins."""
+    """Merge sets of options. Where two sets have the same option, the last one wins."""
     options = Options({}, {})
     for model, path in layers:
         for name, value in model.model_dump(exclude_none=True).items():
@@ -103,7 +104,7 @@ def _layer(*layers: tuple[Any, str]) -> Options:
 
 
 def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> Iterator[Finding]:
-    # sbatch passes over what is empty between the commas.
+    # sbatch ignores an empty name between commas.
     names = [name.strip() for name in options.get("partition").split(",") if name.strip()]
     path = options.path("partition")
     if not cluster.shows_partitions:
@@ -142,7 +143,7 @@ def _check_options(options: Options, cluster: Cluster, users: Sequence[str]) -> 
 
 
 def _softened(found: Iterable[Finding], *, if_: bool) -> list[Finding]:
-    """Findings of which none is an error where not all is known."""
+    """Return the findings. If ``if_`` is true, because not all is known, each error becomes a warning."""
     return [
         finding._replace(severity=Severity.WARNING) if if_ and finding.severity is Severity.ERROR else finding
         for finding in found
@@ -150,7 +151,7 @@ def _softened(found: Iterable[Finding], *, if_: bool) -> list[Finding]:
 
 
 def _of_any(alternatives: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
-    """What is found of several partitions, of which SLURM takes one that fits: an error only if it is one in each."""
+    """Yield the findings for several partitions. SLURM picks one that fits, so errors count only if none fits."""
     fits = any(all(finding.severity is not Severity.ERROR for finding in found) for found in alternatives)
     for found in alternatives:
         yield from _softened(found, if_=fits)
@@ -159,12 +160,12 @@ def _of_any(alternatives: Sequence[Sequence[Finding]]) -> Iterator[Finding]:
 def walltime_limit(
     cluster: Cluster, *, partition: str, user: str, account: str | None = None, qos: str | None = None
 ) -> int | None:
-    """The longest time limit that a user's job may have, in seconds; None for any.
+    """Return the longest time limit that a user's job may have, in seconds. None stands for no limit.
 
     Args:
         cluster: The cluster.
-        partition: The job's partition, or several with commas between them, of which SLURM takes one that fits.
-        user: Whose job it is.
+        partition: The job's partition. It may be several, with commas between them: SLURM picks one that fits.
+        user: The user whose job it is.
         account: The job's account, if it names one.
         qos: The job's QOS, if it names one.
     """
@@ -176,9 +177,9 @@ class WalltimeLimit(NamedTuple):
     """A limit on the time of a job.
 
     Attributes:
-        seconds: The limit.
-        whose: Who sets it: the beginning of a sentence.
-        option: SLURM's name for it.
+        seconds: The limit in seconds.
+        whose: Who sets it, as the beginning of a sentence.
+        option: SLURM's name of the limit: ``MaxWall`` or ``MaxTime``.
     """
 
     seconds: int
@@ -192,7 +193,10 @@ class WalltimeLimit(NamedTuple):
 def longest_walltime(
     cluster: Cluster, *, partition: str, user: str, account: str | None = None, qos: str | None = None
 ) -> WalltimeLimit | None:
-    """The longest time limit that a user's job may have, and who sets it; None for any. Args as of walltime_limit."""
+    """Return the longest time limit that a user's job may have, and who sets it. Arguments: see walltime_limit.
+
+    None stands for no limit.
+    """
     shortest: list[WalltimeLimit] = []
     for name in partition.split(","):
         found = cluster.partitions.get(name.strip())
@@ -208,11 +212,11 @@ def longest_walltime(
 def _walltime_limits(
     cluster: Cluster, partition: Partition, user: str, account: str | None, qos: str | None
 ) -> list[WalltimeLimit]:
-    """The limits on the time of a job, in seconds, each with the words that say whose it is.
+    """Return the limits on the time of a job, each with the words that say who sets it.
 
-    Of the partition's QOS, the job's QOS and the user's association SLURM heeds the first that sets a limit, and none
-    of them where AccountingStorageEnforce has no limits; beside it the partition's MaxTime, unless a QOS has the flag
-    PartitionTimeLimit. What is not known limits nobody.
+    SLURM looks at the partition's QOS, the job's QOS and the user's association, in this order, and uses the first that
+    sets a limit. It uses none of them if AccountingStorageEnforce does not name limits. The partition's MaxTime holds,
+    too, unless a QOS has the flag PartitionTimeLimit. A limit that we do not know is left out.
     """
     entry = _association_of(cluster, partition, user, account)
     sorts = _sorts(cluster, partition, entry, qos)
@@ -229,19 +233,19 @@ def _walltime_limits(
 
 
 def _association_of(cluster: Cluster, partition: Partition, user: str, account: str | None) -> Association | None:
-    """The association that a user's job gets; None where that is not known."""
+    """Return the association that a user's job gets, or None where that is not known."""
     own = [
         entry
         for entry in cluster.associations or ()
         if entry.user == user and user and entry.partition in ("", partition.name) and account in (None, entry.account)
     ]
     exact = [entry for entry in own if entry.partition] or own
-    # Which of several accounts is the default one is not asked for.
+    # With several accounts we do not know which one is the default.
     return exact[0] if len({entry.account for entry in exact}) == 1 else None
 
 
 def _sorts(cluster: Cluster, partition: Partition, entry: Association | None, qos: str | None = None) -> list[Qos]:
-    """The QOS that apply to a job: the partition's, and the one that it names or gets; those that are known."""
+    """Return the known QOS that apply to a job: the partition's, and the one that the job names or gets."""
     names = [partition.qos] if partition.qos else []
     if qos is not None:
         names.append(qos)
@@ -265,7 +269,7 @@ def _check_time(options: Options, cluster: Cluster, partition: Partition, users:
                 f"not set: jobs get the partition's default of {format_walltime(default)}",
             )
         return
-    # SLURM counts in minutes, and rounds up.
+    # SLURM rounds a time limit up to whole minutes.
     wanted = -(-parse_walltime(text) // 60) * 60
     lifted = [sort for sort in (cluster.qos or {}).values() if "PartitionTimeLimit" in sort.flags]
     for user in users or ("",):
@@ -274,7 +278,7 @@ def _check_time(options: Options, cluster: Cluster, partition: Partition, users:
         for limit in _walltime_limits(cluster, partition, user, account, None):
             if wanted <= limit.seconds:
                 continue
-            # Whether the job's QOS is one that lifts the partition's limit is not known without its association.
+            # A QOS may lift the partition's limit. Without the association we do not know which QOS the job gets.
             known = limit.option != "MaxTime" or (
                 entry is not None if lifted else cluster.qos is not None or not cluster.has_accounting
             )
@@ -286,7 +290,7 @@ def _check_time(options: Options, cluster: Cluster, partition: Partition, users:
 
 
 def _check_nodes(options: Options, cluster: Cluster, partition: Partition) -> Iterator[Finding]:
-    """Whether a task fits at least one node of the partition. What is not known is a warning at most."""
+    """Check whether a task fits at least one node of the partition. What is not known gives no error."""
     if not cluster.shows_nodes:
         yield Finding(
             Severity.WARNING,
@@ -329,7 +333,7 @@ def _check_nodes(options: Options, cluster: Cluster, partition: Partition) -> It
 
 
 def _listed(options: Options, name: str, cluster: Cluster) -> tuple[set[str] | None, list[Finding]]:
-    """The nodes that an option names, by their own names; None where that is not known, with what is to be said."""
+    """Return the nodes that an option names, and findings. The nodes are None where they are not known."""
     text = options.get(name)
     if not text:
         return None, []
@@ -343,7 +347,7 @@ def _listed(options: Options, name: str, cluster: Cluster) -> tuple[set[str] | N
         hosts.setdefault(node.host, set()).add(node.name)
     odd = sorted(each for each in names if each not in cluster.nodes and (each in hosts or not _PLAIN_HOST(each)))
     if odd:
-        # A file, or a host with another name than its node.
+        # This may be a file, or the name of a host that differs from the name of its node.
         return None, [Finding(Severity.WARNING, path, f"found {_some(odd)}: not compared with the cluster's nodes")]
     unknown = sorted(names - set(cluster.nodes))
     found = [Finding(Severity.ERROR, path, f"no such nodes: {_some(unknown)}")] if unknown else []
@@ -353,10 +357,10 @@ def _listed(options: Options, name: str, cluster: Cluster) -> tuple[set[str] | N
 def _check_fit(
     options: Options, partition: Partition, nodes: Sequence[Node], wanted: set[str], asked: _Asked
 ) -> Iterator[Finding]:
-    """Whether one of the nodes fits a task; at best one of those that the job must include."""
+    """Check whether one of the nodes fits a task. It should be one of those that the job must include."""
     shortfalls = {node.name: _shortfalls(node, partition, asked) for node in nodes}
     fitting = [node for node in nodes if not shortfalls[node.name]]
-    # SLURM puts more nodes than those that are named into a job that needs them.
+    # nodelist names nodes that a job must have. SLURM adds others if the job needs them.
     best_of = [node for node in nodes if node.name in wanted] or nodes
     if not fitting or not any(node in fitting for node in best_of):
         best = min(best_of, key=lambda node: (len(shortfalls[node.name]), -node.cpus, -node.memory_mb))
@@ -364,7 +368,7 @@ def _check_fit(
             f"no node of the partition {partition.name!r} fits a task" if not fitting else "no node of nodelist fits"
         )
         for name, words in shortfalls[best.name].items():
-            # GPUs of a job on several nodes come from all of them.
+            # The GPUs of a job on several nodes are counted over all of these nodes.
             in_all = (
                 name != "gpus"
                 or options.get("nodes") in (None, "1")
@@ -380,7 +384,7 @@ def _check_fit(
 
 
 def _some(names: Sequence[str]) -> str:
-    """Names for a message: the first few."""
+    """Return the first few names for a message, and how many more there are."""
     return ", ".join(name[:_LONGEST_NAME] for name in names[:_MOST_NAMES]) + (
         f" and {len(names) - _MOST_NAMES} more" if names[_MOST_NAMES:] else ""
     )
@@ -395,14 +399,14 @@ class _Asked(NamedTuple):
 
 
 def _asked(options: Options) -> tuple[_Asked, list[Finding]]:
-    """What a task asks of a node; what is not in a form that is known is not compared, and told."""
+    """Return what a task asks of a node, and findings. A value that we can't read gives a warning."""
     gpus = options.get("gpus")
     counts: dict[str, dict[str, int]] = {}
     found = []
-    # --gpus=2 and --gpus=a100:2 leave the name out.
+    # --gpus=2 and --gpus=a100:2 do not have the name gpu in them.
     for name, text in (("gres", options.get("gres") or ""), ("gpus", f"gpu:{gpus}" if gpus else "")):
         try:
-            if text == "help":  # sbatch lists what there is, and submits nothing
+            if text == "help":  # sbatch prints a list, and submits nothing
                 raise FractalSlurmError("gres 'help' asks for nothing")
             counts[name] = parse_gres(text if name == "gres" else ",gpu:".join(text.split(",")))
         except FractalSlurmError as error:
@@ -417,7 +421,7 @@ def _asked(options: Options) -> tuple[_Asked, list[Finding]]:
 
 
 def _shortfalls(node: Node, partition: Partition, asked: _Asked) -> dict[str, str]:
-    """Why a task does not fit a node, by option."""
+    """Return why a task does not fit a node, by option."""
     found = {}
     cpus = min(node.cpus, partition.max_cpus_per_node or node.cpus)
     memory = min(node.memory_mb, partition.max_memory_mb or node.memory_mb)
@@ -439,14 +443,14 @@ def _shortfalls(node: Node, partition: Partition, asked: _Asked) -> dict[str, st
 
 
 def satisfies(features: Sequence[str], constraint: str) -> bool:
-    """Whether a node's features may satisfy a --constraint.
+    """Return whether a node's features may satisfy a --constraint.
 
-    ``&``, ``,``, ``|`` and parentheses are understood. Of the forms that count nodes or choose among them (``[a|b]``,
-    ``a*4``), only that the node has one of the features is asked; what is in no form that is known may be satisfied.
+    ``&``, ``,``, ``|`` and parentheses are evaluated. For ``[a|b]`` the node must have one of the features. For a form
+    with a count (``a*4``), and for any form that we can't read, the answer is true.
 
     Args:
         features: The node's features.
-        constraint: What is asked for.
+        constraint: The value of --constraint.
     """
     parts = re.findall(r"[()&|,\[\]]|\*[0-9]+|[^()&|,*\[\]\s]+", constraint)
     names = {part for part in parts if part not in "()&|,[]" and not part.startswith("*")}
@@ -460,7 +464,7 @@ def satisfies(features: Sequence[str], constraint: str) -> bool:
 
 
 def _evaluate(parts: Sequence[str]) -> bool:
-    """The value of an expression of 0, 1, & (or a comma), | and parentheses; true where it is no whole one."""
+    """Return the value of an expression of 0, 1, & (or a comma), | and parentheses. A broken expression is true."""
     operands: list[bool] = []
     operators: list[str] = []
 
@@ -500,7 +504,7 @@ def _check_partition_account(options: Options, cluster: Cluster, partition: Part
     denied = [name.lower() for name in partition.deny_accounts]
     if (allowed is not None and account.lower() not in allowed) or (allowed is None and account.lower() in denied):
         only = f"only {', '.join(partition.allow_accounts or ())}" if allowed is not None else "others only"
-        # Newer versions take the accounts below those that are allowed, too.
+        # Newer versions also accept the accounts below the allowed ones.
         known = _needs_account(cluster) and (allowed is None or re.match(r"2[0-2]\.", cluster.version))
         yield Finding(
             Severity.ERROR if known else Severity.WARNING,
@@ -510,7 +514,10 @@ def _check_partition_account(options: Options, cluster: Cluster, partition: Part
 
 
 def _needs_account(cluster: Cluster) -> bool:
-    """Whether SLURM refuses jobs whose user has no such account (AccountingStorageEnforce; the others imply it)."""
+    """Return whether SLURM refuses a job if its user has no such account.
+
+    The value ``associations`` of AccountingStorageEnforce says so, and the other values imply it.
+    """
     implied = {"associations", "limits", "qos", "safe", "wckeys", "all"}
     return bool(implied & {name.lower() for name in cluster.accounting_enforced})
 
@@ -535,7 +542,7 @@ def _check_account(options: Options, cluster: Cluster, users: Sequence[str]) -> 
 
 
 def _qos_of(options: Options, cluster: Cluster, partition: Partition, user: str) -> list[Qos]:
-    """The QOS that a user's jobs get when they name none, and the partition's own."""
+    """Return the partition's QOS, and the QOS that a user's job gets if it names none."""
     return _sorts(cluster, partition, _association_of(cluster, partition, user, options.get("account")))
 
 
