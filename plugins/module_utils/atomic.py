@@ -8,8 +8,14 @@ import contextlib
 import os
 import tempfile
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def write_whole(path, content, prepare=None, prefix=".fractal-slurm-"):
+
+def write_whole(
+    path: str, content: bytes, prepare: Callable[[str], object] | None = None, prefix: str = ".fractal-slurm-"
+) -> None:
     """Write a file beside its place, and move it there.
 
     Args:
@@ -37,7 +43,7 @@ def write_whole(path, content, prepare=None, prefix=".fractal-slurm-"):
         raise
 
 
-def replace_link(path, target):
+def replace_link(path: str, target: str) -> None:
     """Make a symbolic link, in the place of what is there.
 
     Raises:

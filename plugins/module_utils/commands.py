@@ -16,9 +16,21 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections import namedtuple
+from typing import NamedTuple
 
-Answer = namedtuple("Answer", "status out err")
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, NoReturn
+
+
+class Answer(NamedTuple):
+    """What a command said: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
 
 # Where commands are looked for, whatever the caller's PATH; the runtime has the same.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,7 +38,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_OUT, MAX_ERR = 1 << 26, 1 << 20
 
 
-def clean_environment(account):
+def clean_environment(account: pwd.struct_passwd) -> dict[str, str]:
     """What a command gets: nothing of the caller's, whose variables could change what it does.
 
     Args:
@@ -41,7 +53,13 @@ def clean_environment(account):
     }
 
 
-def run(argv, timeout=60, user=None, environment=None, stdin=b""):
+def run(
+    argv: Sequence[str],
+    timeout: float = 60,
+    user: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+) -> Answer:
     """Run a command without a shell.
 
     Args:
@@ -78,22 +96,23 @@ def run(argv, timeout=60, user=None, environment=None, stdin=b""):
         finally:
             if process.poll() is None:
                 _end(process)
-            process.stdout.close()
-            process.stderr.close()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
     out, err = (text.decode("utf-8", "replace") for text in texts)
     if trouble:
         return Answer(124, "", "%s\n%s" % (err.rstrip(), trouble))
     return Answer(process.returncode, out, err.strip())
 
 
-def _read_both(process, timeout):
+def _read_both(process: subprocess.Popen[bytes], timeout: float) -> tuple[Iterable[bytearray], str | None]:
     """What a process prints, until it ends.
 
     Returns:
         Two values: standard output and standard error; and why the process has to be ended, or None.
     """
-    texts = {process.stdout: bytearray(), process.stderr: bytearray()}
-    bounds = {process.stdout: MAX_OUT, process.stderr: MAX_ERR}
+    texts: dict[Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    bounds: dict[Any, int] = {process.stdout: MAX_OUT, process.stderr: MAX_ERR}
     deadline = time.monotonic() + timeout
     trouble = None
     with selectors.DefaultSelector() as selector:
@@ -110,7 +129,7 @@ def _read_both(process, timeout):
                 break
             for key, _events in ready:
                 stream = key.fileobj
-                chunk = os.read(stream.fileno(), 65536)
+                chunk = os.read(key.fd, 65536)
                 if not chunk:
                     selector.unregister(stream)
                 elif len(texts[stream]) < bounds[stream]:
@@ -125,7 +144,7 @@ def _read_both(process, timeout):
     return texts.values(), trouble
 
 
-def _end(process):
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -136,7 +155,7 @@ def _end(process):
             continue
 
 
-def call_as(user, function, *arguments, **options):
+def call_as(user: str, function: Callable[..., Any], *arguments: Any, **options: float) -> Any:
     """Call a function in a process of its own, as another user.
 
     Args:
@@ -185,7 +204,9 @@ def call_as(user, function, *arguments, **options):
     return answer["returned"]
 
 
-def _call_in_child(account, writer, function, arguments):
+def _call_in_child(
+    account: pwd.struct_passwd, writer: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> NoReturn:
     """The forked half of :func:`call_as`; it never returns."""
     status = 1
     try:
@@ -202,7 +223,7 @@ def _call_in_child(account, writer, function, arguments):
         os._exit(status)  # pylint: disable=protected-access
 
 
-def _become(account):
+def _become(account: pwd.struct_passwd) -> None:
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)

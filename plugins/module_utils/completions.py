@@ -22,7 +22,7 @@ _MARK = "_FRACTAL_SLURM_COMPLETE"
 _MOST_BYTES = 1000000
 
 
-def _candidates(command):
+def _candidates(command: str | None) -> list[tuple[str, str]]:
     """Shell and file of each place that is looked at for a link to the command."""
     folder, name = os.path.split(command or "")
     if name != NAME or os.path.basename(folder) != "bin":
@@ -34,20 +34,20 @@ def _candidates(command):
     return [(shell, os.path.join(share, inside, file)) for shell, inside, file in _SHELLS for share in shares]
 
 
-def places(command):
+def places(command: str | None) -> dict[str, str]:
     """The file of each shell that is on the host: no folder is made for one that is not.
 
     Args:
         command: Path of the link to the command; empty for none.
     """
-    found = {}
+    found: dict[str, str] = {}
     for shell, path in _candidates(command):
         if os.path.isdir(os.path.dirname(path)) and unwritable(os.path.dirname(path)) is None:
             found.setdefault(shell, path)
     return found
 
 
-def ours(command):
+def ours(command: str | None) -> list[str]:
     """Our files, in all places."""
     found = []
     for _shell, path in _candidates(command):
@@ -60,7 +60,7 @@ def ours(command):
     return found
 
 
-def text(python, shell):
+def text(python: str, shell: str) -> str | None:
     """The completions of a version of the runtime, or None where it has none.
 
     Args:

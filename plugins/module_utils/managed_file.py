@@ -14,6 +14,11 @@ import time
 
 from .atomic import write_whole
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
 _MAX_BYTES = 10 * 1024 * 1024
 _MODE = re.compile(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444|[ugoa,]*[=+-][ugoarwx,=+-]*")
 
@@ -43,7 +48,14 @@ class ManagedFile:
         variable: The role's variable that names the file, for messages.
     """
 
-    def __init__(self, module, path, backup=False, manage_directory=False, variable=None):
+    def __init__(
+        self,
+        module: Any,
+        path: str,
+        backup: bool = False,
+        manage_directory: bool = False,
+        variable: str | None = None,
+    ) -> None:
         self._module = module
         self.path = path
         self._directory = os.path.dirname(path) or "/"
@@ -51,7 +63,7 @@ class ManagedFile:
         self._manage_directory = manage_directory
         self._hint = " (%s)" % variable if variable else ""
 
-    def faults(self):
+    def faults(self) -> list[str]:
         """Why the file could not be written, one sentence each."""
         found = []
         missing = not os.path.isdir(self._directory)
@@ -79,7 +91,7 @@ class ManagedFile:
                 found.append("%s: the %s %s is unknown on this host" % (self.path, what, value))
         return found
 
-    def read(self):
+    def read(self) -> str | None:
         """The file's text, or None where there is none."""
         try:
             # O_NONBLOCK: a pipe that lies there keeps nobody waiting
@@ -96,7 +108,7 @@ class ManagedFile:
                 raise OSError(errno.EFBIG, "it has more than %d MB" % (_MAX_BYTES // 10**6), self.path)
             return content.decode("utf-8", "surrogateescape")
 
-    def write(self, text):
+    def write(self, text: str) -> dict[str, Any]:
         """Bring the file to this text, and to the owner and mode that the module's arguments ask for.
 
         Returns:
@@ -110,9 +122,9 @@ class ManagedFile:
         except OSError as error:
             self._fail("written", error)
 
-    def _write(self, text):
+    def _write(self, text: str) -> dict[str, Any]:
         before = self.read()
-        result = {"path": self.path, "changed": before != text, "diff": _diff(self.path, before, text)}
+        result: dict[str, Any] = {"path": self.path, "changed": before != text, "diff": _diff(self.path, before, text)}
         attributes = self._module.load_file_common_arguments(self._module.params, path=self.path)
         if before != text and not self._module.check_mode:
             if not os.path.isdir(self._directory):
@@ -125,10 +137,10 @@ class ManagedFile:
             result["changed"] = self._module.set_fs_attributes_if_different(attributes, result["changed"])
         return result
 
-    def _put(self, text, attributes):
+    def _put(self, text: str, attributes: Mapping[str, Any]) -> None:
         """Give the file its text, owner and mode in one step: nobody sees, or opens, it with other rights."""
 
-        def prepare(temporary):
+        def prepare(temporary: str) -> None:
             now = time.time()  # by this host's clock, and not a file server's: a service's start is compared with it
             os.utime(temporary, (now, now))
             if os.path.isfile(self.path):
@@ -143,17 +155,17 @@ class ManagedFile:
 
         write_whole(self.path, text.encode("utf-8", "surrogateescape"), prepare)
 
-    def _keep_copy(self):
+    def _keep_copy(self) -> str:
         """The file as it is, once more under a name with the time in it. Returns the name."""
         name = "%s.%d.%s~" % (self.path, os.getpid(), time.strftime("%Y-%m-%d@%H:%M:%S"))
         try:
             os.link(os.path.realpath(self.path), name)  # its text, owner and mode, and no moment without them
         except OSError:
             os.umask(0o077)  # where there are no hard links: a copy that is never more open than the file
-            return self._module.backup_local(self.path)
+            name = self._module.backup_local(self.path)
         return name
 
-    def remove(self):
+    def remove(self) -> dict[str, Any]:
         """Remove the file, and the folder where it is ours and empty.
 
         Returns:
@@ -164,9 +176,10 @@ class ManagedFile:
         except OSError as error:
             self._fail("removed", error)
 
-    def _remove(self):
+    def _remove(self) -> dict[str, Any]:
         before = self.read()
-        result = {"path": self.path, "changed": before is not None, "diff": _diff(self.path, before, None)}
+        diff = _diff(self.path, before, None)
+        result: dict[str, Any] = {"path": self.path, "changed": before is not None, "diff": diff}
         if before is not None and not self._module.check_mode:
             if self._backup:
                 result["backup_file"] = self._keep_copy()
@@ -179,7 +192,7 @@ class ManagedFile:
                     os.rmdir(self._directory)
         return result
 
-    def _fail(self, done, error):
+    def _fail(self, done: str, error: OSError) -> NoReturn:
         fault = "%s can't be %s: %s%s%s" % (
             self.path,
             done,
@@ -187,10 +200,11 @@ class ManagedFile:
             ": %s" % error.filename if error.filename and error.filename != self.path else "",
             self._hint,
         )
-        self._module.fail_json(msg=fault, faults=[fault], path=self.path)
+        fail: Callable[..., NoReturn] = self._module.fail_json
+        fail(msg=fault, faults=[fault], path=self.path)
 
 
-def unwritable(folder):
+def unwritable(folder: str) -> str | None:
     """Why nothing can be made in a folder that is there, or None."""
     if os.access(folder, os.W_OK | os.X_OK):
         return None
@@ -206,14 +220,14 @@ def unwritable(folder):
     return "the folder %s can't be written by %s: run with become, or use another place" % (folder, _account())
 
 
-def _account():
+def _account() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return "uid %d" % os.geteuid()
 
 
-def _diff(path, before, after):
+def _diff(path: str, before: str | None, after: str | None) -> dict[str, str]:
     return {
         "before_header": path if before is not None else "(absent)",
         "before": _printable(before),
@@ -222,5 +236,5 @@ def _diff(path, before, after):
     }
 
 
-def _printable(text):
+def _printable(text: str | None) -> str:
     return (text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")

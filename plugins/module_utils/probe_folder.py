@@ -13,11 +13,16 @@ import secrets
 import stat
 import time
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
 # A probe of another host may be at work beside ours; what a probe left that was killed looks the same.
 _NAME = re.compile(r"verify-[0-9a-f]{16}")
 
 
-def expand(template, user, home):
+def expand(template: str, user: str, home: str) -> str:
     """The probe folder of a user.
 
     Args:
@@ -41,7 +46,7 @@ def expand(template, user, home):
     return os.path.normpath(path)
 
 
-def make(folder):
+def make(folder: str) -> list[tuple[str, int, int]]:
     """Make a new folder below ``folder``, and what is missing on the way.
 
     Args:
@@ -82,12 +87,12 @@ def make(folder):
     return made
 
 
-def _identity(path):
+def _identity(path: str) -> tuple[str, int, int]:
     info = os.lstat(path)
     return path, info.st_dev, info.st_ino
 
 
-def remove(made):
+def remove(made: Sequence[tuple[str, int, int]]) -> None:
     """Remove what :func:`make` made: the new folder with all that is in it, the others where they are empty.
 
     A folder that is another one by now is left alone, and links are not followed.
@@ -111,7 +116,7 @@ def remove(made):
         _remove_empty(path, device, inode)
 
 
-def _clear(path, device, inode):
+def _clear(path: str, device: int, inode: int) -> None:
     """Remove all that is in a folder, by its descriptor."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -130,7 +135,7 @@ def _clear(path, device, inode):
         os.close(handle)
 
 
-def _remove_empty(path, device, inode):
+def _remove_empty(path: str, device: int, inode: int) -> None:
     try:
         if _identity(path)[1:] != (device, inode):
             return
@@ -139,7 +144,7 @@ def _remove_empty(path, device, inode):
     _quietly(os.rmdir, path)
 
 
-def _quietly(function, *arguments, **options):
+def _quietly(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
     """Call a function to which the folder may turn out not to be empty."""
     try:
         function(*arguments, **options)

@@ -8,15 +8,32 @@ import fnmatch
 import re
 import signal
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import NoReturn, TypedDict
+
+    from .sudoers import User
+
+    class Rule(TypedDict):
+        """A rule as ``sudo -ll`` prints it."""
+
+        source: str | None
+        run_as: str
+        groups: str
+        options: str
+        commands: list[str]
+
+
 # A pattern that takes more of the processor's time is not read here; what sudo makes of it is sudo's to say.
 _PATIENCE_S = 0.2
 _MAX_PATTERN = 65536
-_unreadable = set()  # patterns that were given up
+_unreadable: set[str] = set()  # patterns that were given up
 
 _FIELD = re.compile(r"    (RunAsUsers|RunAsGroups|Options|Commands|[A-Z][A-Za-z]+): ?(.*)")
 
 
-def parse_listing(text):
+def parse_listing(text: str) -> list[Rule]:
     """The rules in the output of ``sudo -ll -U USER``.
 
     Args:
@@ -26,7 +43,7 @@ def parse_listing(text):
         A list of rules in sudo's order, each with ``source`` (the file, where this sudo names it, else None),
         ``run_as`` and ``groups`` (whom, as it is written), ``options`` and ``commands`` (a list).
     """
-    rules = []
+    rules: list[Rule] = []
     field = None
     for line in text.splitlines():
         entry = re.match(r"Sudoers entry:\s*(.*)|LDAP Role:\s*(.*)", line)
@@ -62,7 +79,7 @@ def parse_listing(text):
     return rules
 
 
-def deciding_rule(rules, user, groups, line):
+def deciding_rule(rules: Sequence[Rule], user: User, groups: Collection[str], line: Sequence[str]) -> str | None:
     """The rule that a command line as a user falls under, as a sentence, or None.
 
     The last rule that matches counts, as it does for sudo.
@@ -88,18 +105,18 @@ def deciding_rule(rules, user, groups, line):
     return None
 
 
-def users_of(run_as):
+def users_of(run_as: str) -> list[str]:
     """The entries of a list of users, as sudo prints it, that are not negated."""
     return [entry for entry in _entries(run_as) if not entry.startswith(("!", "%!"))]
 
 
-def _entries(run_as):
+def _entries(run_as: str) -> list[str]:
     """The entries of a list of users, as sudo prints it, without the quotes that it has around some."""
     found = re.findall(r'(?:[^,"]|"[^"]*")+', run_as)
     return [entry.strip().replace('"', "") for entry in found if entry.strip()]
 
 
-def _names_user(run_as, user, groups):
+def _names_user(run_as: str, user: User, groups: Collection[str]) -> bool:
     """Whether a list of users, as sudo prints it, ends up with this user in it: the last entry that names it counts."""
     named = {"ALL", user.name, "#%d" % user.uid} | {"%" + name for name in groups}
     for entry in reversed(_entries(run_as)):
@@ -110,7 +127,7 @@ def _names_user(run_as, user, groups):
     return False
 
 
-def _names_command(granted, line):
+def _names_command(granted: str, line: Sequence[str]) -> bool | None:
     """Whether a command of a rule, with or without arguments, is this command line; None where that is unknown."""
     path, _blank, arguments = granted.partition(" ")
     given = " ".join(line[1:])
@@ -129,7 +146,7 @@ def _names_command(granted, line):
     return _matches(arguments, given, fnmatch.translate)
 
 
-def _matches(pattern, text, translate=str):
+def _matches(pattern: str, text: str, translate: Callable[[str], str] = str) -> bool | None:
     """Whether a text matches a pattern; None where Python can't say so soon, or has not what POSIX has."""
     # Python reads [[:alpha:]] in a way of its own.
     if pattern in _unreadable or len(pattern) > _MAX_PATTERN or "[:" in pattern:
@@ -149,5 +166,5 @@ def _matches(pattern, text, translate=str):
         signal.signal(signal.SIGVTALRM, previous)
 
 
-def _give_up(_number, _frame):
+def _give_up(_number: int, _frame: object) -> NoReturn:
     raise TimeoutError

@@ -16,7 +16,7 @@ CMND_ALIAS = "FRACTAL_CMD"
 
 # Each form that the runtime uses: the command; its first arguments; what follows them: "" for nothing, "ids" for ids of
 # jobs, "below" for paths below a work folder, "work" for such paths or work folders; words that may stand before.
-FORMS = (
+FORMS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = (
     ("sbatch", ("--parsable",), "", ()),
     ("scancel", (), "ids", ()),
     ("cat", ("--",), "below", ()),
@@ -52,7 +52,7 @@ def fault_of_account_name(name: str, what: str, is_group: bool = False) -> str |
     )
 
 
-def examples(work_dir):
+def examples(work_dir: str) -> list[tuple[str, list[str]]]:
     """Arguments of each form, all options in it, as they would be for a run below a work folder.
 
     Args:
@@ -62,5 +62,5 @@ def examples(work_dir):
         A list of (command, arguments).
     """
     base = work_dir.rstrip("/")
-    rests = {"": [], "ids": ["1"], "below": ["%s/fractal/run" % base], "work": [base or "/"]}
+    rests: dict[str, list[str]] = {"": [], "ids": ["1"], "below": ["%s/fractal/run" % base], "work": [base or "/"]}
     return [(command, list(optional + words) + rests[rest]) for command, words, rest, optional in FORMS]

@@ -10,17 +10,22 @@ import time
 
 from .commands import run
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
 UNIT_FOLDER = "/etc/systemd/system"
 _UNIT = re.compile(r"[A-Za-z0-9:_\\][A-Za-z0-9:_.\\-]*(@[A-Za-z0-9:_.\\-]*)?")
 _RESTART_S = 300
 
 
-def unit_name(name):
+def unit_name(name: str) -> str:
     """The unit's whole name, as systemctl completes it."""
     return name if re.search(r"\.[a-z]+$", name) else name + ".service"
 
 
-def unit_state(unit, more=()):
+def unit_state(unit: str, more: Iterable[str] = ()) -> dict[str, str] | str:
     """What systemd says of a unit: a dictionary, or a sentence that says why it says nothing.
 
     Args:
@@ -35,7 +40,7 @@ def unit_state(unit, more=()):
     return found
 
 
-def unit_faults(variable, name, must_exist):
+def unit_faults(variable: str, name: str, must_exist: bool) -> list[str]:
     """Why a unit can't be used, one sentence each."""
     if not _UNIT.fullmatch(name):
         return ["%s: found %r; the name of a systemd unit is allowed" % (variable, name)]
@@ -55,7 +60,7 @@ def unit_faults(variable, name, must_exist):
     return []
 
 
-def started_before(state, moment):
+def started_before(state: Mapping[str, str], moment: float) -> bool:
     """Whether a unit runs, and has run since before a moment (seconds since 1970)."""
     if state.get("ActiveState") != "active":
         return False
@@ -63,12 +68,12 @@ def started_before(state, moment):
     return time.time() - time.monotonic() + since_boot < moment
 
 
-def drop_in_path(name, file):
+def drop_in_path(name: str, file: str) -> str:
     """Where a drop-in of a unit lies."""
     return os.path.join(UNIT_FOLDER, unit_name(name) + ".d", file)
 
 
-def drop_in_text(role, variables):
+def drop_in_text(role: str, variables: Mapping[str, str]) -> str:
     """The text of a drop-in that sets environment variables. systemd reads % as a specifier.
 
     Args:
@@ -82,7 +87,7 @@ def drop_in_text(role, variables):
     return "# Managed by Ansible (role fractal.slurm.%s).\n[Service]\n%s\n" % (role, "\n".join(lines))
 
 
-def act(module, *words):
+def act(module: Any, *words: str) -> None:
     """Run systemctl; where that fails, the module does, with its words."""
     answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
     if answer.status != 0:

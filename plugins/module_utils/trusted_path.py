@@ -9,6 +9,10 @@ import os
 import pwd
 import stat
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _MOST_PARTS = 256
 
 
@@ -37,7 +41,13 @@ def fault_of_path(
     return next(faults_of_path(path, owners, private_groups, is_made), None)
 
 
-def faults_of_path(path, owners=None, private_groups=False, is_made=False, strict=False):
+def faults_of_path(
+    path: str,
+    owners: frozenset[int] | None = None,
+    private_groups: bool = False,
+    is_made: bool = False,
+    strict: bool = False,
+) -> Iterator[str]:
     """All that :func:`fault_of_path` would say, a sentence for each part of the path.
 
     Args:
@@ -56,7 +66,7 @@ def faults_of_path(path, owners=None, private_groups=False, is_made=False, stric
             yield "too many links on the way to %s" % path
             return
         try:
-            info = os.lstat(current)
+            info: os.stat_result | None = os.lstat(current)
         except (FileNotFoundError, NotADirectoryError) as error:
             info = None
             if strict:
@@ -74,7 +84,7 @@ def faults_of_path(path, owners=None, private_groups=False, is_made=False, stric
             todo.append((os.path.normpath(os.path.join(folder, os.readlink(current))), has_child))
 
 
-def unreachable_part(path, last=stat.S_IXOTH):
+def unreachable_part(path: str, last: int = stat.S_IXOTH) -> str | None:
     """The first part of a path that other users can't pass, or None. Links are followed; a missing part is none.
 
     Args:
@@ -124,7 +134,9 @@ def fault_of_tree(folder: str, owners: frozenset[int] | None = None) -> str | No
     return None
 
 
-def _fault_of_part(path, info, owners, private_groups, has_child):
+def _fault_of_part(
+    path: str, info: os.stat_result, owners: frozenset[int], private_groups: bool, has_child: bool
+) -> str | None:
     if info.st_uid not in owners:
         return "%s belongs to %s, who could exchange what is in it: it must belong to %s" % (
             path,
@@ -148,7 +160,7 @@ def _fault_of_part(path, info, owners, private_groups, has_child):
     )
 
 
-def _is_private(info):
+def _is_private(info: os.stat_result) -> bool:
     """Whether a group is the one that distributions make for its owner alone."""
     try:
         owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
@@ -157,7 +169,7 @@ def _is_private(info):
     return info.st_uid != 0 and owner.pw_name == group.gr_name and set(group.gr_mem) <= {owner.pw_name}
 
 
-def _name_of(uid):
+def _name_of(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
