@@ -16,9 +16,9 @@ import os
 import sys
 import time
 
+from .loop import Starts
 from .nursery import MESSAGE_BYTES
 from .processes import spawn
-from .starts import Starts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

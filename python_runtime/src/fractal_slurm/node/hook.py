@@ -21,12 +21,11 @@ import time
 from . import processes
 from .folders import remove
 from .limits import OomKills, job_end
-from .loop import PASSING, Job, Loop, Slot
+from .loop import PASSING, Job, Loop, Slot, Starts
 from .placement import is_number, slot_environment, slots_of_node, split_cpus
 from .processes import WAITED, prepare_process, signal_group, spawn
 from .protocol import MAGIC
 from .server_script import CACHE_KEY, Script, Unknown, plain_words, read_input, read_script, read_task, split_command
-from .starts import Starts
 from .task_queue import Queue
 
 TYPE_CHECKING = False

@@ -14,10 +14,9 @@ import time
 
 from .folders import private, remove
 from .limits import oom_kills
-from .loop import PASSING, RETRY_S, end_group
+from .loop import PASSING, RETRY_S, Starts, end_group
 from .processes import prepare_process, signal_group, spawn
 from .protocol import NO_STEPS
-from .starts import Starts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import time
 from .folders import Unsafe, private, remove
 from .job_folder import Fenced, JobFolder
 from .limits import MemoryWatch, OomKills, job_end
-from .loop import PASSING, RETRY_S, Job, Loop, Slot, judge
+from .loop import PASSING, RETRY_S, Job, Loop, Slot, Starts, judge
 from .placement import is_number, slot_environment, slots_of_node, split_cpus
 from .processes import WAITED, prepare_process
 from .protocol import (
@@ -44,7 +44,6 @@ from .protocol import (
     task_log_name,
 )
 from .results import RECORD_BYTES, Logs, Results, TooLong, read_out
-from .starts import Starts
 from .task_queue import Queue
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of the others
