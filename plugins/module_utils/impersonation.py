@@ -10,6 +10,13 @@ from . import sudo_listing, sudo_rules, sudoers, sudoers_rights
 from .commands import run
 from .sudo_rules import COMMANDS
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from .commands import Answer
+
 # As good as everything: refused as anybody.
 REFUSED_COMMANDS = [["/bin/sh", "-c", "id"], ["/usr/bin/env"], ["/usr/bin/python3"], ["/usr/bin/tee", "/etc/passwd"]]
 # Forms of these commands that do nothing but print something: nothing else of what must be refused is ever tried.
@@ -30,7 +37,7 @@ ARGUMENT_SPEC = {
 }
 
 
-def forms(commands, work_dir):
+def forms(commands: Mapping[str, str], work_dir: str) -> list[list[str]]:
     """The command lines that the runtime uses, one for each of its forms.
 
     Args:
@@ -40,7 +47,7 @@ def forms(commands, work_dir):
     return [[commands[name]] + arguments for name, arguments in sudo_rules.examples(work_dir)]
 
 
-def harmless(line):
+def harmless(line: list[str]) -> list[str] | None:
     """The form of a command line that must be refused which harms nobody should it run, or None.
 
     It prints something on standard output, and does nothing else.
@@ -55,12 +62,12 @@ def harmless(line):
     return None
 
 
-def says_yes(answer):
+def says_yes(answer: Answer) -> bool | None:
     """Whether an answer of ``sudo -l`` is a yes; None where it is no answer."""
     return {0: True, 1: False}.get(answer.status)
 
 
-def was_refused(answer):
+def was_refused(answer: Answer) -> bool | None:
     """Whether sudo refused to run one of the harmless forms.
 
     Judged by the exit status and by what the command would have printed. What sudo says is no proof: it warns on
@@ -77,13 +84,13 @@ def was_refused(answer):
     return True if answer.status == 1 else None
 
 
-def sudos_words(answer):
+def sudos_words(answer: Answer) -> str:
     """The line in which sudo says why it refused."""
     lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
     return ([line for line in lines if "unable to resolve host" not in line] or lines or ["sudo said nothing"])[-1]
 
 
-def expand(entries, accounts, faults):
+def expand(entries: Iterable[str], accounts: sudoers.HostAccounts, faults: list[str]) -> list[str]:
     """The users of a list, groups replaced by their members.
 
     Args:
@@ -91,7 +98,7 @@ def expand(entries, accounts, faults):
         accounts: The host's accounts.
         faults: Gets a sentence for each that is unknown.
     """
-    found = []
+    found: list[str] = []
     for entry in entries:
         group = accounts.group(entry[1:]) if entry.startswith("%") else None
         if entry.startswith("%") and group is None:
@@ -116,12 +123,12 @@ class Rights:
         surprises: After :meth:`ask`: what is not as it must be, one sentence each.
     """
 
-    def __init__(self, params, sudo):
+    def __init__(self, params: Mapping[str, Any], sudo: str | None) -> None:
         self._params = params
-        self._sudo = sudo
-        self.matrix = []
-        self.surprises = []
-        self.faults = []
+        self._sudo = sudo or "sudo"
+        self.matrix: list[dict[str, Any]] = []
+        self.surprises: list[str] = []
+        self.faults: list[str] = []
         if sudo is None:
             self.faults.append(sudoers.not_found("sudo", ("/sbin", "/usr/sbin", "/usr/local/sbin")))
         if os.geteuid() != 0:
@@ -136,7 +143,9 @@ class Rights:
         if len(self._commands) < len(COMMANDS):
             self.faults += faults
 
-    def check_rights(self, files, asked_entries, accepted, host):
+    def check_rights(
+        self, files: Mapping[str, str], asked_entries: Iterable[str], accepted: Iterable[str], host: str
+    ) -> list[tuple[str, str, bool]]:
         """Compare what sudo's rules give the service user with what was asked for; nothing is run as anybody.
 
         Args:
@@ -153,7 +162,7 @@ class Rights:
         names = list(dict.fromkeys(self.users + expand(asked_entries, self._accounts, [])))
         users = [user for user in map(self._accounts.user, names) if user is not None]
 
-        def members(name):
+        def members(name: str) -> tuple[str, ...] | None:
             group = self._accounts.group(name)
             return group.members if group else None
 
@@ -167,7 +176,8 @@ class Rights:
         )
         subject = self._accounts.subject(service, host)
         own = {path for path, text in files.items() if sudoers.fault_of_foreign_file(path, text, service) is None}
-        found, known = [], set()
+        found = []
+        known: set[str] = set()
         for path, line, rights in sudoers_rights.foreign_rights(sudoers_rights.Rules(files), subject, None):
             covered = all(asked.covers_right(right) for right in rights)
             known |= {right.command.text for right in rights if not asked.covers_right(right)}
@@ -186,7 +196,7 @@ class Rights:
                 found.append((where, "(%s) %s" % (rule["run_as"] or "root", command[:200]), False))
         return found
 
-    def ask(self):
+    def ask(self) -> None:
         """Ask sudo about each user and command line; nothing is run."""
         service = self._params["service_user"]
         rules = sudo_listing.parse_listing(run([self._sudo, "-n", "-ll", "-U", service]).out)
@@ -201,10 +211,10 @@ class Rights:
             rule = sudo_listing.deciding_rule(rules, user, groups, line) if user else None
             self.judge(name, line, expected, answer, rule)
 
-    def _ask(self, user, line):
+    def _ask(self, user: str, line: list[str]) -> Answer:
         return run([self._sudo, "-n", "-l", "-U", self._params["service_user"], "-u", user, "--"] + line)
 
-    def judge(self, user, line, expected, answer, rule):
+    def judge(self, user: str, line: list[str], expected: bool, answer: Answer, rule: str | None) -> None:
         """Keep an answer, and what it means."""
         allowed = says_yes(answer)
         if allowed is None:
@@ -226,7 +236,7 @@ class Rights:
             }
         )
 
-    def attempt(self, entry):
+    def attempt(self, entry: Mapping[str, Any]) -> tuple[bool, str] | None:
         """Try for real what must be refused, as the service user, where that can harm nobody.
 
         Sudo is asked about the very form first, and only what it refuses is tried.

@@ -14,10 +14,16 @@ import os
 import pwd
 import re
 import stat
-from collections import namedtuple
+from typing import NamedTuple
 
 from . import sudoers_reader, sudoers_rights, trusted_path
 from .sudo_rules import CMND_ALIAS, RUNAS_ALIAS, SLURM_COMMANDS, fault_of_account_name
+
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from .sudoers_reader import Member, Statement
 
 # Each of our files begins with it; what has it not is never overwritten or removed.
 HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
@@ -35,11 +41,24 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _NOBODY = (65534, 65535)
 _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
-User = namedtuple("User", "name uid gid")
-Group = namedtuple("Group", "name gid members")
+
+class User(NamedTuple):
+    """A user of the host."""
+
+    name: str
+    uid: int
+    gid: int
 
 
-def quoted(entry):
+class Group(NamedTuple):
+    """A group of the host, with the names of the members that can be seen."""
+
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
+def quoted(entry: str) -> str:
     """The name of a user, or of a group with a leading ``%``, as it stands in sudoers."""
     name = entry[1:] if entry.startswith("%") else entry
     plain = _PLAIN_NAME.fullmatch(name) and not _OWN_WORDS.fullmatch(name)
@@ -68,13 +87,18 @@ class HostAccounts:
         login_defs: Where UID_MIN and UID_MAX, the first and last uid of ordinary local users, are set.
     """
 
-    def __init__(self, passwd="/etc/passwd", nsswitch="/etc/nsswitch.conf", login_defs="/etc/login.defs"):
+    def __init__(
+        self,
+        passwd: str = "/etc/passwd",
+        nsswitch: str = "/etc/nsswitch.conf",
+        login_defs: str = "/etc/login.defs",
+    ) -> None:
         self._passwd = passwd
         text = _read(login_defs)
         self.uid_min, self.uid_max = parse_uid_min(text), parse_uid_max(text)
         self.listable = sources_are_local(_read(nsswitch))
 
-    def user(self, name):
+    def user(self, name: str) -> User | None:
         """The user of that name, or None."""
         try:
             entry = pwd.getpwnam(name)
@@ -82,11 +106,11 @@ class HostAccounts:
             return None
         return User(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
-    def is_local(self, user):
+    def is_local(self, user: User) -> bool:
         """Whether a user stands in the local passwd file."""
         return user.name in local_uids(_read(self._passwd))
 
-    def local_system_uids(self):
+    def local_system_uids(self) -> set[int]:
         """The uids of local accounts that are no ordinary users', but for root's."""
         return {
             uid
@@ -94,7 +118,7 @@ class HostAccounts:
             if uid and self.why_system(uid, local=True) is not None
         }
 
-    def why_system(self, uid, local):
+    def why_system(self, uid: int, local: bool) -> str | None:
         """What makes an account one of the system's, or None.
 
         Args:
@@ -107,14 +131,14 @@ class HostAccounts:
             return "the uid %d, above this host's UID_MAX of %d" % (uid, self.uid_max)
         return None
 
-    def subject(self, name, host):
+    def subject(self, name: str, host: str) -> sudoers_rights.Subject:
         """What sudo's rules can know an account by: a :class:`sudoers_rights.Subject`."""
         user = self.user(name)
         if user is None:
             return sudoers_rights.Subject(name, None, (), (), host)
         return sudoers_rights.Subject(name, user.uid, self.group_names(user), self.group_ids(user), host)
 
-    def group(self, name):
+    def group(self, name: str) -> Group | None:
         """The group of that name with the members that can be seen, or None."""
         try:
             entry = grp.getgrnam(name)
@@ -123,11 +147,11 @@ class HostAccounts:
         members = set(entry.gr_mem) | primary_members(_read(self._passwd), entry.gr_gid)
         return Group(entry.gr_name, entry.gr_gid, tuple(sorted(members)))
 
-    def group_ids(self, user):
+    def group_ids(self, user: User) -> frozenset[int]:
         """All group ids of a user, as ``id -G`` has them."""
         return frozenset(os.getgrouplist(user.name, user.gid))
 
-    def group_names(self, user):
+    def group_names(self, user: User) -> set[str]:
         """The names of a user's groups, as ``id -Gn`` has them; a group without a name is left out."""
         found = set()
         for gid in self.group_ids(user):
@@ -138,7 +162,7 @@ class HostAccounts:
         return found
 
 
-def _read(path):
+def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -146,25 +170,25 @@ def _read(path):
         return ""
 
 
-def parse_uid_min(login_defs):
+def parse_uid_min(login_defs: str) -> int:
     """UID_MIN from the text of login.defs (1000 where it is not set)."""
     match = re.search(r"^\s*UID_MIN\s+([0-9]+)", login_defs, re.MULTILINE)
     return int(match.group(1)) if match else 1000
 
 
-def parse_uid_max(login_defs):
+def parse_uid_max(login_defs: str) -> int:
     """UID_MAX from the text of login.defs (60000 where it is not set)."""
     match = re.search(r"^\s*UID_MAX\s+([0-9]{1,10})\s*$", login_defs, re.MULTILINE)
     return int(match.group(1)) if match else 60000
 
 
-def local_uids(passwd):
+def local_uids(passwd: str) -> dict[str, int]:
     """Name to uid of the users in the text of a passwd file."""
     fields = (line.split(":") for line in passwd.splitlines())
     return {entry[0]: int(entry[2]) for entry in fields if len(entry) >= 4 and re.fullmatch("[0-9]{1,10}", entry[2])}
 
 
-def parse_slurm_users(config):
+def parse_slurm_users(config: str) -> list[tuple[str, int | None, str]]:
     """The accounts that SLURM's daemons run as, from ``scontrol show config`` or slurm.conf.
 
     Args:
@@ -183,7 +207,7 @@ def parse_slurm_users(config):
     return found
 
 
-def sources_are_local(nsswitch):
+def sources_are_local(nsswitch: str) -> bool:
     """Whether passwd and group come from local files only, by the text of nsswitch.conf."""
     for database in ("passwd", "group"):
         match = re.search(r"^\s*%s:([^#\n]*)" % database, nsswitch, re.MULTILINE)
@@ -193,13 +217,13 @@ def sources_are_local(nsswitch):
     return True
 
 
-def primary_members(passwd, gid):
+def primary_members(passwd: str, gid: int) -> set[str]:
     """Names in the text of a passwd file whose primary group is ``gid``."""
     fields = (line.split(":") for line in passwd.splitlines())
     return {entry[0] for entry in fields if len(entry) >= 4 and entry[3] == str(gid)}
 
 
-def list_faults(entries: list[str], service_user: str, privileged_groups: list[str] | tuple[()] = ()) -> list[str]:
+def list_faults(entries: list[str], service_user: str, privileged_groups: Sequence[str] = ()) -> list[str]:
     """What is wrong with a list of users and %groups, as far as it can be known without the host.
 
     Args:
@@ -237,23 +261,23 @@ def list_faults(entries: list[str], service_user: str, privileged_groups: list[s
     return faults
 
 
-def _needs_no_sudo(service_user):
+def _needs_no_sudo(service_user: str) -> str:
     return "the service user %s has uid 0: it needs no sudo; use an ordinary account" % service_user
 
 
-def _is_privileged(name):
+def _is_privileged(name: str) -> str:
     return "group %s: privileged: its members are as good as root and can't be impersonated" % name
 
 
 def account_faults(
-    entries,
-    accounts,
-    service_user,
-    privileged_groups=(),
-    accept_system_users=(),
-    accept_unlistable_groups=False,
-    slurm_users=None,
-):
+    entries: list[str],
+    accounts: HostAccounts,
+    service_user: str,
+    privileged_groups: Sequence[str] = (),
+    accept_system_users: Sequence[str] = (),
+    accept_unlistable_groups: bool = False,
+    slurm_users: Mapping[int, str] | None = None,
+) -> list[str]:
     """Why a list of users and %groups can't be impersonated.
 
     Args:
@@ -282,7 +306,7 @@ def account_faults(
         if group is not None:
             privileged_ids[group.gid] = name
 
-    def why_privileged(user):
+    def why_privileged(user: User) -> str | None:
         """What makes a user privileged, or None."""
         if user.uid == 0:
             return "uid 0"
@@ -323,7 +347,14 @@ def account_faults(
     return list(dict.fromkeys(faults))
 
 
-def closing_entries(entries, accounts, service_user, privileged_groups=(), accept_system_users=(), slurm_users=None):
+def closing_entries(
+    entries: Iterable[str],
+    accounts: HostAccounts,
+    service_user: str,
+    privileged_groups: Sequence[str] = (),
+    accept_system_users: Sequence[str] = (),
+    slurm_users: Iterable[int] | None = None,
+) -> list[str]:
     """What closes the list of users by number, beside the names of privileged groups.
 
     A group of another name may have a privileged one's number, and a system account may join an allowed group later.
@@ -345,7 +376,7 @@ def closing_entries(entries, accounts, service_user, privileged_groups=(), accep
     return ["!%%#%d" % gid for gid in gids] + ["!#%d" % uid for uid in sorted(uids)]
 
 
-def empty_groups(entries, accounts):
+def empty_groups(entries: Iterable[str], accounts: HostAccounts) -> list[str]:
     """Warnings of groups on the list in which nobody is, where their members can all be listed.
 
     Args:
@@ -360,7 +391,7 @@ def empty_groups(entries, accounts):
     ]
 
 
-def not_found(name, more):
+def not_found(name: str, more: Iterable[str]) -> str:
     """That a command is nowhere, and where it was looked for.
 
     Args:
@@ -374,7 +405,14 @@ def not_found(name, more):
     )
 
 
-def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privileged, accept_unlistable):
+def _group_faults(
+    name: str,
+    accounts: HostAccounts,
+    privileged_ids: Mapping[int, str],
+    privileged_groups: Sequence[str],
+    why_privileged: Callable[[User], str | None],
+    accept_unlistable: bool,
+) -> list[str]:
     group = accounts.group(name)
     if group is None:
         return ["group %s: unknown on this host: create it, or take it off the list" % name]
@@ -394,7 +432,7 @@ def _group_faults(name, accounts, privileged_ids, privileged_groups, why_privile
     return faults
 
 
-def path_faults(path, what):
+def path_faults(path: str, what: str) -> list[str]:
     """Why a file can't be trusted: someone but root can change it, or a folder on the way to it.
 
     Follows symlinks step by step, so that a folder that holds a link counts too.
@@ -419,7 +457,7 @@ def bin_dir_faults(bin_dirs: list[str]) -> list[str]:
     ]
 
 
-def find_commands(names, bin_dirs):
+def find_commands(names: Iterable[str], bin_dirs: list[str]) -> tuple[dict[str, str], list[str]]:
     """Where the commands lie on this host.
 
     Args:
@@ -429,12 +467,12 @@ def find_commands(names, bin_dirs):
     Returns:
         Two values: command to absolute path, and the faults (missing, or not safe from others than root).
     """
-    found = {}
+    found: dict[str, str] = {}
     faults = bin_dir_faults(bin_dirs)
     if faults:
         return found, faults
     for name in names:
-        folders = SYSTEM_DIRS
+        folders: Sequence[str] = SYSTEM_DIRS
         if name in SLURM_COMMANDS:
             folders = bin_dirs or SYSTEM_DIRS + ("/usr/local/bin",)
         path = next((p for p in (os.path.join(f, name) for f in folders) if _is_executable(p)), None)
@@ -446,19 +484,19 @@ def find_commands(names, bin_dirs):
     return found, list(dict.fromkeys(faults))
 
 
-def _is_executable(path):
+def _is_executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def render(
-    service_user,
-    entries,
-    commands,
-    arguments=None,
-    privileged_groups=(),
-    closing=(),
-    names=(RUNAS_ALIAS, CMND_ALIAS),
-):
+    service_user: str,
+    entries: Iterable[str],
+    commands: Mapping[str, str],
+    arguments: Mapping[str, Iterable[str]] | None = None,
+    privileged_groups: Iterable[str] = (),
+    closing: Iterable[str] = (),
+    names: Sequence[str] = (RUNAS_ALIAS, CMND_ALIAS),
+) -> str:
     """The text of our sudoers file.
 
     Args:
@@ -490,15 +528,16 @@ def render(
     )
 
 
-def service_user_of(text):
+def service_user_of(text: str) -> str | None:
     """Whose rights a file of ours holds; None where that can't be told."""
     for statement in sudoers_reader.read(text):
         if statement.kind == "rule":
-            return statement.value.users[0].text
+            first: Member = statement.value.users[0]
+            return first.text
     return None
 
 
-def fault_of_foreign_file(path, text, service_user):
+def fault_of_foreign_file(path: str, text: str, service_user: str | None) -> str | None:
     """Why a file must neither be overwritten nor removed: it is not ours, or holds another account's rights.
 
     Args:
@@ -521,7 +560,7 @@ def fault_of_foreign_file(path, text, service_user):
     return None
 
 
-def alias_names(files, own_file, service_user):
+def alias_names(files: Mapping[str, str], own_file: str, service_user: str) -> tuple[str, ...]:
     """Names of the two aliases of a service user: those that Fractal knows, where no other account's file has them.
 
     Args:
@@ -540,7 +579,9 @@ def alias_names(files, own_file, service_user):
     return plain
 
 
-def without_our_rights(text, service_user, commands, elsewhere=()):
+def without_our_rights(
+    text: str, service_user: str, commands: Collection[str], elsewhere: Iterable[str] = ()
+) -> tuple[str, list[Statement], list[tuple[int, str]]]:
     """A file without the rights that the role is to give: aliases of our names, and rules for these commands alone.
 
     Args:
@@ -554,21 +595,21 @@ def without_our_rights(text, service_user, commands, elsewhere=()):
         rights together with others.
     """
     rules = sudoers_rights.Rules({"": text})
-    groups = {}
+    groups: dict[tuple[int, int], list[Statement]] = {}
     for statement in sudoers_reader.read(text):
         groups.setdefault(statement.span, []).append(statement)
-    gone, faults = [], []
+    gone: set[tuple[int, int]] = set()
+    faults = []
     for span, statements in groups.items():
         ours = [_is_our_right(statement, rules, service_user, commands) for statement in statements]
         if all(ours):
-            gone.append(span)
+            gone.add(span)
         elif any(mine is not False for mine in ours):
             faults.append(
                 (statements[0].line, "has rights of this role together with others: take them apart by hand first")
             )
     # Aliases that nobody uses without these go, too, and those that only such aliases use.
     while True:
-        gone = set(gone)
         used = sudoers_rights.alias_uses(found for span in groups if span not in gone for found in groups[span])
         let_go = sudoers_rights.alias_uses(found for span in gone for found in groups[span]) - used - set(elsewhere)
         unused = [
@@ -587,12 +628,15 @@ def without_our_rights(text, service_user, commands, elsewhere=()):
     return rest + text[end:], kept, faults
 
 
-def _is_our_right(statement, rules, service_user, commands):
+def _is_our_right(
+    statement: Statement, rules: sudoers_rights.Rules, service_user: str, commands: Collection[str]
+) -> bool | None:
     """Whether a statement gives what this role gives, and nothing else; None where it gives that, and more."""
     value = statement.value
     plain = (RUNAS_ALIAS, CMND_ALIAS)
     if statement.kind == "alias":
-        return value.name in plain
+        name: str = value.name
+        return name in plain
     if statement.kind != "rule":
         return False
     granted = [command for grant in value.grants for command in rules.resolve([grant.command], "Cmnd")]
@@ -608,7 +652,9 @@ def _is_our_right(statement, rules, service_user, commands):
     return True if names == [service_user] and all(those) else None
 
 
-def alias_clashes(files, own_file, names=(RUNAS_ALIAS, CMND_ALIAS)):
+def alias_clashes(
+    files: Mapping[str, str], own_file: str, names: Collection[str] = (RUNAS_ALIAS, CMND_ALIAS)
+) -> list[str]:
     """Definitions of our alias names in other files of the set.
 
     Two definitions are dangerous: sudo keeps the first it reads, which could be one that grants more.
@@ -629,7 +675,7 @@ def alias_clashes(files, own_file, names=(RUNAS_ALIAS, CMND_ALIAS)):
     ]
 
 
-def hidden_clashes(main, found, names=(RUNAS_ALIAS, CMND_ALIAS)):
+def hidden_clashes(main: str, found: Collection[str], names: Iterable[str] = (RUNAS_ALIAS, CMND_ALIAS)) -> list[str]:
     """The same for definitions that only sudo's own parser finds.
 
     Args:
@@ -644,7 +690,7 @@ def hidden_clashes(main, found, names=(RUNAS_ALIAS, CMND_ALIAS)):
     ]
 
 
-def read_otherwise(said, copy, originals):
+def read_otherwise(said: str, copy: str, originals: Mapping[str, str]) -> str | None:
     """The fault of a set of which visudo read other files than we did; None where there is none.
 
     Args:
@@ -663,12 +709,12 @@ def read_otherwise(said, copy, originals):
     return None
 
 
-def set_warnings(files, subject=None):
+def set_warnings(files: Mapping[str, str], subject: sudoers_rights.Subject | None = None) -> list[str]:
     """Settings in the set that matter to us, as sentences; see :func:`sudoers_rights.set_warnings`."""
     return sudoers_rights.set_warnings(files, subject)
 
 
-def parse_sudo_version(text):
+def parse_sudo_version(text: str) -> tuple[int, ...] | None:
     """The version of sudo from the output of ``sudo -V``.
 
     Returns:
@@ -691,16 +737,16 @@ class SudoersSet:
         folders: The included folders.
     """
 
-    def __init__(self, main, hostname, overrides=None):
+    def __init__(self, main: str, hostname: str, overrides: Mapping[str, str | None] | None = None) -> None:
         self.main = main
         self._hostname = hostname.split(".")[0]
         self._overrides = dict(overrides or {})
-        self.files = {}
-        self.folders = []
-        self._includes = {}
+        self.files: dict[str, str] = {}
+        self.folders: list[str] = []
+        self._includes: dict[str, list[tuple[tuple[int, int], str]]] = {}
         self._load(main, 0)
 
-    def _load(self, path, depth):
+    def _load(self, path: str, depth: int) -> None:
         """Read a file and those that it includes; a missing one is left out, and named by visudo."""
         if path in self.files or depth > _MAX_INCLUDES:
             return
@@ -724,11 +770,11 @@ class SudoersSet:
                 for name in self._names(target):
                     self._load(os.path.join(target, name), depth + 1)
 
-    def _resolve(self, raw, path):
+    def _resolve(self, raw: str, path: str) -> str:
         raw = raw.partition("\0")[0].replace("%h", self._hostname)
         return os.path.normpath(os.path.join(os.path.dirname(path), raw))
 
-    def _names(self, folder):
+    def _names(self, folder: str) -> list[str]:
         """What sudo reads in an included folder, in its order."""
         try:
             names = set(os.listdir(folder))
@@ -739,7 +785,7 @@ class SudoersSet:
                 names = names | {os.path.basename(path)} if text is not None else names - {os.path.basename(path)}
         return sorted(name for name in names if "." not in name and not name.endswith("~"))
 
-    def write_copy(self, folder):
+    def write_copy(self, folder: str) -> tuple[str, dict[str, str]]:
         """Write the whole set to an empty folder, its includes pointing at the copies.
 
         Returns:
@@ -765,7 +811,7 @@ class SudoersSet:
         return copies[self.main], {copy: path for path, copy in copies.items()}
 
 
-def read_file(path):
+def read_file(path: str) -> str | None:
     """The text of a file; None for what sudo does not read either: no file, a pipe, a device."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -778,7 +824,7 @@ def read_file(path):
         return stream.read().decode("utf-8", "surrogateescape")
 
 
-def name_originals(message, originals):
+def name_originals(message: str, originals: Mapping[str, str]) -> str:
     """Put the files' real names into what visudo said about their copies."""
     for copy in sorted(originals, key=len, reverse=True):
         message = message.replace(copy, originals[copy])

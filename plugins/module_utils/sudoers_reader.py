@@ -10,24 +10,111 @@ from __future__ import annotations
 
 import json
 import re
-from collections import namedtuple
+from typing import NamedTuple
 
-# kind: include, includedir, alias, defaults, rule or unread. value: what it says, see the functions that make them.
-# span: where in the text the path of an include lies; of others, where the whole statement does, its last line's end
-# included.
-Statement = namedtuple("Statement", "kind line value span")
-Include = namedtuple("Include", "path")
-Alias = namedtuple("Alias", "type name members")  # type: Host, Cmnd, User or Runas
-# binding: "" for all, ":" users, ">" run as, "@" hosts, "!" commands; options: (name, operator, value), where the
-# operator is "" (on), "!" (off), "=", "+=" or "-=".
-Defaults = namedtuple("Defaults", "binding members options")
-# One command of a rule. run_as, groups: lists of members, None where none is given. tags: names such as NOPASSWD.
-Grant = namedtuple("Grant", "hosts run_as groups tags command")
-Rule = namedtuple("Rule", "users grants")
-# kind: all, alias, word, group, netgroup or command. text: without escapes and quotes; a group's with its %.
-Member = namedtuple("Member", "negated kind text")
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
-_Token = namedtuple("_Token", "type text start end line")
+
+class Statement(NamedTuple):
+    """One statement of a sudoers file.
+
+    Attributes:
+        kind: include, includedir, alias, defaults, rule or unread.
+        line: The number of its first line.
+        value: What it says, by its kind: an :class:`Include`, :class:`Alias`, :class:`Defaults` or :class:`Rule`; None
+            for unread.
+        span: Where it lies in the text, with the end of its last line; of an include, where its path lies.
+    """
+
+    kind: str
+    line: int
+    value: Any
+    span: tuple[int, int]
+
+
+class Include(NamedTuple):
+    """An included file or folder, as the statement writes it."""
+
+    path: str
+
+
+class Alias(NamedTuple):
+    """The definition of an alias.
+
+    Attributes:
+        type: Host, Cmnd, User or Runas.
+        name: Its name.
+        members: What it stands for.
+    """
+
+    type: str
+    name: str
+    members: list[Member]
+
+
+class Defaults(NamedTuple):
+    """Settings, and whom they are for.
+
+    Attributes:
+        binding: "" for all, ":" for users, ">" for whom commands run as, "@" for hosts, "!" for commands.
+        members: Whom they are for; empty for all.
+        options: Of each its name, operator and value. The operator is "" (on), "!" (off), "=", "+=" or "-=".
+    """
+
+    binding: str
+    members: list[Member]
+    options: list[tuple[str, str, str | None]]
+
+
+class Grant(NamedTuple):
+    """One command of a rule.
+
+    Attributes:
+        hosts: Where it may run.
+        run_as: As which users; None where the rule names none.
+        groups: As which groups; None where the rule names none.
+        tags: Names such as NOPASSWD.
+        command: The command.
+    """
+
+    hosts: list[Member]
+    run_as: list[Member] | None
+    groups: list[Member] | None
+    tags: list[str]
+    command: Member
+
+
+class Rule(NamedTuple):
+    """A rule: who may run which commands."""
+
+    users: list[Member]
+    grants: list[Grant]
+
+
+class Member(NamedTuple):
+    """One entry of a list.
+
+    Attributes:
+        negated: Whether a ! stands before it.
+        kind: all, alias, word, group, netgroup or command.
+        text: What is written, without escapes and quotes; a group has its %.
+    """
+
+    negated: bool
+    kind: str
+    text: str
+
+
+class _Token(NamedTuple):
+    type: str
+    text: str
+    start: int
+    end: int
+    line: int
+
 
 _WORD = r"(?:[^#>!=:,() \t\r\n\\\"]|\\[^\t\n])+"
 _ID = r"#-?[0-9]+"
@@ -65,7 +152,7 @@ _NAMES = [
     _CONTINUED,
 ]
 # For each state of the reading: what may come. The longest counts; of two, the first.
-_STATES = {
+_STATE_TEXTS = {
     "start": [
         ("include", r"@include"),
         ("includedir", r"@includedir"),
@@ -97,9 +184,10 @@ _STATES = {
     "path_value": [("word", _PATH), ("word", _WORD), ("string", r'"'), ("sign", r"="), _NEWLINE, _BLANKS, _CONTINUED],
     "hash": [("word", r"[0-9A-Za-z+/=]+"), ("sign", r":"), _NOT, _NEWLINE, _BLANKS, _CONTINUED],
 }
-_STATES = {state: [(kind, re.compile(text)) for kind, text in rules] for state, rules in _STATES.items()}
+_STATES = {state: [(kind, re.compile(text)) for kind, text in rules] for state, rules in _STATE_TEXTS.items()}
 _AT_LINE_START = ("old_include", "old_includedir", "defaults", "new_alias")
 _CONTINUATION = re.compile(_CONTINUED[1])
+_BLANK_RUN = re.compile(_BLANKS[1])
 _QUOTED_GLOB = re.compile(r"\\[*?\[\]!^]")
 _QUOTED_SIGN = re.compile(r"\\[:\\,= \t#]")
 _PLAIN = re.compile(r"[^#\\:, \t\r\n]+")
@@ -118,35 +206,34 @@ class _Lexer:
         text: The whole file.
     """
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
         self._line = 1
         self._state = "start"
         self._line_start = True
 
-    def statements(self):
+    def statements(self) -> Iterator[tuple[int, list[_Token] | None, tuple[int, int]]]:
         """For each statement its line, its tokens (None where one is at fault), and where it begins and ends."""
         while self._at < len(self._text):
             self._state, self._line_start = "start", True
             line, begin = self._line, self._at
-            tokens = []
+            tokens: list[_Token] | None
             try:
-                for token in self._tokens():
-                    tokens.append(token)
+                tokens = list(self._tokens())
             except _Unread:
                 tokens = None
                 self._skip_line()
             if tokens is None or tokens:
                 yield line if not tokens else tokens[0].line, tokens, (begin, self._at)
 
-    def _skip_line(self):
+    def _skip_line(self) -> None:
         end = self._text.find("\n", self._at)
         end = len(self._text) if end < 0 else end + 1
         self._line += self._text.count("\n", self._at, end)
         self._at = end
 
-    def _tokens(self):
+    def _tokens(self) -> Iterator[_Token]:
         """The tokens up to the end of the statement."""
         while self._at < len(self._text):
             kind, match = self._longest()
@@ -192,8 +279,8 @@ class _Lexer:
             yield _Token(kind, text, start, self._at, line)
             self._state = self._next_state(kind, text)
 
-    def _longest(self):
-        best = None
+    def _longest(self) -> tuple[str, re.Match[str]]:
+        best: tuple[str, re.Match[str]] | None = None
         for kind, pattern in _STATES[self._state]:
             if kind in _AT_LINE_START and not self._line_start:
                 continue
@@ -204,7 +291,7 @@ class _Lexer:
             raise _Unread
         return best
 
-    def _next_state(self, kind, text):
+    def _next_state(self, kind: str, text: str) -> str:
         state = self._state
         if kind in ("include", "includedir"):
             return "included"
@@ -226,25 +313,27 @@ class _Lexer:
             return "hash"
         return "start"
 
-    def _take(self, end):
+    def _take(self, end: int) -> None:
         self._line += self._text.count("\n", self._at, end)
         self._line_start = end > 0 and self._text[end - 1 : end] == "\n"
         self._at = end
 
-    def _back(self, position):
+    def _back(self, position: int) -> None:
         self._line -= self._text.count("\n", position, self._at)
         self._at = position
         self._line_start = False
 
-    def _took_continuation(self):
+    def _took_continuation(self) -> bool:
         """Go on behind a line's end that a backslash continues, and the blanks that follow it, if one is here."""
         continued = _CONTINUATION.match(self._text, self._at)
         if continued:
             self._take(continued.end())
-            self._take(re.compile(r"[ \t]*").match(self._text, self._at).end())
+            blanks = _BLANK_RUN.match(self._text, self._at)
+            if blanks:
+                self._take(blanks.end())
         return continued is not None
 
-    def _string(self):
+    def _string(self) -> str:
         """The rest of a text in quotes."""
         found = []
         while True:
@@ -265,12 +354,12 @@ class _Lexer:
             raise _Unread
         return "".join(found)
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         """The arguments of a command, with a blank before each, up to the sign that ends them."""
         found = ""
         blank = False
         while self._at < len(self._text):
-            match = _CONTINUATION.match(self._text, self._at) or re.compile(r"[ \t]+").match(self._text, self._at)
+            match = _CONTINUATION.match(self._text, self._at) or _BLANK_RUN.match(self._text, self._at)
             if match:
                 blank = True
                 self._take(match.end())
@@ -296,7 +385,7 @@ class _Lexer:
         self._line_start = False
         return found
 
-    def _regex_arguments(self):
+    def _regex_arguments(self) -> str:
         """A regular expression over all arguments, to its closing $."""
         found = ""
         while True:
@@ -317,7 +406,7 @@ class _Lexer:
 _OF_NAMES = ("start", "binding")
 
 
-def _unescaped(text):
+def _unescaped(text: str) -> str:
     """A word without its backslashes; a backslash, x and two digits are a character."""
     return re.sub(
         r"\\(x[0-9A-Fa-f]{2}|.)",
@@ -327,7 +416,7 @@ def _unescaped(text):
     )
 
 
-def _with_plain_id(text):
+def _with_plain_id(text: str) -> str:
     """A member; the number of one that is a number (``#5``, ``%#5``) as sudo counts it, without zeros before it."""
     match = _MEMBER_ID.fullmatch(text)
     if not match or not -(2**31) <= int(match.group(2)) < 2**32:
@@ -336,7 +425,7 @@ def _with_plain_id(text):
     return match.group(1) + str(number if number >= -1 else number + 2**32)
 
 
-def _unescaped_command(text):
+def _unescaped_command(text: str) -> str:
     return re.sub(r"\\([,:= \t#])", r"\1", text)
 
 
@@ -345,17 +434,19 @@ class _Parser:
 
     Args:
         tokens: The tokens, at least one.
+        span: Where in the text they lie.
     """
 
-    def __init__(self, tokens):
+    def __init__(self, tokens: list[_Token], span: tuple[int, int]) -> None:
         self._tokens = tokens
+        self._span = span
         self._at = 0
 
-    def _peek(self, *kinds):
+    def _peek(self, *kinds: str) -> _Token | None:
         token = self._tokens[self._at] if self._at < len(self._tokens) else None
         return token if token and (not kinds or token.type in kinds) else None
 
-    def _sign(self, text):
+    def _sign(self, text: str) -> bool:
         """Take a sign if it is the next."""
         token = self._peek("sign", "comma")
         if token and token.text == text:
@@ -363,19 +454,19 @@ class _Parser:
             return True
         return False
 
-    def _next(self, *kinds):
+    def _next(self, *kinds: str) -> _Token:
         token = self._peek(*kinds)
         if token is None:
             raise _Unread
         self._at += 1
         return token
 
-    def _end(self):
+    def _end(self) -> None:
         if self._peek():
             raise _Unread
 
-    def statements(self):
-        """What the tokens say: a list of (kind, line, value, span)."""
+    def statements(self) -> list[Statement]:
+        """What the tokens say."""
         first = self._tokens[0]
         if first.type in ("include", "includedir"):
             self._at = 1
@@ -383,15 +474,15 @@ class _Parser:
             self._end()
             return [Statement(first.type, first.line, Include(path.text), (path.start, path.end))]
         if first.type == "defaults":
-            return [Statement("defaults", first.line, self._defaults(), None)]
+            return [Statement("defaults", first.line, self._defaults(), self._span)]
         if first.type == "new_alias":
             return self._aliases()
-        return [Statement("rule", first.line, self._rule(), None)]
+        return [Statement("rule", first.line, self._rule(), self._span)]
 
-    def _defaults(self):
+    def _defaults(self) -> Defaults:
         binding = self._next("defaults").text
         members = self._members() if binding else []
-        options = []
+        options: list[tuple[str, str, str | None]] = []
         while True:
             negated = bool(self._peek("not")) and bool(self._next("not"))
             name = self._next("setting").text
@@ -403,7 +494,7 @@ class _Parser:
         self._end()
         return Defaults(binding, members, options)
 
-    def _aliases(self):
+    def _aliases(self) -> list[Statement]:
         kind = self._next("new_alias").text.strip(" \t").partition("_")[0]
         found = []
         while True:
@@ -411,13 +502,13 @@ class _Parser:
             if not self._sign("="):
                 raise _Unread
             alias = Alias("Cmnd" if kind == "Cmd" else kind, name.text, self._members())
-            found.append(Statement("alias", self._tokens[0].line, alias, None))
+            found.append(Statement("alias", self._tokens[0].line, alias, self._span))
             if not self._sign(":"):
                 break
         self._end()
         return found
 
-    def _members(self):
+    def _members(self) -> list[Member]:
         found = []
         while True:
             while self._peek("digest"):
@@ -427,19 +518,19 @@ class _Parser:
             if not self._sign(","):
                 return found
 
-    def _digest(self):
+    def _digest(self) -> None:
         self._next("digest")
         self._sign(":")
         self._next("word")
         self._sign(",")
 
-    def _member(self, negated):
+    def _member(self, negated: bool) -> Member:
         token = self._next("all", "alias", "word", "group", "netgroup", "command", "address")
         return Member(negated, "word" if token.type == "address" else token.type, _with_plain_id(token.text))
 
-    def _rule(self):
+    def _rule(self) -> Rule:
         users = self._members()
-        grants = []
+        grants: list[Grant] = []
         while True:
             hosts = self._members()
             if not self._sign("="):
@@ -450,9 +541,11 @@ class _Parser:
         self._end()
         return Rule(users, grants)
 
-    def _grants(self, hosts):
+    def _grants(self, hosts: list[Member]) -> list[Grant]:
         found = []
-        run_as, groups, tags = None, None, []
+        run_as: list[Member] | None = None
+        groups: list[Member] | None = None
+        tags: list[str] = []
         while True:
             if self._sign("("):
                 run_as, groups = self._run_as()
@@ -471,8 +564,9 @@ class _Parser:
             if not self._sign(","):
                 return found
 
-    def _run_as(self):
-        users, groups = [], None
+    def _run_as(self) -> tuple[list[Member], list[Member] | None]:
+        users: list[Member] = []
+        groups: list[Member] | None = None
         if not self._peek_sign(":") and not self._peek_sign(")"):
             users = self._members()
         if self._sign(":"):
@@ -481,33 +575,33 @@ class _Parser:
             raise _Unread
         return users, groups
 
-    def _peek_sign(self, text):
+    def _peek_sign(self, text: str) -> bool:
         token = self._peek("sign")
         return token is not None and token.text == text
 
 
-def _with_tag(tags, name):
+def _with_tag(tags: list[str], name: str) -> list[str]:
     """Tags with one more, which undoes its opposite."""
     opposite = name[2:] if name.startswith("NO") else "NO" + name
     return [tag for tag in tags if tag not in (name, opposite)] + [name]
 
 
-def read(text):
+def read(text: str) -> list[Statement]:
     """The statements of a sudoers file, in order."""
-    found = []
+    found: list[Statement] = []
     # Of a line with a NUL in it sudo reads what is before that. Blanks keep all places as they are.
     text = _BEHIND_NUL.sub(lambda match: " " * len(match.group()), text)
     for line, tokens, span in _Lexer(text).statements():
         try:
             if tokens is None:
                 raise _Unread
-            found.extend(entry._replace(span=entry.span or span) for entry in _Parser(tokens).statements())
+            found.extend(_Parser(tokens, span).statements())
         except _Unread:
             found.append(Statement("unread", line, None, span))
     return found
 
 
-def aliases_of_json(text):
+def aliases_of_json(text: str) -> set[str]:
     """The names of all aliases in what ``cvtsudoers -f json`` printed; empty where that is no JSON, as happens."""
     try:
         document = json.loads(text)

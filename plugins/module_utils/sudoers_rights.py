@@ -9,14 +9,57 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections import namedtuple
+from typing import NamedTuple
 
 from . import sudoers_reader
 
-# Who is looked at. name: str; uid: int, None where unknown; groups: names; gids: numbers; host: this host's name.
-Subject = namedtuple("Subject", "name uid groups gids host")
-# A grant of a rule: where it stands, and what it says with its aliases resolved.
-Right = namedtuple("Right", "path line run_as groups password setenv command")
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from .sudoers_reader import Defaults, Member, Statement
+
+
+class Subject(NamedTuple):
+    """The account that is looked at.
+
+    Attributes:
+        name: Its name.
+        uid: Its uid; None where it is unknown.
+        groups: The names of its groups.
+        gids: The numbers of its groups.
+        host: This host's name.
+    """
+
+    name: str
+    uid: int | None
+    groups: Collection[str]
+    gids: Collection[int]
+    host: str
+
+
+class Right(NamedTuple):
+    """One command of a rule, with its aliases resolved.
+
+    Attributes:
+        path: The file of the rule.
+        line: The number of its line.
+        run_as: As which users the command may run; None where the rule names none, which means root.
+        groups: As which groups.
+        password: Whether sudo asks for a password.
+        setenv: Whether any environment variable may be set.
+        command: The command.
+    """
+
+    path: str
+    line: int
+    run_as: list[Member] | None
+    groups: list[Member]
+    password: bool
+    setenv: bool
+    command: Member
+
 
 _MAX_DEPTH = 32  # of aliases in aliases
 # Variables that make SLURM's commands, or programs that jobs start, do what whoever sets them wants.
@@ -34,18 +77,18 @@ class Rules:
         files: Path to text, in sudo's order.
     """
 
-    def __init__(self, files):
+    def __init__(self, files: Mapping[str, str]) -> None:
         self._found = [(path, statement) for path, text in files.items() for statement in sudoers_reader.read(text)]
-        self._aliases = {}
+        self._aliases: dict[tuple[str, str], list[Member]] = {}
         for _path, statement in self._found:
             if statement.kind == "alias":
                 self._aliases.setdefault((statement.value.type, statement.value.name), statement.value.members)
 
-    def of_kind(self, kind):
+    def of_kind(self, kind: str) -> list[tuple[str, int, Any]]:
         """The statements of a kind: a list of (path, line, value)."""
         return [(path, found.line, found.value) for path, found in self._found if found.kind == kind]
 
-    def resolve(self, members, kind, depth=0):
+    def resolve(self, members: Iterable[Member], kind: str, depth: int = 0) -> list[Member]:
         """A list of members with its aliases replaced by what they stand for, where that is known.
 
         Args:
@@ -63,7 +106,7 @@ class Rules:
                 found.append(part._replace(negated=part.negated != member.negated))
         return found
 
-    def names(self, members, kind, test):
+    def names(self, members: Iterable[Member], kind: str, test: Callable[[Member], bool | None]) -> bool | None:
         """Whether a list names something: the last member that does decides.
 
         Args:
@@ -83,13 +126,13 @@ class Rules:
         return False
 
 
-def alias_uses(statements):
+def alias_uses(statements: Iterable[Statement]) -> set[str]:
     """The names of all aliases that statements use.
 
     Args:
         statements: Of any kinds.
     """
-    members = []
+    members: list[Member] = []
     for statement in statements:
         value = statement.value
         if statement.kind in ("alias", "defaults"):
@@ -101,7 +144,7 @@ def alias_uses(statements):
     return {member.text for member in members if member.kind == "alias"}
 
 
-def is_user(member, subject):
+def is_user(member: Member, subject: Subject) -> bool | None:
     """Whether a member of a list is this account: by name, uid or group; None where that can't be known."""
     if member.kind == "group":
         name = member.text[1:]
@@ -115,7 +158,7 @@ def is_user(member, subject):
     return member.text.lower() == subject.name.lower() or member.text == "#%s" % subject.uid
 
 
-def is_host(member, subject):
+def is_host(member: Member, subject: Subject) -> bool | None:
     """Whether a member of a list is this host; None where that can't be known (addresses, netgroups)."""
     if member.kind == "netgroup" or re.fullmatch(r"[0-9A-Fa-f.:/]*[.:/][0-9A-Fa-f.:/]*", member.text):
         return None
@@ -125,7 +168,7 @@ def is_host(member, subject):
     return pattern.partition(".")[0] == short or any(fnmatch.fnmatchcase(name, pattern) for name in (host, short))
 
 
-def _concerns(rules, value, subject):
+def _concerns(rules: Rules, value: Defaults, subject: Subject) -> bool:
     """Whether settings concern an account's calls of our commands; what can't be known counts as if they did."""
     if value.binding == ":":
         return rules.names(value.members, "User", lambda member: is_user(member, subject)) is not False
@@ -144,7 +187,7 @@ def _concerns(rules, value, subject):
     return True
 
 
-def final_settings(rules, subject=None):
+def final_settings(rules: Rules, subject: Subject | None = None) -> dict[str, tuple[str, int, str, Any]]:
     """The last word on each setting, for an account's calls of our commands.
 
     Args:
@@ -154,7 +197,7 @@ def final_settings(rules, subject=None):
     Returns:
         Name to (path, line, operator, value); of a list, the value is what is in it, name to (path, line).
     """
-    found = {}
+    found: dict[str, tuple[str, int, str, Any]] = {}
     settings = rules.of_kind("defaults")
     # As sudo applies them: those for whom and by what last.
     for bindings in (("", ":", "@"), (">",), ("!",)):
@@ -176,7 +219,7 @@ def final_settings(rules, subject=None):
     return found
 
 
-def set_warnings(files, subject=None):
+def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> list[str]:
     """Settings that matter to us, as sentences, each with file and line.
 
     Args:
@@ -188,11 +231,11 @@ def set_warnings(files, subject=None):
     user = subject.name if subject else "USER"
     found = []
 
-    def say(name, words):
+    def say(name: str, words: str) -> None:
         path, line = settings[name][:2]
         found.append((path, line, "%s:%d: %s" % (path, line, words)))
 
-    def is_on(name):
+    def is_on(name: str) -> bool:
         return name in settings and settings[name][2] == ""
 
     for name in ("log_input", "log_stdin"):
@@ -254,11 +297,11 @@ def set_warnings(files, subject=None):
     return list(dict.fromkeys(words for _path, _line, words in sorted(found, key=lambda entry: entry[:2])))
 
 
-def _setenv_words(name, user):
+def _setenv_words(name: str, user: str) -> str:
     return "%s: %s may set any variable for the commands, and so for the jobs; take it away" % (name, user)
 
 
-def rights(rules, subject):
+def rights(rules: Rules, subject: Subject) -> list[Right]:
     """What an account may run as others by the rules of the files, in their order.
 
     Rules whose users or hosts can't be known here, as of netgroups, are left out.
@@ -287,27 +330,27 @@ def rights(rules, subject):
     return found
 
 
-def words_of(right):
+def words_of(right: Right) -> str:
     """A right as sudoers writes it."""
     run_as = "root" if right.run_as is None else ", ".join(map(_text, right.run_as))
     groups = " : " + ", ".join(map(_text, right.groups)) if right.groups else ""
     return "(%s%s) %s%s" % (run_as, groups, "" if right.password else "NOPASSWD: ", _text(right.command))
 
 
-def _text(member):
+def _text(member: Member) -> str:
     return ("!" if member.negated else "") + member.text
 
 
-def foreign_rights(rules, subject, own_file):
+def foreign_rights(rules: Rules, subject: Subject, own_file: str | None) -> list[tuple[str, int, list[Right]]]:
     """Rules of other files that give an account rights: a list of (path, line, rights)."""
-    found = {}
+    found: dict[tuple[str, int], list[Right]] = {}
     for right in rights(rules, subject):
         if right.path != own_file and not right.command.negated:
             found.setdefault((right.path, right.line), []).append(right)
     return [(path, line, found[path, line]) for path, line in found]
 
 
-def foreign_warnings(rules, subject, own_file):
+def foreign_warnings(rules: Rules, subject: Subject, own_file: str | None) -> list[str]:
     """The same as sentences."""
     return [
         "%s:%d: gives %s rights that this role did not: %s; what is taken off the role's list stays allowed there"
@@ -328,7 +371,15 @@ class Asked:
         accepted: Commands that are meant, too, as they stand in the rules.
     """
 
-    def __init__(self, entries, users, members, commands, service_user, accepted=()):
+    def __init__(
+        self,
+        entries: Iterable[str],
+        users: Sequence[tuple[str, int]],
+        members: Callable[[str], Collection[str] | None],
+        commands: Iterable[str],
+        service_user: str,
+        accepted: Iterable[str] = (),
+    ) -> None:
         self._entries = {entry.lower() for entry in entries} | {service_user.lower()}
         self._names = {name.lower() for name, _uid in users} | {service_user.lower()}
         self._uids = {"#%s" % uid for _name, uid in users}
@@ -336,7 +387,7 @@ class Asked:
         self._commands = set(commands)
         self._accepted = set(accepted)
 
-    def covers(self, run_as, groups, command):
+    def covers(self, run_as: Iterable[str], groups: object, command: str) -> bool:
         """Whether a right is no more than what was asked for.
 
         Args:
@@ -350,15 +401,15 @@ class Asked:
             return False
         return all(self._covers_user(name) for name in run_as)
 
-    def _covers_user(self, name):
+    def _covers_user(self, name: str) -> bool:
         if name in self._uids or name.lower() in self._entries or name.lower() in self._names:
             return name != "ALL"
         if not name.startswith("%"):
             return False
         members = self._members(name[1:])
-        return bool(members) and all(member.lower() in self._names for member in members)
+        return bool(members and all(member.lower() in self._names for member in members))
 
-    def covers_right(self, right):
+    def covers_right(self, right: Right) -> bool:
         """Whether a :class:`Right` is no more than what was asked for."""
         run_as = ["root"] if right.run_as is None else [member.text for member in right.run_as if not member.negated]
         return right.command.negated or self.covers(run_as, right.groups, right.command.text)
