@@ -893,14 +893,14 @@ class TestForks:
         end = 500
         killer = (
             "import os, random, signal, threading, time\n"
-            "from node import forks, processes, starts\nstarted, spawn = [], processes.spawn\n"
+            "from node import forks, loop, processes\nstarted, spawn = [], processes.spawn\n"
             "def spawn_and_note(*words):\n"
             "    started.append(spawn(*words))\n"
             "    return started[-1]\n"
             "def kill_the_first():\n"
             "    time.sleep(random.uniform(0.2, 1.5))\n"
             "    os.kill(started[0], signal.SIGKILL)\n"
-            "forks.spawn = starts.spawn = spawn_and_note\n"
+            "forks.spawn = loop.spawn = spawn_and_note\n"
             "signal.pthread_sigmask(signal.SIG_BLOCK, worker.WAITED)\n"
             "threading.Thread(target=kill_the_first, daemon=True).start()\n"
         )
