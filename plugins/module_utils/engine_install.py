@@ -22,6 +22,13 @@ from .atomic import write_whole
 from .commands import call_as, run
 from .trusted_path import fault_of_path, fault_of_tree
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from .commands import Answer
+
 FOLDER = "fractal-slurm-engine"
 PTH = "fractal-slurm-engine.pth"
 MARKER = runtime_install.MARKER
@@ -84,7 +91,7 @@ class Venv:
         EngineError: There is none, or root would have to trust what others can write.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = os.path.realpath(path)
         self.python = os.path.join(self.path, "bin", "python")
         if not os.path.isfile(os.path.join(self.path, "pyvenv.cfg")) or not os.path.exists(self.python):
@@ -105,10 +112,10 @@ class Venv:
                 raise EngineError("%s is not safe to use as root: %s" % (path, fault))
         self.found = self._describe()
 
-    def _run(self, *words, **options):
-        return run([self.python, "-I", "-B"] + list(words), timeout=options.get("timeout", 120), user=self._user)
+    def _run(self, *words: str) -> Answer:
+        return run([self.python, "-I", "-B"] + list(words), timeout=120, user=self._user)
 
-    def _as_owner(self, function, *arguments):
+    def _as_owner(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function that changes the environment, with its owner's rights."""
         try:
             if self._user is None:
@@ -117,10 +124,10 @@ class Venv:
         except OSError as error:
             raise EngineError("%s: %s" % (error.filename or self.path, error.strerror or error)) from None
 
-    def _describe(self):
+    def _describe(self) -> dict[str, Any]:
         answer = self._run("-c", _DESCRIBE)
         try:
-            found = json.loads(answer.out)
+            found: dict[str, Any] = json.loads(answer.out)
         except ValueError:
             said = (answer.err or answer.out).strip().splitlines()
             raise EngineError("%s does not run: %s" % (self.python, said[-1] if said else answer.status)) from None
@@ -128,9 +135,10 @@ class Venv:
             raise EngineError("%s is no virtual environment" % self.path)
         return found
 
-    def faults(self):
+    def faults(self) -> list[str]:
         """Why nothing can be installed, one sentence each."""
-        found, faults = self.found, []
+        found = self.found
+        faults = []
         if tuple(found["version"]) < runtime_install.MINIMUM or found["implementation"] != "cpython":
             faults.append(
                 "%s is %s %s, and the engine needs CPython %s or newer"
@@ -154,7 +162,7 @@ class Venv:
             )
         return faults
 
-    def target(self):
+    def target(self) -> dict[str, str]:
         """What wheels have to fit."""
         return {
             "python": ".".join(map(str, self.found["version"])),
@@ -162,19 +170,19 @@ class Venv:
             "glibc": self.found["libc"][1],
         }
 
-    def folder(self, version):
+    def folder(self, version: str) -> str:
         """Where a version lies."""
         return os.path.join(self.path, FOLDER, version)
 
-    def _pth(self):
+    def _pth(self) -> str:
         return os.path.join(self.found["purelib"], PTH)
 
-    def current(self):
+    def current(self) -> str | None:
         """The version that Python is told of, or None."""
         text = _read(self._pth())
         return os.path.basename(text.strip()) if text else None
 
-    def is_sound(self, version, digest):
+    def is_sound(self, version: str, digest: str) -> bool:
         """Whether a version is wholly installed, from this source and for this Python, and in use."""
         try:
             marker = json.loads(_read(os.path.join(self.folder(version), MARKER)) or "{}")
@@ -187,7 +195,7 @@ class Venv:
             and _read(self._pth()) == self.folder(version) + "\n"
         )
 
-    def check(self, folder):
+    def check(self, folder: str) -> list[str]:
         """What the engine says of this fractal-server.
 
         Args:
@@ -205,7 +213,7 @@ class Venv:
         said = [line.strip() for line in answer.err.splitlines() if line.strip()] or lines
         return ["the engine does not start in %s: %s" % (self.path, said[-1] if said else answer.status)]
 
-    def try_out(self, archive):
+    def try_out(self, archive: str) -> list[str]:
         """Install in a folder that is removed again, and ask the engine.
 
         Args:
@@ -214,7 +222,7 @@ class Venv:
         Returns:
             Its faults.
         """
-        holder = self._as_owner(_make_holder)
+        holder: str = self._as_owner(_make_holder)
         try:
             folder = os.path.join(holder, "engine")
             self._fill(folder, archive)
@@ -222,7 +230,7 @@ class Venv:
         finally:
             self._as_owner(_remove_tree, holder)
 
-    def install(self, version, digest, archive):
+    def install(self, version: str, digest: str, archive: str) -> list[str]:
         """Install a version, ask the engine, and only then tell Python of it.
 
         Args:
@@ -247,35 +255,35 @@ class Venv:
             self._as_owner(_remove_tree, build)
             self._as_owner(_remove_if_empty, os.path.dirname(build))
 
-    def _fill(self, folder, archive):
+    def _fill(self, folder: str, archive: str) -> None:
         with open(archive, "rb") as stream:  # with our rights; what is done with it has the owner's
             self._as_owner(_fill, folder, self.python, stream.fileno(), sorted(self.found["distributions"]))
 
-    def superfluous(self):
+    def superfluous(self) -> list[str]:
         """Folders of versions that are neither in use nor the last that was."""
         base = os.path.join(self.path, FOLDER)
         names = [name for name in _list(base) if _VERSION_FOLDER.fullmatch(name) and name != self.current()]
         names.sort(key=lambda name: os.lstat(os.path.join(base, name)).st_mtime, reverse=True)
         return [os.path.join(base, name) for name in names[_KEPT - 1 :]]
 
-    def remnants(self):
+    def remnants(self) -> list[str]:
         """All paths of ours."""
         return [path for path in (self._pth(), os.path.join(self.path, FOLDER)) if os.path.lexists(path)]
 
-    def remove(self, paths):
+    def remove(self, paths: Iterable[str]) -> None:
         """Remove files and folders of ours."""
         for path in paths:
             self._as_owner(_remove_tree, path)
 
 
-def _list(folder):
+def _list(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
     except OSError:
         return []
 
 
-def _read(path):
+def _read(path: str) -> str | None:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read(65536)
@@ -286,23 +294,23 @@ def _read(path):
 # What follows is called as the environment's owner.
 
 
-def _make_holder():
+def _make_holder() -> str:
     return tempfile.mkdtemp(prefix="fractal-slurm-engine-")
 
 
-def _remove_tree(path):
+def _remove_tree(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
 
 
-def _remove_if_empty(folder):
+def _remove_if_empty(folder: str) -> None:
     if os.path.isdir(folder) and not os.listdir(folder):
         os.rmdir(folder)
 
 
-def _fill(folder, python, descriptor, present):
+def _fill(folder: str, python: str, descriptor: int, present: list[str]) -> None:
     """Install what the environment lacks into a folder."""
     os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="fractal-slurm-engine-") as work:
@@ -324,14 +332,14 @@ def _fill(folder, python, descriptor, present):
     runtime_install.open_to_all(folder)
 
 
-def _must(argv):
+def _must(argv: Sequence[str]) -> None:
     answer = run(argv, timeout=600, environment={"HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull})
     if answer.status != 0:
         said = " ".join((answer.err or answer.out).split())[-1500:]
         raise OSError("pip can't install the wheels: %s" % said)
 
 
-def _take_place(build, folder, marker, pth):
+def _take_place(build: str, folder: str, marker: Mapping[str, Any], pth: str) -> None:
     os.umask(0o022)
     with open(os.path.join(build, MARKER), "w", encoding="utf-8") as stream:
         json.dump(marker, stream, indent=2, sort_keys=True)

@@ -13,6 +13,11 @@ from ansible.module_utils.urls import open_url
 
 from .commands import run
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 CONNECTION_SPEC = {
     "api_url": {"type": "str", "default": "http://127.0.0.1:8000"},
     "token": {"type": "str", "no_log": True},
@@ -81,7 +86,7 @@ class ServerError(Exception):
     """Why the server does not do what it is asked for, in one sentence."""
 
 
-def connect(params):
+def connect(params: Mapping[str, Any]) -> Fractalctl | Api:
     """The way to the server that a module's parameters name.
 
     Args:
@@ -105,9 +110,9 @@ class Api:
 
     _RESOURCES = "/admin/v2/resource/"
 
-    def __init__(self, params):
-        self._url = params["api_url"].rstrip("/")
-        self._options = {
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._url: str = params["api_url"].rstrip("/")
+        self._options: dict[str, Any] = {
             "timeout": params["timeout"],
             "validate_certs": params["validate_certs"],
             "ca_path": params["ca_path"],
@@ -117,7 +122,7 @@ class Api:
             raise ServerError(
                 "api_url: found %r; an address that begins with http:// or https:// is allowed" % self._url
             )
-        self._token = params["token"]
+        self._token: str | None = params["token"]
         if self._token is None:
             form = urlencode({"username": params["username"], "password": params["password"]})
             answer = self._call("POST", "/auth/token/login/", form, "application/x-www-form-urlencoded")
@@ -125,7 +130,7 @@ class Api:
                 raise ServerError("%s: gives no token for %s" % (self._url, params["username"]))
             self._token = answer["access_token"]
 
-    def resources(self):
+    def resources(self) -> list[dict[str, Any]]:
         """All resources, as the server tells them."""
         found = self._call("GET", self._RESOURCES)
         if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
@@ -134,19 +139,19 @@ class Api:
             )
         return found
 
-    def create(self, body):
+    def create(self, body: Mapping[str, Any]) -> Any:
         """Make a resource; returns it as the server tells it."""
         return self._call("POST", self._RESOURCES, json.dumps(body))
 
-    def update(self, number, body):
+    def update(self, number: int, body: Mapping[str, Any]) -> Any:
         """Give the resource of this id other values; returns it as the server tells it."""
         return self._call("PUT", "%s%d/" % (self._RESOURCES, number), json.dumps(body))
 
-    def remove(self, number):
+    def remove(self, number: int) -> None:
         """Remove the resource of this id."""
         self._call("DELETE", "%s%d/" % (self._RESOURCES, number))
 
-    def _call(self, method, path, data=None, content_type="application/json"):
+    def _call(self, method: str, path: str, data: str | None = None, content_type: str = "application/json") -> Any:
         headers = {"Accept": "application/json"}
         if data is not None:
             headers["Content-Type"] = content_type
@@ -170,7 +175,7 @@ class Api:
             raise ServerError("%s: its answer is no JSON: is this a fractal-server?" % where) from None
 
 
-def _words_of(error):
+def _words_of(error: HTTPError) -> str:
     """What an answer with a status of failure says, in one line."""
     try:
         text = error.read(65536).decode("utf-8", "replace")
@@ -203,34 +208,35 @@ class Fractalctl:
         ServerError: There is no such Python.
     """
 
-    def __init__(self, params):
-        path = params["fractalctl"]
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        path: str = params["fractalctl"]
         self._python = os.path.join(os.path.dirname(path), "python")
-        self._timeout = params["timeout"]
-        self._user = params["fractalctl_user"]
-        self._folder = params["fractalctl_dir"] or "/"
+        self._timeout: int = params["timeout"]
+        self._user: str | None = params["fractalctl_user"]
+        self._folder: str = params["fractalctl_dir"] or "/"
         if not os.path.isfile(path) or not os.access(self._python, os.X_OK):
             raise ServerError("fractalctl: %s is not there, or no python beside it: name the one of the server" % path)
         if not os.path.isdir(self._folder):
             raise ServerError("fractalctl_dir: the folder %s is not there" % self._folder)
 
-    def resources(self):
+    def resources(self) -> list[dict[str, Any]]:
         """All resources, as the server tells them."""
-        return self._ask({"do": "list"})
+        found: list[dict[str, Any]] = self._ask({"do": "list"})
+        return found
 
-    def create(self, body):
+    def create(self, body: Mapping[str, Any]) -> Any:
         """Make a resource; returns its values."""
         return self._ask({"do": "write", "body": body})
 
-    def update(self, number, body):
+    def update(self, number: int, body: Mapping[str, Any]) -> Any:
         """Give the resource of this id other values; returns them."""
         return self._ask({"do": "write", "id": number, "body": body})
 
-    def remove(self, number):
+    def remove(self, number: int) -> None:
         """Remove the resource of this id."""
         self._ask({"do": "remove", "id": number})
 
-    def _ask(self, question):
+    def _ask(self, question: Mapping[str, Any]) -> Any:
         # The folder is entered by the program, as its user: fractal-server reads .fractal_server.env there.
         program = "import os\nos.chdir(%r)\n%s" % (self._folder, _PROGRAM)
         given = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
@@ -257,12 +263,12 @@ class Fractalctl:
 _SETTINGS = ("FRACTAL_", "POSTGRES_", "JWT_", "OAUTH_", "PG")
 
 
-def body_of(resource):
+def body_of(resource: Mapping[str, Any]) -> dict[str, Any]:
     """What is sent to the server for a resource as it tells it."""
     return {name: value for name, value in resource.items() if name not in _OF_THE_SERVER}
 
 
-def settled(config):
+def settled(config: Any) -> Any:
     """Return a ``jobs_runner_config`` without values that are not set and without the server's own defaults.
 
     Two that mean the same are then equal.
@@ -280,6 +286,6 @@ def settled(config):
     }
 
 
-def text_of(config):
+def text_of(config: Any) -> str:
     """A settled configuration as text, for a diff."""
     return json.dumps(settled(config), indent=2, sort_keys=True) + "\n"

@@ -27,6 +27,11 @@ from .commands import run
 from .managed_file import unwritable
 from .trusted_path import fault_of_path, fault_of_tree, unreachable_part
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import IO, Any
+
 MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
 MINIMUM = (3, 10)
@@ -69,7 +74,7 @@ class InstallError(Exception):
     """Something went wrong on the host; the message is a sentence for whoever must act."""
 
 
-def run_python(argv, timeout=900):
+def run_python(argv: Sequence[str], timeout: float = 900) -> tuple[int, str]:
     """Run an interpreter without what pip and Python would read from the environment.
 
     Returns:
@@ -79,7 +84,7 @@ def run_python(argv, timeout=900):
     return answer.status, "\n".join(text for text in (answer.out.strip(), answer.err) if text)
 
 
-def describe_python(path):
+def describe_python(path: str) -> dict[str, str] | str:
     """What an interpreter is: version, machine and C library.
 
     Returns:
@@ -112,7 +117,7 @@ def describe_python(path):
     }
 
 
-def find_python(wanted):
+def find_python(wanted: str | None) -> dict[str, str] | str:
     """The interpreter to use.
 
     Args:
@@ -133,7 +138,7 @@ def find_python(wanted):
     return "; ".join(reasons) or "there is none in /usr/bin and /usr/local/bin"
 
 
-def python_package(os_release):
+def python_package(os_release: str) -> str | None:
     """The package of a distribution that brings a Python which serves, or None where it is not known.
 
     Args:
@@ -149,13 +154,14 @@ def python_package(os_release):
         if version >= (10,):
             return "python3"
         return "python3.11" if version >= (8,) else None
+    first: tuple[int, ...]
     for name, first in (("ubuntu", (22, 4)), ("debian", (12,))):
         if names[0] == name:
             return "python3" if version >= first else None
     return None
 
 
-def target_of_package(package):
+def target_of_package(package: str | None) -> dict[str, str] | None:
     """What wheels have to fit once a package has brought its Python, or None where its name does not tell.
 
     Args:
@@ -168,7 +174,7 @@ def target_of_package(package):
     return {"python": "%s.%s" % found.groups(), "machine": platform.machine(), "glibc": version}
 
 
-def read_os_release():
+def read_os_release() -> str:
     """The text of /etc/os-release; empty where there is none."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         try:
@@ -179,7 +185,7 @@ def read_os_release():
     return ""
 
 
-def toml(settings):
+def toml(settings: Mapping[str, object]) -> str:
     """The text of our settings file.
 
     Args:
@@ -199,11 +205,11 @@ class Prefix:
         command_link: Path of the link to the command, or None for no link.
     """
 
-    def __init__(self, path, command_link=None):
+    def __init__(self, path: str, command_link: str | None = None) -> None:
         self.path = path.rstrip("/")
         self._command_link = command_link
 
-    def trust_fault(self):
+    def trust_fault(self) -> str | None:
         """Why nothing below the prefix may be read, run or made: others could have put it there. Or None."""
         fault = fault_of_path(self.path)
         return (
@@ -212,11 +218,11 @@ class Prefix:
             else None
         )
 
-    def folder(self, version):
+    def folder(self, version: str) -> str:
         """The folder of a version."""
         return os.path.join(self.path, version)
 
-    def versions(self):
+    def versions(self) -> list[str]:
         """Names of all installed versions, the newest installation first."""
         try:
             names = [name for name in os.listdir(self.path) if self.marker(name) is not None]
@@ -224,14 +230,14 @@ class Prefix:
             return []
         return sorted(names, key=lambda name: os.stat(self._marker_path(name)).st_mtime, reverse=True)
 
-    def current(self):
+    def current(self) -> str | None:
         """The version that the link names, or None."""
         try:
             return os.path.basename(os.readlink(os.path.join(self.path, CURRENT)))
         except OSError:
             return None
 
-    def previous(self, bundled=None):
+    def previous(self, bundled: str | None = None) -> str | None:
         """The version that was current before the collection's own, or None where there is none to go back to.
 
         However often it is asked, and wherever an upgrade did not arrive, the answer stays the same: a host that has
@@ -246,31 +252,32 @@ class Prefix:
             return None
         if marker.get("gone_back_from") or (bundled and current != bundled and self.marker(bundled) is None):
             return current
-        before = marker.get("replaced")
+        before: str | None = marker.get("replaced")
         if before and before == bundled:
             return current
         return before if before and self.marker(before) is not None else None
 
-    def _kept(self):
+    def _kept(self) -> list[str | None]:
         """The versions that are never superfluous: the current one, and what it can be exchanged for."""
         current = self.current()
         marker = self.marker(current or "") or {}
         return [current, marker.get("replaced"), marker.get("gone_back_from")]
 
-    def _marker_path(self, version):
+    def _marker_path(self, version: str) -> str:
         return os.path.join(self.folder(version), MARKER)
 
-    def marker(self, version):
+    def marker(self, version: str) -> dict[str, Any] | None:
         """What was written when a version had been installed, or None."""
         if not _VERSION_FOLDER.fullmatch(version):
             return None
         try:
             with open(self._marker_path(version), encoding="utf-8") as stream:
-                return json.load(stream)
+                found: dict[str, Any] = json.load(stream)
+                return found
         except (OSError, ValueError):
             return None
 
-    def is_sound(self, version, digest=None):
+    def is_sound(self, version: str, digest: str | None = None) -> bool:
         """Whether a version is wholly installed: its marker is there, fits, and the import test passes.
 
         Args:
@@ -282,7 +289,7 @@ class Prefix:
             return False
         return _import_fault(self.folder(version)) is None
 
-    def install(self, version, digest, python, archive):
+    def install(self, version: str, digest: str, python: str, archive: str) -> None:
         """Install a version from an archive of wheels.
 
         It is built and tried beside its folder: where the version is there already and broken, runs in flight use it.
@@ -305,7 +312,7 @@ class Prefix:
             if not self.is_sound(version, digest):  # else another run of Ansible has made it meanwhile
                 self._install(version, digest, python, archive)
 
-    def _install(self, version, digest, python, archive):
+    def _install(self, version: str, digest: str, python: str, archive: str) -> None:
         folder = self.folder(version)
         build = self.folder("." + version[1:])
         if os.path.lexists(build):
@@ -313,7 +320,7 @@ class Prefix:
         try:
             wheels = _build(build, folder, python, archive)
             before = self.marker(version) or {}
-            marker = {"version": version, "digest": digest, "wheels": wheels, "python": python}
+            marker: dict[str, Any] = {"version": version, "digest": digest, "wheels": wheels, "python": python}
             marker.update({key: before[key] for key in ("replaced", "gone_back_from") if before.get(key)})
             _write_marker(build, marker)
             fault = _import_fault(build)
@@ -324,7 +331,7 @@ class Prefix:
             if os.path.lexists(build):
                 shutil.rmtree(build)
 
-    def place_faults(self, installs):
+    def place_faults(self, installs: bool) -> list[str]:
         """Why the prefix can't be changed, one sentence each.
 
         Args:
@@ -345,17 +352,17 @@ class Prefix:
                 faults.append("%s, where wheels are unpacked (TMPDIR)" % fault)
         return faults
 
-    def links_differ(self, version):
+    def links_differ(self, version: str) -> bool:
         """Whether the links need a change to make a version the current one."""
         return any(_read_link(path) != target for path, target in self._links(version))
 
-    def _links(self, version):
+    def _links(self, version: str) -> list[tuple[str, str]]:
         links = [(os.path.join(self.path, CURRENT), version)]
         if self._command_link:
             links.append((self._command_link, os.path.join(self.path, CURRENT, "bin", "fractal-slurm")))
         return links
 
-    def link_fault(self):
+    def link_fault(self) -> str | None:
         """Why the link to the command can't be set, or None."""
         link = self._command_link
         if not link:
@@ -369,16 +376,21 @@ class Prefix:
         fault = unwritable(os.path.dirname(link)) if _read_link(link) != self._links("")[1][1] else None
         return "%s (fractal_slurm_runtime_command)" % fault if fault else None
 
-    def switch(self, version, back=False):
+    def switch(self, version: str, back: bool = False) -> None:
         """Make a version the current one; each link is replaced in one step.
 
         Args:
             version: Its name.
             back: Whether this is a way back: then what it had replaced itself stays known.
+
+        Raises:
+            InstallError: The version is not installed. The links are as they were.
         """
         before = self.current()
         if before and before != version:
             marker = self.marker(version)
+            if marker is None:
+                raise InstallError("the version %s is no longer installed below %s: run again" % (version, self.path))
             marker.pop("gone_back_from", None)
             marker["gone_back_from" if back else "replaced"] = before
             _write_marker(self.folder(version), marker)
@@ -387,13 +399,13 @@ class Prefix:
                 continue
             replace_link(path, target)
 
-    def superfluous(self, keep):
+    def superfluous(self, keep: int) -> list[str]:
         """Versions that are neither current, nor among the newest ``keep``, nor in use on this host."""
         chosen = [name for name in self.versions() if name not in self._kept()]
         kept = max(0, keep - 2)
         return [name for name in chosen[kept:] if not self.in_use(name)]
 
-    def in_use(self, version):
+    def in_use(self, version: str) -> list[int]:
         """Ids of the processes on this host that run from a version's folder."""
         folder = self.folder(version) + "/"
         found = []
@@ -409,7 +421,7 @@ class Prefix:
                 found.append(int(name))
         return found
 
-    def uses(self):
+    def uses(self) -> list[str]:
         """What runs from any version on this host, one sentence a version."""
         found = []
         for name in self.versions():
@@ -419,13 +431,13 @@ class Prefix:
                 found.append("%s by %d processes on this host (%s)" % (name, len(pids), shown))
         return found
 
-    def delete(self, version):
+    def delete(self, version: str) -> None:
         """Remove a version; its marker first, so that it never counts as installed by half."""
         if os.path.exists(self._marker_path(version)):
             os.unlink(self._marker_path(version))
         shutil.rmtree(self.folder(version))
 
-    def remnants(self):
+    def remnants(self) -> list[str]:
         """All paths of ours: versions, whole or not, and links."""
         found = []
         if self._command_link and (_read_link(self._command_link) or "").startswith(self.path + "/"):
@@ -439,7 +451,7 @@ class Prefix:
             ]
         return found
 
-    def remove_all(self):
+    def remove_all(self) -> None:
         """Remove all that is ours, and the folder itself where nothing else is in it."""
         for path in self.remnants():
             if os.path.islink(path):
@@ -450,7 +462,7 @@ class Prefix:
             os.rmdir(self.path)
 
 
-def queued_jobs(bin_dirs):
+def queued_jobs(bin_dirs: Iterable[str]) -> list[str]:
     """Jobs of ours that SLURM knows, in a sentence. What can't be asked is not known, and no reason.
 
     Args:
@@ -472,7 +484,7 @@ def queued_jobs(bin_dirs):
     return ["%d jobs in the queue need it (%s%s)" % (len(jobs), shown, ", ..." if len(jobs) > 10 else "")]
 
 
-def journals(settings_file, service_user):
+def journals(settings_file: str | None, service_user: str | None) -> list[str]:
     """Folders with journals, as far as they can be told: those of the settings, or of the service user.
 
     Args:
@@ -485,15 +497,14 @@ def journals(settings_file, service_user):
             found = re.findall(r'^state_dir\s*=\s*"([^"\\]+)"\s*$', stream.read(1000000), re.MULTILINE)
     except (OSError, ValueError):
         pass
-    try:
-        found = found or [os.path.join(pwd.getpwnam(service_user).pw_dir, ".local", "state", "fractal-slurm")]
-    except (KeyError, TypeError):
-        pass
+    if not found and service_user:
+        with contextlib.suppress(KeyError):
+            found = [os.path.join(pwd.getpwnam(service_user).pw_dir, ".local", "state", "fractal-slurm")]
     return [path for path in found if os.path.isdir(path) and os.listdir(path)]
 
 
 @contextlib.contextmanager
-def _alone(folder):
+def _alone(folder: str) -> Iterator[None]:
     """Wait for others that install to a folder, and keep them waiting, where the file system can lock folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -504,7 +515,7 @@ def _alone(folder):
         os.close(descriptor)
 
 
-def _import_fault(folder):
+def _import_fault(folder: str) -> str | None:
     """Why the version in a folder does not work, or None. It is run only if none but us could have written it."""
     python = os.path.join(folder, "bin", "python")
     if not os.path.exists(python):
@@ -516,7 +527,7 @@ def _import_fault(folder):
     return None if status == 0 else out.strip().splitlines()[-1] if out.strip() else "exit code %d" % status
 
 
-def _build(build, folder, python, archive):
+def _build(build: str, folder: str, python: str, archive: str) -> dict[str, dict[str, str]]:
     """Make a virtual environment that will be moved.
 
     Args:
@@ -559,20 +570,20 @@ def _build(build, folder, python, archive):
     return wheels
 
 
-def _replace_in(path, old, new):
-    with open(path, "rb") as stream:
-        content = stream.read()
+def _replace_in(path: str, old: bytes, new: bytes) -> None:
+    with open(path, "rb") as source:
+        content = source.read()
     if old in content:
-        with open(path, "wb") as stream:
-            stream.write(content.replace(old, new))
+        with open(path, "wb") as target:
+            target.write(content.replace(old, new))
 
 
-def _write_marker(folder, marker):
+def _write_marker(folder: str, marker: Mapping[str, Any]) -> None:
     text = json.dumps(marker, indent=2, sort_keys=True)
     write_whole(os.path.join(folder, MARKER), text.encode("utf-8"), lambda temporary: os.chmod(temporary, 0o644))
 
 
-def _take_place(build, folder):
+def _take_place(build: str, folder: str) -> None:
     """Put a folder in the place of another, so that there is one of them at any moment where the system can do that."""
     if not os.path.lexists(folder):
         os.rename(build, folder)
@@ -587,14 +598,14 @@ def _take_place(build, folder):
         os.rename(away, build)
 
 
-def _nearest(path):
+def _nearest(path: str) -> str:
     """The last part of a path that is there."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
 
 
-def _room_fault(folder, size, files):
+def _room_fault(folder: str, size: int, files: int) -> str | None:
     """Why something does not fit into a file system, or None. What a file system does not count is enough."""
     try:
         room = os.statvfs(folder)
@@ -608,14 +619,14 @@ def _room_fault(folder, size, files):
     return None
 
 
-def _read_link(path):
+def _read_link(path: str) -> str | None:
     try:
         return os.readlink(path)
     except OSError:
         return None
 
 
-def _make_folders(path):
+def _make_folders(path: str) -> None:
     if not os.path.isdir(path):
         _make_folders(os.path.dirname(path))
         try:
@@ -625,7 +636,7 @@ def _make_folders(path):
         os.chmod(path, 0o755)  # noqa: S103 - for all to use, whatever the umask
 
 
-def open_to_all(folder):
+def open_to_all(folder: str) -> None:
     """Make everything readable by all, and runnable what its owner can run."""
     for parent, _folders, files in os.walk(folder):
         os.chmod(parent, 0o755)  # noqa: S103 - for all to use
@@ -635,7 +646,7 @@ def open_to_all(folder):
                 os.chmod(path, 0o755 if os.stat(path).st_mode & stat.S_IXUSR else 0o644)
 
 
-def unpack(archive, work):
+def unpack(archive: str | IO[bytes], work: str) -> dict[str, dict[str, str]]:
     """Unpack the wheels and check each against the manifest.
 
     Args:
@@ -648,20 +659,22 @@ def unpack(archive, work):
     opened = tarfile.open(archive) if isinstance(archive, str) else tarfile.open(fileobj=archive)
     with opened as tar:
         for member in tar.getmembers():
-            if not member.isfile() or os.path.basename(member.name) != member.name:
+            is_ours = member.isfile() and os.path.basename(member.name) == member.name
+            source = tar.extractfile(member) if is_ours else None
+            if source is None:
                 raise InstallError("the archive of wheels holds %r, which does not belong there" % member.name)
-            with tar.extractfile(member) as source, open(os.path.join(work, member.name), "wb") as copy:
+            with source, open(os.path.join(work, member.name), "wb") as copy:
                 shutil.copyfileobj(source, copy)
     with open(os.path.join(work, "manifest.json"), encoding="utf-8") as stream:
-        wheels = json.load(stream)
+        wheels: dict[str, dict[str, str]] = json.load(stream)
     for name, wheel in wheels.items():
-        with open(os.path.join(work, name), "rb") as stream:
-            if hashlib.sha256(stream.read()).hexdigest() != wheel["sha256"]:
+        with open(os.path.join(work, name), "rb") as unpacked:
+            if hashlib.sha256(unpacked.read()).hexdigest() != wheel["sha256"]:
                 raise InstallError("the wheel %s does not have the checksum that its manifest states" % name)
     return wheels
 
 
-def _must(argv, what):
+def _must(argv: Sequence[str], what: str) -> None:
     status, out = run_python(argv)
     if status != 0:
         raise InstallError("%s: %s" % (what, " ".join(out.split())[-2000:]))

@@ -64,6 +64,13 @@ class TestPrefix:
             prefix.switch(version)
         assert prefix.previous() == "1.0-00000000"
 
+    def test_does_not_switch_to_a_version_that_has_gone_meanwhile(self, prefix):
+        pretend(prefix, "1.0-00000000")
+        prefix.switch("1.0-00000000")
+        with pytest.raises(InstallError, match="1111 is no longer installed"):
+            prefix.switch("1.1-11111111")
+        assert prefix.current() == "1.0-00000000"
+
     OLDEST, OLD, NEW = "1.0-00000000", "1.1-11111111", "1.2-22222222"
 
     def test_going_back_twice_is_going_back_once(self, prefix):
