@@ -167,7 +167,7 @@ from ..module_utils.commands import run
 from ..module_utils.sudoers import HostAccounts
 from ..module_utils.trusted_path import fault_of_path
 
-# Nothing else is run, whatever is asked for.
+# The module runs these commands and no others, whatever a task asks for.
 _ALLOWED = ("scontrol", "sacctmgr")
 
 
@@ -175,13 +175,17 @@ class UnansweredError(Exception):
     """A command failed or did not answer; the message says which and why."""
 
 
-def answer(argv, timeout):
+def answer(argv: list[str], timeout: int) -> str:
     """Run a command and return its standard output.
 
+    Args:
+        argv: The command line.
+        timeout: Seconds after which the command is ended.
+
     Raises:
-        UnansweredError: It is not there, failed, or did not end in time.
+        UnansweredError: The command is not there, it failed, or it did not end in time.
     """
-    # Where a task's environment names a cluster's configuration, SLURM's commands get it.
+    # A task's environment may name the configuration of a cluster. SLURM's commands get that variable.
     environment = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
     result = run(argv, timeout=timeout, environment=environment)
     if result.status != 0:
@@ -189,14 +193,22 @@ def answer(argv, timeout):
     return result.out
 
 
-def find(module, name):
-    """Absolute path of one of SLURM's commands, which none but us and root can exchange.
+def find(module: AnsibleModule, name: str) -> str:
+    """Find one of SLURM's commands. Nobody but this account and root may be able to replace it.
+
+    Args:
+        module: The running module.
+        name: Name of the command.
+
+    Returns:
+        The absolute path.
 
     Raises:
-        UnansweredError: It is not there, or not safe to run.
+        UnansweredError: The command is not there, or it is not safe to run.
     """
     candidates = [os.path.join(folder, name) for folder in module.params["bin_dirs"]]
-    path = next((path for path in candidates if os.access(path, os.X_OK)), None) or module.get_bin_path(name)
+    path: str | None = next((path for path in candidates if os.access(path, os.X_OK)), None)
+    path = path or module.get_bin_path(name)
     fault = fault_of_path(path) if path is not None and os.geteuid() == 0 else None
     if fault:
         raise UnansweredError("%s is not safe to run as root: %s" % (path, fault))
@@ -208,18 +220,22 @@ def find(module, name):
     return path
 
 
-def expand(users):
-    """Replace groups by their members, as far as they can be listed."""
+def expand(users: list[str]) -> list[str]:
+    """Replace groups by their members, as far as the host can list them.
+
+    Args:
+        users: Names of users, and of groups with a leading ``%``.
+    """
     accounts = HostAccounts()
-    found = []
+    found: list[str] = []
     for name in users:
         group = accounts.group(name[1:]) if name.startswith("%") else None
         found += group.members if group else [name]
     return [name for name in dict.fromkeys(found) if not name.startswith("%")]
 
 
-def main():
-    """Run the commands; the action plugin understands what they print."""
+def main() -> None:
+    """Run the commands. The action plugin reads what they print."""
     module = AnsibleModule(
         argument_spec={
             "users": {"type": "list", "elements": "str", "default": []},
@@ -230,7 +246,7 @@ def main():
         },
         supports_check_mode=True,
     )
-    outputs = {}
+    outputs: dict[str, str] = {}
     unanswered = []
     for name, argv in module.params["commands"].items():
         if argv[0] not in _ALLOWED:
@@ -243,11 +259,11 @@ def main():
         except UnansweredError as problem:
             if name == "config":
                 module.fail_json(msg="SLURM can't be reached from this host: %s" % problem)
-            # PrivateData hides nodes and partitions from ordinary accounts: what is not shown is unknown.
+            # PrivateData hides nodes and partitions from ordinary accounts. What SLURM does not show is unknown.
             what = "accounts and their limits" if accounting else name
             unanswered.append("%s are not known: %s" % (what, problem))
-    for problem in unanswered:
-        module.warn(problem)
+    for warning in unanswered:
+        module.warn(warning)
     module.exit_json(changed=False, outputs=outputs, users=expand(module.params["users"]))
 
 

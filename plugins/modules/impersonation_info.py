@@ -107,7 +107,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.impersonation import ARGUMENT_SPEC, Rights
 
 
-def main():
+def main() -> None:
     """Ask sudo about each user and command line."""
     module = AnsibleModule(
         argument_spec=dict(ARGUMENT_SPEC, fail_on_surprise={"type": "bool", "default": False}),

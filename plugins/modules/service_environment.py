@@ -92,16 +92,25 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import systemd
 from ..module_utils.managed_file import ManagedFile
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from typing import Any
+
 _VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
 _LINE = re.compile(r"^\s*(export\s+)?%s=" % _VARIABLE)
 
 
-def with_line(text, config_path):
-    """The text of an environment file with our line alone of its kind, where the last one was.
+def with_line(text: str | None, config_path: str | None) -> str:
+    """Put our line into the text of an environment file, or take it out.
+
+    Only one such line stays. It takes the place of the last one.
 
     Args:
-        text: What it holds now, or None.
-        config_path: The line's value; None for no such line.
+        text: The text that the file has now. None where there is no file.
+        config_path: The value of the line. None where the line is to go.
+
+    Returns:
+        The new text.
     """
     lines = (text or "").splitlines()
     ours = [number for number, line in enumerate(lines) if _LINE.match(line)]
@@ -112,8 +121,8 @@ def with_line(text, config_path):
     return "".join(line + "\n" for line in kept)
 
 
-def drop_in(config_path):
-    """The text of the drop-in."""
+def drop_in(config_path: str) -> str:
+    """Make the text of the drop-in."""
     return systemd.drop_in_text("slurm_config", {_VARIABLE: config_path})
 
 
@@ -124,14 +133,15 @@ class Service:
         module: The running module.
     """
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self._module = module
         params = module.params
         self._present = params["state"] == "present"
-        self._config_path = params["config_path"]
-        self._restart_unit = params["restart_unit"] or None
-        self._unit = params["systemd_unit"] or None
-        self._environment = self._drop_in = None
+        self._config_path: str = params["config_path"]
+        self._restart_unit: str | None = params["restart_unit"] or None
+        self._unit: str | None = params["systemd_unit"] or None
+        self._environment: ManagedFile | None = None
+        self._drop_in: ManagedFile | None = None
         if params["environment_file"]:
             self._environment = ManagedFile(
                 module, params["environment_file"], variable="fractal_slurm_config_environment_file"
@@ -144,16 +154,16 @@ class Service:
                 variable="fractal_slurm_config_systemd_unit",
             )
 
-    def faults(self):
-        """All that would keep it from being told or restarted."""
-        found = []
+    def faults(self) -> list[str]:
+        """Find all that would keep the service from being told or restarted, one sentence each."""
+        found: list[str] = []
         if re.search(r"[\n\r]", self._config_path):
             found.append("fractal_slurm_config_path: found %r; a path in one line is allowed" % self._config_path)
         if not self._present:
             return found
         if self._environment is not None:
             found += self._environment.faults()
-        if self._drop_in is not None:
+        if self._drop_in is not None and self._unit is not None:
             found += self._drop_in.faults()
             found += systemd.unit_faults("fractal_slurm_config_systemd_unit", self._unit, must_exist=False)
         if self._restart_unit is not None:
@@ -162,20 +172,21 @@ class Service:
                 found.append("fractal_slurm_config_restart_unit: root restarts services: run with become")
         return found
 
-    def apply(self):
-        """Bring it to what is wanted; returns the module's result."""
+    def apply(self) -> dict[str, Any]:
+        """Bring the service to what is wanted. Returns the module's result."""
         outcomes = []
         if self._environment is not None:
-            outcomes.append(self._keep_line())
+            outcomes.append(self._keep_line(self._environment))
         if self._drop_in is not None:
             outcome = self._drop_in.write(drop_in(self._config_path)) if self._present else self._drop_in.remove()
             outcomes.append(outcome)
             if outcome["changed"] and not self._module.check_mode:
                 systemd.act(self._module, "daemon-reload")
         changed = any(outcome["changed"] for outcome in outcomes)
-        restarts = self._present and self._restart_unit is not None and self._is_due(changed)
-        if restarts and not self._module.check_mode:
-            systemd.act(self._module, "restart", systemd.unit_name(self._restart_unit))
+        unit = systemd.unit_name(self._restart_unit) if self._restart_unit is not None else None
+        restarts = self._present and unit is not None and self._is_due(unit, changed)
+        if restarts and unit is not None and not self._module.check_mode:
+            systemd.act(self._module, "restart", unit)
         return {
             "changed": changed or restarts,
             "differs": changed or restarts,
@@ -183,30 +194,32 @@ class Service:
             "diff": [outcome["diff"] for outcome in outcomes],
         }
 
-    def _keep_line(self):
-        before = self._environment.read()
+    def _keep_line(self, file: ManagedFile) -> dict[str, Any]:
+        """Keep our line in the environment file. Returns what changed, without the other lines."""
+        before = file.read()
         if before is None and not self._present:
             return {"changed": False, "diff": {}}
         after = with_line(before, self._config_path if self._present else None)
         if before is not None and before.splitlines() == after.splitlines():
-            after = before  # what differs is how it ends
-        outcome = self._environment.write(after)
+            after = before  # only the end of the last line differs
+        outcome = file.write(after)
         shown = [
             "".join(line + "\n" for line in text.splitlines() if _LINE.match(line)) for text in (before or "", after)
         ]
         outcome["diff"].update({"before": shown[0], "after": shown[1]})
         return outcome
 
-    def _is_due(self, changed):
+    def _is_due(self, unit: str, changed: bool) -> bool:
+        """Whether a restart is due: something changed in this run, or the unit started before its files changed."""
         if changed or self._module.params["config_changed"]:
             return True
         files = [self._config_path] + [file.path for file in (self._drop_in,) if file is not None]
         moments = [os.stat(path).st_mtime for path in files if os.path.exists(path)]
-        state = systemd.unit_state(systemd.unit_name(self._restart_unit))
+        state = systemd.unit_state(unit)
         return bool(moments) and isinstance(state, dict) and systemd.started_before(state, max(moments))
 
 
-def main():
+def main() -> None:
     """Look, then act."""
     module = AnsibleModule(
         argument_spec={

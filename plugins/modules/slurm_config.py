@@ -142,8 +142,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.managed_file import ManagedFile, mode_fault
 
 
-def main():
-    """Write or remove the file. The content that arrives here is the validated JSON text."""
+def main() -> None:
+    """Write or remove the file. The action plugin hands over the content as validated JSON text."""
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

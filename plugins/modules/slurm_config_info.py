@@ -94,8 +94,8 @@ import stat
 from ansible.module_utils.basic import AnsibleModule
 
 
-def main():
-    """Hand over the file as it is; the action plugin says what it means."""
+def main() -> None:
+    """Hand over the file as it is. The action plugin says what it means."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "default": "/etc/fractal/slurm_config.json"},
