@@ -653,7 +653,7 @@ def _is_our_right(
 
 
 def alias_clashes(
-    files: Mapping[str, str], own_file: str, names: Collection[str] = (RUNAS_ALIAS, CMND_ALIAS)
+    files: Mapping[str, str], own_file: str | None, names: Collection[str] = (RUNAS_ALIAS, CMND_ALIAS)
 ) -> list[str]:
     """Definitions of our alias names in other files of the set.
 
@@ -661,7 +661,7 @@ def alias_clashes(
 
     Args:
         files: Path to text.
-        own_file: Path of our own file, which defines them.
+        own_file: Path of our own file, which defines them. None where the set is without it.
         names: The names.
     """
     return [

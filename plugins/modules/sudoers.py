@@ -222,6 +222,11 @@ from ..module_utils import sudo_rules, sudoers, sudoers_reader, sudoers_rights
 from ..module_utils.atomic import write_whole
 from ..module_utils.commands import run
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn
+
 PRIVILEGED_GROUPS = [
     *("root", "sudo", "wheel", "admin", "adm", "staff", "docker", "lxd", "incus", "incus-admin", "libvirt"),
     *("disk", "kmem", "shadow", "slurm", "munge"),
@@ -237,34 +242,35 @@ class Host:
         module: The running module.
     """
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self._module = module
-        self.sudo = module.get_bin_path("sudo")
-        self._visudo = module.get_bin_path("visudo", opt_dirs=_SBIN)
-        self._cvtsudoers = module.get_bin_path("cvtsudoers", opt_dirs=_SBIN)
+        self.sudo: str | None = module.get_bin_path("sudo")
+        self._visudo: str | None = module.get_bin_path("visudo", opt_dirs=_SBIN)
+        self._cvtsudoers: str | None = module.get_bin_path("cvtsudoers", opt_dirs=_SBIN)
 
-    def faults(self):
-        """What is missing on the host."""
+    def faults(self) -> list[str]:
+        """What is missing on the host, one sentence each."""
         if self.sudo is None:
             return [sudoers.not_found("sudo", _SBIN)]
         if self._visudo is None:
             return [sudoers.not_found("visudo", _SBIN) + ": nothing is changed without its check"]
         return []
 
-    def sudo_version(self):
-        """The output of ``sudo -V``."""
-        return self._module.run_command([self.sudo, "-V"])[1] if self.sudo else ""
+    def sudo_version(self) -> str:
+        """The output of ``sudo -V``. Empty where there is no sudo."""
+        out: str = self._module.run_command([self.sudo, "-V"])[1] if self.sudo else ""
+        return out
 
-    def read_set(self, overrides):
-        """The complete set of sudoers files, with some taken to be other than they are.
+    def read_set(self, overrides: Mapping[str, str | None]) -> sudoers.SudoersSet:
+        """The complete set of sudoers files, as it would be after a change.
 
         Args:
-            overrides: Path to text; None for a missing one.
+            overrides: The changed files: path to text. None stands for a file that is removed.
         """
         return sudoers.SudoersSet(self._module.params["main_file"], socket.gethostname(), overrides)
 
-    def check_set(self, files):
-        """What visudo says of a whole set; None where it is fine, or where there is no visudo.
+    def check_set(self, files: sudoers.SudoersSet) -> str | None:
+        """What visudo says of a whole set. None where the set is fine, or where there is no visudo.
 
         Args:
             files: The :class:`sudoers.SudoersSet` to check.
@@ -282,8 +288,8 @@ class Host:
         finally:
             shutil.rmtree(folder)
 
-    def aliases(self, files):
-        """The names of all aliases of a set, as sudo's own parser reads them; empty where it can't be asked.
+    def aliases(self, files: sudoers.SudoersSet) -> set[str]:
+        """The names of all aliases of a set, as sudo's own parser reads them. Empty where it can't be asked.
 
         Args:
             files: The :class:`sudoers.SudoersSet`.
@@ -293,40 +299,53 @@ class Host:
         folder = tempfile.mkdtemp(prefix="fractal-slurm-sudoers-", dir=self._module.tmpdir)
         try:
             copy, _originals = files.write_copy(folder)
-            # Without the site's settings for cvtsudoers, which may leave things out.
+            # The site's settings for cvtsudoers may leave things out. So it reads none.
             status, out, _err = self._run([self._cvtsudoers, "-c", "/dev/null", "-f", "json", copy])
             return sudoers_reader.aliases_of_json(out) if status == 0 else set()
         finally:
             shutil.rmtree(folder)
 
-    def _run(self, argv):
-        return self._module.run_command(argv, environ_update={"LC_ALL": "C"}, errors="surrogate_or_replace")
+    def _run(self, argv: list[str]) -> tuple[int, str, str]:
+        """Run a command. Returns its exit status, its output and its error output."""
+        status, out, err = self._module.run_command(argv, environ_update={"LC_ALL": "C"}, errors="surrogate_or_replace")
+        return status, out, err
 
 
-def place(path, text, mode=0o440, uid=0, gid=0):
-    """Put the file in place, whole and with its final mode and owner, in one step."""
+def place(path: str, text: str, mode: int = 0o440, uid: int = 0, gid: int = 0) -> None:
+    """Put a file in place in one step: whole, and with its final mode and owner.
 
-    def prepare(temporary):
+    Args:
+        path: Its place.
+        text: Its text.
+        mode: The bits of its mode.
+        uid: Its owner.
+        gid: Its group.
+    """
+
+    def prepare(temporary: str) -> None:
         os.chown(temporary, uid, gid)
         os.chmod(temporary, mode)
 
-    # The dot keeps sudo from reading it before it is complete.
+    # Sudo reads no file with a dot in its name. So it does not read this one before it is complete.
     write_whole(path, text.encode("utf-8", "surrogateescape"), prepare, prefix=".%s." % os.path.basename(path))
 
 
-def has_final_mode(path):
-    """Whether owner and mode are 0440 root:root."""
+def has_final_mode(path: str) -> bool:
+    """Whether a file belongs to root:root and has the mode 0440."""
     info = os.lstat(path)
     return (info.st_mode, info.st_uid, info.st_gid) == (0o100440, 0, 0)
 
 
-def slurm_uids(params):
-    """The uids that SLURM's daemons run as, to the setting that names them; empty where SLURM does not say.
+def slurm_uids(params: dict[str, Any]) -> dict[int, str]:
+    """The uids that SLURM's daemons run as.
 
-    Asked as the service user: nothing of SLURM's is run as root here.
+    SLURM is asked as the service user. Nothing of SLURM's runs as root here.
 
     Args:
         params: The module's parameters.
+
+    Returns:
+        Uid to the setting that names it. Empty where SLURM does not say.
     """
     accounts = sudoers.HostAccounts()
     texts = []
@@ -335,25 +354,25 @@ def slurm_uids(params):
     if paths and os.geteuid() == 0 and accounts.user(params["service_user"]) is not None:
         answer = run([paths[0], "show", "config"], timeout=30, user=params["service_user"])
         texts.append(answer.out if answer.status == 0 else "")
-    if not any(texts):  # slurmctld is away, or there is none yet
+    if not any(texts):  # slurmctld does not answer, or there is none yet
         files = [os.path.join(folder, "../etc/slurm.conf") for folder in params["bin_dirs"]] + _SLURM_CONF
         texts = [sudoers.read_file(path) or "" for path in files]
-    found = {}
+    found: dict[int, str] = {}
     for name, uid, setting in sudoers.parse_slurm_users("\n".join(texts)):
         user = accounts.user(name)
         found.update({known: setting for known in (uid, user.uid if user else None) if known is not None})
     return found
 
 
-def read_set(params, faults):
-    """The set of sudoers files without ours, and the path of ours.
+def read_set(params: dict[str, Any], faults: list[str]) -> tuple[sudoers.SudoersSet | None, str | None]:
+    """Read the set of sudoers files without ours.
 
     Args:
         params: The module's parameters.
-        faults: Gets a sentence for each thing that is wrong with it.
+        faults: Gets a sentence for each thing that is wrong with the set.
 
     Returns:
-        Two values: the set, None where sudo would not read our file in it; and the path.
+        Two values: the set, and the path of our file. Both are None where sudo would not read our file.
     """
     present = sudoers.SudoersSet(params["main_file"], socket.gethostname())
     wanted = os.path.realpath(params["directory"])
@@ -371,7 +390,9 @@ def read_set(params, faults):
     return sudoers.SudoersSet(params["main_file"], socket.gethostname(), {own: None}), own
 
 
-def rights_to_replace(params, files, own, faults):
+def rights_to_replace(
+    params: dict[str, Any], files: dict[str, str], own: str, faults: list[str]
+) -> dict[str, str | None]:
     """What becomes of the files whose rights the role takes over.
 
     Args:
@@ -381,9 +402,9 @@ def rights_to_replace(params, files, own, faults):
         faults: Gets a sentence for each thing that is in the way.
 
     Returns:
-        Path to new text, None for a file of which nothing is left; only those that change.
+        Path to new text, for the files that change. None stands for a file of which nothing is left.
     """
-    found = {}
+    found: dict[str, str | None] = {}
     for path in dict.fromkeys(map(os.path.normpath, params["replaces"])):
         if not os.path.isabs(path):
             faults.append("%s: its rights can't be taken over: name the file by its absolute path" % path)
@@ -401,8 +422,13 @@ def rights_to_replace(params, files, own, faults):
     return found
 
 
-def uses_of_others(files, path):
-    """The names of the aliases that files but this one use."""
+def uses_of_others(files: dict[str, str], path: str) -> set[str]:
+    """The names of the aliases that all other files use.
+
+    Args:
+        files: Path to text of all files.
+        path: The file that does not count.
+    """
     return {
         name
         for other, text in files.items()
@@ -411,8 +437,8 @@ def uses_of_others(files, path):
     }
 
 
-def fault_of_overwriting(params, files, path):
-    """Why what lies where our file is to be can't be overwritten; None where it can.
+def fault_of_overwriting(params: dict[str, Any], files: dict[str, str], path: str) -> str | None:
+    """Why the file in the place of ours can't be overwritten. None where it can.
 
     Args:
         params: The module's parameters.
@@ -436,21 +462,27 @@ def fault_of_overwriting(params, files, path):
     )
 
 
-def wanted_text(params, host, base, slurm_users=None, names=None):
-    """The file's text, and everything that is wrong.
+def wanted_text(
+    params: dict[str, Any],
+    host: Host,
+    base: sudoers.SudoersSet | None,
+    slurm_users: Mapping[int, str] | None = None,
+    names: tuple[str, ...] | None = None,
+) -> tuple[str | None, dict[str, str], list[str]]:
+    """Make the text of our file, and find everything that is wrong.
 
     Args:
         params: The module's parameters.
         host: The host.
-        base: The set of sudoers files without ours, or None where it could not be read.
-        slurm_users: Uids that SLURM's daemons run as, to the setting that names them.
-        names: Of the two aliases; None for the usual ones.
+        base: The set of sudoers files without ours. None where it could not be read.
+        slurm_users: The uids that SLURM's daemons run as, to the setting that names them.
+        names: Names of the two aliases. None for the usual ones.
 
     Returns:
-        Three values: the text (None where it can't be made), the commands' paths, the faults.
+        Three values: the text, command to path, and the faults. The text is None where it can't be made.
     """
     accounts = sudoers.HostAccounts()
-    known = {
+    known: dict[str, Any] = {
         "privileged_groups": params["privileged_groups"],
         "accept_system_users": params["accept_system_users"],
         "slurm_users": slurm_users,
@@ -501,12 +533,13 @@ def wanted_text(params, host, base, slurm_users=None, names=None):
     return text, commands, faults
 
 
-def fail(module, faults, **result):
+def fail(module: AnsibleModule, faults: list[str], **result: Any) -> NoReturn:
     """End with all faults in one message."""
-    module.fail_json(msg="\n".join(faults), faults=faults, **result)
+    end: Callable[..., NoReturn] = module.fail_json
+    end(msg="\n".join(faults), faults=faults, **result)
 
 
-def main():
+def main() -> None:
     """Read the parameters, check everything, then change the file."""
     module = AnsibleModule(
         argument_spec={
@@ -536,7 +569,7 @@ def main():
     )
     params = module.params
     host = Host(module)
-    result = {"path": os.path.join(params["directory"], params["file"])}
+    result: dict[str, Any] = {"path": os.path.join(params["directory"], params["file"])}
 
     fault = sudoers.fault_of_file_name(params["file"])
     if params["state"] == "absent":
@@ -554,8 +587,11 @@ def main():
             os.unlink(result["path"])
         module.exit_json(diff=diff_of(result["path"], before, None), sudo_version=_text(host), **result)
 
-    faults = params["known_faults"] + host.faults() + ([fault] if fault else [])
-    base, own, replaced, names = None, None, {}, None
+    faults: list[str] = params["known_faults"] + host.faults() + ([fault] if fault else [])
+    base: sudoers.SudoersSet | None = None
+    own: str | None = None
+    replaced: dict[str, str | None] = {}
+    names: tuple[str, ...] | None = None
     if os.geteuid() != 0:
         faults.append("root's rights are needed to read and write sudoers files: run with become")
     else:
@@ -563,7 +599,7 @@ def main():
     broken = host.check_set(base) if base is not None else None
     if broken:
         faults.append("the sudoers files of this host are broken without ours: repair them first: %s" % broken)
-    if base is not None:
+    if base is not None and own is not None:
         fault = fault_of_overwriting(params, base.files, own)
         faults.extend([fault] if fault else [])
         replaced = rights_to_replace(params, base.files, own, faults)
@@ -571,15 +607,16 @@ def main():
         names = sudoers.alias_names(base.files, own, params["service_user"])
     text, result["commands"], more = wanted_text(params, host, base, slurm_uids(params), names)
     faults.extend(more)
-    # For the moment in which an old file and ours are both there: each needs aliases of its own.
-    interim = text and re.sub(r"\b(%s|%s)\b" % names, r"\1_NEW", text) if replaced else None
-    if not faults:
-        for overrides in ({own: text, **replaced}, {own: interim}) if interim else ({own: text},):
+    # For a moment, an old file and ours are both there. Then each needs aliases of its own.
+    interim = re.sub(r"\b(%s|%s)\b" % names, r"\1_NEW", text) if text and names and replaced else None
+    if not faults and own is not None:
+        steps: list[dict[str, str | None]] = [{own: text, **replaced}, {own: interim}] if interim else [{own: text}]
+        for overrides in steps:
             refused = host.check_set(host.read_set(overrides))
             if refused:
                 faults.append("visudo refuses the complete set with our file in place: %s" % refused)
                 break
-    if faults:
+    if faults or base is None or own is None or text is None:
         fail(module, faults, **result)
 
     before = sudoers.read_file(own)
@@ -602,8 +639,13 @@ def main():
     module.exit_json(diff=diff if replaced else diff[0], sudo_version=_text(host), **result)
 
 
-def replace(path, text):
-    """Put a changed file in the place of an old one, with its mode and owner; None removes it."""
+def replace(path: str, text: str | None) -> None:
+    """Give a file another text. Its mode and owner stay.
+
+    Args:
+        path: The file.
+        text: Its new text. None removes the file.
+    """
     if text is None:
         os.unlink(path)
         return
@@ -611,8 +653,8 @@ def replace(path, text):
     place(path, text, stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
 
 
-def diff_of(path, before, after):
-    """A difference as Ansible shows it; None stands for no file."""
+def diff_of(path: str, before: str | None, after: str | None) -> dict[str, str]:
+    """A difference as Ansible shows it. None stands for no file."""
     shown = [(text or "").encode("utf-8", "replace").decode("utf-8") for text in (before, after)]
     return {
         "before_header": path,
@@ -622,7 +664,8 @@ def diff_of(path, before, after):
     }
 
 
-def _text(host):
+def _text(host: Host) -> str | None:
+    """The version of sudo as text, or None."""
     version = sudoers.parse_sudo_version(host.sudo_version())
     return ".".join(map(str, version)) if version else None
 

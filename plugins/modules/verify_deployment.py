@@ -171,12 +171,19 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import impersonation, probe_folder, sudoers
 from ..module_utils.commands import call_as, run
 
-# Characters of what was found, in one check.
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Any
+
+    from ..module_utils.commands import Answer
+
+# The most characters that the table shows of one check's words.
 _MOST_WORDS = 2000
 # States of a run after which no job of it is left.
 ENDED = ("done", "cancelled", "refused")
-# The task says in its out-JSON (the fourth argument that it gets) who ran it, and where. A uid: names may have signs
-# that JSON reads specially.
+# The task's fourth argument is the path of its out-JSON. The probe writes there who ran it, and where. It writes the
+# uid, since names may have signs that JSON reads specially.
 PROBE = '/bin/sh -c \'printf "{\\"uid\\": \\"%s\\", \\"host\\": \\"%s\\"}" "$(id -u)" "$(hostname)" > "$4"\' probe'
 
 
@@ -186,27 +193,35 @@ class Verification:
     Args:
         params: The module's parameters.
         sudo: Path of sudo, or None.
-        only_ask: Nothing is tried, and no job is submitted.
+        only_ask: Whether to try nothing and submit no job.
 
     Attributes:
-        checks: What was found.
+        rights: What sudo says of the service user.
+        checks: The outcomes so far: mappings with check, what, ok and words.
         files: Path to text of the sudoers files, once they were read.
     """
 
-    def __init__(self, params, sudo, only_ask):
+    def __init__(self, params: dict[str, Any], sudo: str | None, only_ask: bool) -> None:
         self._params = params
         self._sudo = sudo
         self._only_ask = only_ask
         self.rights = impersonation.Rights(params, sudo)
-        self.checks = []
-        self.files = {}
+        self.checks: list[dict[str, Any]] = []
+        self.files: dict[str, str] = {}
 
-    def add(self, check, what, ok, words):
-        """Keep the outcome of a check."""
+    def add(self, check: str, what: object, ok: object, words: object) -> None:
+        """Keep the outcome of a check.
+
+        Args:
+            check: What kind of check it is.
+            what: What was checked.
+            ok: Whether it is as it must be.
+            words: What was found.
+        """
         what, words = one_line(what), one_line(words)
         self.checks.append({"check": check, "what": what, "ok": bool(ok), "words": words})
 
-    def run(self):
+    def run(self) -> None:
         """Make all checks."""
         self.rights.ask()
         for entry in self.rights.matrix:
@@ -229,8 +244,8 @@ class Verification:
             if self.rights.users and (self._params["every_node"] or self._params["hosts"]):
                 self._probe_nodes(self.rights.users[0], list(dict.fromkeys(partition for _user, partition in probes)))
 
-    def _rights(self):
-        """Rules of sudo that give the service user more than was asked for, or the same a second time."""
+    def _rights(self) -> None:
+        """Find rules of sudo that give the service user more than was asked for, or the same a second time."""
         host = socket.gethostname()
         self.files = sudoers.SudoersSet(self._params["main_file"], host).files
         if not self.files:
@@ -251,15 +266,22 @@ class Verification:
                 words = "%s may do more than was asked for: %s" % (service, words)
             self.add("rights", where, covered, words)
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         """Settings of sudo that reach the jobs, one sentence each."""
         subject = sudoers.HostAccounts().subject(self._params["service_user"], socket.gethostname())
         return sudoers.set_warnings(self.files, subject)
 
-    def _as_service(self, argv, **options):
+    def _as_service(self, argv: list[str], **options: Any) -> Answer:
+        """Run a command as the service user. The options are those of :func:`run`."""
         return run(argv, user=self._params["service_user"], **options)
 
-    def _runtime(self, *arguments, **options):
+    def _runtime(self, *arguments: str, **options: Any) -> Answer:
+        """Run the runtime's command as the service user.
+
+        Args:
+            arguments: What follows the command.
+            options: Those of :func:`run`; and ``state``, the state folder, where it is not the usual one.
+        """
         environment = {
             "FRACTAL_SLURM_SETTINGS_FILE": self._params["settings_file"],
             "FRACTAL_SLURM_CONFIG_FILE": self._params["config_path"],
@@ -269,7 +291,8 @@ class Verification:
             environment["FRACTAL_SLURM_STATE_DIR"] = state
         return self._as_service([self._params["command"]] + list(arguments), environment=environment, **options)
 
-    def _doctor(self):
+    def _doctor(self) -> bool:
+        """Ask the runtime whether the host is ready. Returns whether it gave an answer."""
         answer = self._runtime("doctor", "--json")
         try:
             findings = json.loads(answer.out)
@@ -281,21 +304,26 @@ class Verification:
             self.add("runtime", finding["check"], finding["ok"], finding["words"])
         return True
 
-    def _probes(self):
-        """Users and partitions: every user in the default partition, and the first user in the others."""
+    def _probes(self) -> list[tuple[str, str]]:
+        """Choose users and partitions: every user in the default partition, and the first user in the others."""
         try:
             with open(self._params["config_path"], encoding="utf-8") as stream:
                 config = json.load(stream)
         except (OSError, ValueError):
-            return []  # the runtime has said so
+            return []  # the runtime has named this fault already
         partitions = list(dict.fromkeys(config_partitions(config) + self._params["partitions"]))
         users = self.rights.users
         if not partitions:
             return []
         return [(user, partitions[0]) for user in users] + [(users[0], name) for name in partitions[1:] if users]
 
-    def _probe_nodes(self, user, partitions):
-        """A probe on each node of the cluster, or on each of the hosts that is one."""
+    def _probe_nodes(self, user: str, partitions: list[str]) -> None:
+        """Run a probe on each node of the cluster, or on each of the hosts that is a node.
+
+        Args:
+            user: As whom.
+            partitions: Those that are probed anyway, the preferred one first.
+        """
         for folder in self._params["bin_dirs"] + ["/usr/bin", "/usr/local/bin"]:
             if os.access(os.path.join(folder, "sinfo"), os.X_OK):
                 break
@@ -309,7 +337,14 @@ class Verification:
             else:
                 self._probe(user, partition, node)
 
-    def _probe(self, user, partition, node=None):
+    def _probe(self, user: str, partition: str, node: str | None = None) -> None:
+        """Run a probe job in folders of its own, and remove them once it has ended.
+
+        Args:
+            user: As whom.
+            partition: Where.
+            node: The node that it must run on. None for any.
+        """
         what = "%s on %s" % (user, node) if node else "%s in %s" % (user, partition)
         try:
             folder = probe_folder.expand(self._params["probe_dir"], user, pwd.getpwnam(user).pw_dir)
@@ -337,13 +372,21 @@ class Verification:
         except OSError as error:
             self.add("probe folder", what, False, str(error))
 
-    def _probe_in(self, folder, state, user, partition, node, what):
+    def _probe_in(self, folder: str, state: str, user: str, partition: str, node: str | None, what: str) -> bool:
         """Run a probe job in a folder that is new.
 
+        Args:
+            folder: The folder in which the job works.
+            state: The state folder of the run.
+            user: As whom.
+            partition: Where.
+            node: The node that it must run on. None for any.
+            what: How the table names it.
+
         Returns:
-            Whether it has ended, so that nobody works in the folder any more.
+            Whether the job has ended, so that nobody works in the folder any more.
         """
-        # As little as a job can be: the configuration's own time may be more than this partition allows.
+        # The time limit is short, since this partition may not allow the time of the configuration.
         meta = {"partition": partition, "time": "00:00:30"}
         if node:
             meta["nodelist"] = node
@@ -379,8 +422,8 @@ class Verification:
         self.add("probe job", what, ok, told or words)
         return ended
 
-    def _report(self, run_id, state):
-        """What the runtime knows of a run; empty where it does not say."""
+    def _report(self, run_id: str, state: str) -> dict[str, Any]:
+        """What the runtime knows of a run. Empty where it does not say."""
         answer = self._runtime("report", run_id, "--json", state=state)
         try:
             report = json.loads(answer.out)
@@ -389,37 +432,40 @@ class Verification:
         return report if isinstance(report, dict) else {}
 
 
-def config_partitions(config):
+def config_partitions(config: Any) -> list[str]:
     """The partitions that a configuration names, whatever else is in it."""
     sections = [config.get(name) for name in ("default_slurm_config", "gpu_slurm_config")] if as_dict(config) else []
     named = [as_dict(section).get("partition") for section in sections]
     return [name for name in dict.fromkeys(name for name in named if isinstance(name, str)) if name]
 
 
-def one_line(text):
-    """Others' words as a part of the table: on one line, so that none of theirs passes for one of ours.
+def one_line(text: object) -> str:
+    """Make one line of others' words, so that no line of theirs passes for one of ours.
 
-    A user writes the result of their own probe, and what a terminal obeys could be in it.
+    A user writes the result of their own probe. It could hold signs that a terminal obeys, and these are replaced.
     """
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text)[: 4 * _MOST_WORDS]).split())
     return line if len(line) <= _MOST_WORDS else line[: _MOST_WORDS - 3] + "..."
 
 
-def host_facts(value):
-    """What is known of a host of the deployment: its own name, and the Python of its runtime; empty where unknown."""
+def host_facts(value: object) -> list[str]:
+    """What is known of a host of the deployment: its own name, and the Python of its runtime.
+
+    A text is empty where it is unknown.
+    """
     texts = [str(text or "") for text in value] if isinstance(value, (list, tuple)) else []
     return (texts + ["", ""])[:2]
 
 
-def judge_pythons(hosts, own):
+def judge_pythons(hosts: dict[str, Any], own: str | None) -> list[tuple[str, bool, str]]:
     """Compare the Pythons of the hosts with this host's.
 
     Args:
         hosts: The module's parameter.
-        own: Path of this host's, or None.
+        own: Path of this host's Python, or None.
 
     Returns:
-        Host, whether it is as it must be, and a sentence; of each host.
+        Three values for each host: its name, whether all is as it must be, and a sentence.
     """
     found = []
     for host, value in sorted(hosts.items()):
@@ -434,35 +480,35 @@ def judge_pythons(hosts, own):
     return found
 
 
-def choose_nodes(told, hosts, partitions):
+def choose_nodes(told: str, hosts: dict[str, Any] | None, partitions: list[str]) -> list[tuple[str, str, str | None]]:
     """Choose the nodes to probe.
 
     Args:
         told: What ``sinfo -N`` prints: a node's name, partition, state, host name and address, in each line.
-        hosts: The module's parameter; None for every node of the cluster.
+        hosts: The module's parameter. None for every node of the cluster.
         partitions: Those that are probed anyway, the preferred one first.
 
     Returns:
-        Node, partition, and why it is not to be probed, or None; of each node.
+        Three values for each node: its name, a partition, and why it is not probed. The last is None where it is.
     """
-    nodes = {}
+    nodes: dict[str, Any] = {}
     for line in told.splitlines():
         words = line.strip().split("|")
         if len(words) == 5:
             node = nodes.setdefault(words[0], {"partitions": [], "state": words[2], "names": set()})
             node["partitions"].append(words[1])
             node["names"].update(name.lower() for name in (words[0], words[3], words[4]))
-    names = set()
+    names: set[str] = set()
     for host, value in (hosts or {}).items():
         for name in (host, host_facts(value)[0]):
-            # A node has the first part of a host's name; an address has no such part.
+            # A node's name is the first part of a host's name. An address has no such part.
             names.update((name.lower(), name.lower() if name[:1].isdigit() else name.lower().split(".")[0]))
     chosen = []
     for name, node in sorted(nodes.items()):
         if hosts is not None and not node["names"] & names - {""}:
             continue
         served = [partition for partition in partitions if partition in node["partitions"]]
-        # Where nobody asked for each node, no probe waits for room, and none runs where Fractal's jobs do not.
+        # Where nobody asked for every node, no probe waits for room. Nor does one run where no job of Fractal's runs.
         ready = ("idle", "mixed") if hosts is not None else ("idle", "mixed", "allocated", "completing")
         why_not = None
         if node["state"] not in ready:
@@ -473,12 +519,12 @@ def choose_nodes(told, hosts, partitions):
     return chosen
 
 
-def as_dict(value):
-    """The value where it is a dict, else an empty one."""
+def as_dict(value: object) -> dict[str, Any]:
+    """The value where it is a dict, else an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
-def runs_in(state):
+def runs_in(state: str) -> list[str]:
     """The ids of the runs in a state folder."""
     try:
         return sorted(name for name in os.listdir(os.path.join(state, "runs")) if not name.startswith("."))
@@ -486,18 +532,21 @@ def runs_in(state):
         return []
 
 
-def last_line(answer):
-    """What a command said last."""
+def last_line(answer: Answer) -> str:
+    """The last line of a command's error output."""
     lines = answer.err.splitlines()
     return lines[-1] if lines else "no answer (exit status %d)" % answer.status
 
 
-def report_of(answer, read):
+def report_of(answer: Answer, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """The report of the run whose summary is a command's answer.
 
     Args:
-        answer: Of ``fractal-slurm run --json``.
-        read: Gives the report of a run's id.
+        answer: The answer of ``fractal-slurm run --json``.
+        read: Takes the id of a run, and returns its report.
+
+    Returns:
+        The report, with the summary in it. Empty where the answer names no run.
     """
     try:
         summary = json.loads(answer.out)
@@ -507,17 +556,17 @@ def report_of(answer, read):
     return dict(read(run_id), summary=summary) if isinstance(run_id, str) else {}
 
 
-def judge_probe(answer, report, user, uid):
+def judge_probe(answer: Answer, report: dict[str, Any], user: str, uid: int) -> tuple[bool, str | None]:
     """Whether a probe job ran as it must, and in which words.
 
     Args:
-        answer: Of ``fractal-slurm run --json``.
+        answer: The answer of ``fractal-slurm run --json``.
         report: What :func:`report_of` made of it.
-        user: As whom it must have run.
+        user: The user that it must have run as.
         uid: That user's uid.
 
     Returns:
-        Two values: whether it did; and a sentence, None where nothing more is known than the answer says.
+        Two values: whether it ran as it must, and a sentence. The sentence is None where the answer says all.
     """
     summary = as_dict(report.get("summary"))
     tasks = report.get("tasks")
@@ -536,9 +585,12 @@ def judge_probe(answer, report, user, uid):
     return ok, words
 
 
-def table(checks):
-    """The checks as lines of text, those of one kind and outcome that say no more than that in one."""
-    rows = []
+def table(checks: Collection[dict[str, Any]]) -> list[str]:
+    """Show the checks as lines of text.
+
+    Answers of sudo and attempts that are as they must be share one line of each kind.
+    """
+    rows: list[tuple[str, ...]] = []
     for kind in ("sudo says", "refused"):
         chosen = [check for check in checks if check["check"] == kind and check["ok"]]
         if chosen:
@@ -553,8 +605,8 @@ def table(checks):
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths + [0])).rstrip() for row in rows]
 
 
-def main():
-    """Make the checks; a fault is a result, and the playbook decides."""
+def main() -> None:
+    """Make the checks. A fault is a result, and the playbook decides what it means."""
     module = AnsibleModule(
         argument_spec=dict(
             impersonation.ARGUMENT_SPEC,
