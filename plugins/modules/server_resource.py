@@ -140,16 +140,31 @@ from ..module_utils.fractal_server import (
     text_of,
 )
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..module_utils.fractal_server import Api, Fractalctl
+
+    Resource = dict[str, Any]
+
 _OTHER_VALUES = ("name", "jobs_runner_config")
 
 
-def find(resources, name):
+def find(resources: list[Resource], name: str) -> Resource | None:
     """The resource of this name, or None."""
     return next((entry for entry in resources if entry.get("name") == name), None)
 
 
-def faults_of(current, resources, params):
-    """Why the resource can't be what is wanted, one sentence each."""
+def faults_of(current: Resource | None, resources: list[Resource], params: dict[str, Any]) -> list[str]:
+    """Why the resource can't be what is wanted, one sentence each.
+
+    Args:
+        current: The resource as it is. None where there is none.
+        resources: All resources of the server.
+        params: The module's parameters.
+    """
     name, others = params["name"], params["resource"]
     found = [
         "resource: found %s; this module's own options say what it is" % key for key in _OTHER_VALUES if key in others
@@ -169,20 +184,27 @@ def faults_of(current, resources, params):
     return found
 
 
-def differences(current, wanted):
+def differences(current: Resource | None, wanted: Resource) -> list[str]:
     """Names of the values that are to be changed.
 
     Args:
-        current: The resource as it is; None where there is none.
-        wanted: Names to values.
+        current: The resource as it is. None where there is none.
+        wanted: The values that it is to have, by name.
     """
     return sorted(
         name for name, value in wanted.items() if current is None or settled(current.get(name)) != settled(value)
     )
 
 
-def diff_of(name, current, wanted, changed):
-    """What changes, for people."""
+def diff_of(name: str, current: Resource | None, wanted: Resource | None, changed: list[str]) -> dict[str, str]:
+    """What changes, for people.
+
+    Args:
+        name: Name of the resource.
+        current: The resource as it is. None where there is none.
+        wanted: The values that it is to have, by name. None where it is to go.
+        changed: Names of the values that differ.
+    """
     shown = [entry for entry in changed if entry != "name"]
     texts = [
         text_of({entry: values[entry] for entry in shown if entry in values}) if values is not None and shown else ""
@@ -197,8 +219,8 @@ def diff_of(name, current, wanted, changed):
     }
 
 
-def keep(module, server, resources):
-    """Bring the resource to what is wanted; returns the module's result."""
+def keep(module: AnsibleModule, server: Api | Fractalctl, resources: list[Resource]) -> dict[str, Any]:
+    """Bring the resource to what is wanted. Returns the module's result."""
     params = module.params
     current = find(resources, params["name"])
     faults = list(params["known_faults"]) + faults_of(current, resources, params)
@@ -229,8 +251,8 @@ def keep(module, server, resources):
     return result
 
 
-def remove(module, server, resources):
-    """Remove the resource; returns the module's result."""
+def remove(module: AnsibleModule, server: Api | Fractalctl, resources: list[Resource]) -> dict[str, Any]:
+    """Remove the resource. Returns the module's result."""
     name = module.params["name"]
     current = find(resources, name)
     if current is not None and not module.check_mode:
@@ -239,9 +261,9 @@ def remove(module, server, resources):
     return {"changed": current is not None, "name": name, "diff": diff_of(name, current, None, changed)}
 
 
-def main():
-    """Look, then act. The content that arrives here is the validated JSON text of jobs_runner_config."""
-    spec = {
+def main() -> None:
+    """Look, then act. The action plugin hands over ``jobs_runner_config`` as validated JSON text."""
+    spec: dict[str, Any] = {
         "name": {"type": "str", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "resource": {"type": "dict", "default": {}},
@@ -255,10 +277,10 @@ def main():
         "known_faults": {"type": "list", "elements": "str", "default": []},
     }
     spec.update(CONNECTION_SPEC)
-    rules = dict(CONNECTION_RULES)
+    rules: dict[str, Any] = dict(CONNECTION_RULES)
     rules["mutually_exclusive"] = rules["mutually_exclusive"] + [("content", "src", "template")]
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, **rules)
-    act = keep if module.params["state"] == "present" else remove
+    act: Callable[..., dict[str, Any]] = keep if module.params["state"] == "present" else remove
     try:
         server = connect(module.params)
         resources = server.resources()

@@ -62,8 +62,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.fractal_server import CONNECTION_RULES, CONNECTION_SPEC, ServerError, connect
 
 
-def main():
-    """Hand over the resources as they are; the action plugin says what they mean."""
+def main() -> None:
+    """Hand over the resources as they are. The action plugin says what they mean."""
     module = AnsibleModule(
         argument_spec=dict({"name": {"type": "str"}}, **CONNECTION_SPEC), supports_check_mode=True, **CONNECTION_RULES
     )
