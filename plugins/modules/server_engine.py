@@ -165,6 +165,11 @@ from ..module_utils import runtime_install, systemd
 from ..module_utils.engine_install import MARKER, EngineError, Venv
 from ..module_utils.managed_file import ManagedFile
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
 DROP_IN = "fractal-slurm-engine.conf"
 _GUNICORN = "GUNICORN_CMD_ARGS"
 _OPTIONS = "--config python:fractal_slurm_server.gunicorn_conf"
@@ -172,8 +177,12 @@ _BY_HAND = "add `%s` to it yourself, and leave fractal_slurm_server_engine_unit 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def environment_faults(environment):
-    """What of the unit's further variables is not allowed, one sentence each."""
+def environment_faults(environment: dict[str, Any]) -> list[str]:
+    """What of the unit's further variables is not allowed, one sentence each.
+
+    Args:
+        environment: The variables' values by name, as the task gives them.
+    """
     found = []
     for name, value in sorted(environment.items()):
         what = "fractal_slurm_server_engine_environment: %s" % name
@@ -188,17 +197,17 @@ def environment_faults(environment):
     return found
 
 
-def start_faults(unit, state, ours):
+def start_faults(unit: str, state: dict[str, str], ours: bool) -> list[str]:
     """Why a drop-in of ours would not reach the server, one sentence each.
 
     Args:
         unit: Name of the unit.
-        state: What systemd says of it: ExecStart, Environment, and whether files give it more.
-        ours: Whether it has our drop-in already.
+        state: What systemd says of the unit: ExecStart, Environment and EnvironmentFiles.
+        ours: Whether the unit has our drop-in already.
     """
     start = state.get("ExecStart", "")
-    words = re.findall(r"argv\[\]=(.*?) ;", start)
-    words = (words[0] if words else start).split()
+    commands = re.findall(r"argv\[\]=(.*?) ;", start)
+    words = (commands[0] if commands else start).split()
     if not words:
         return []
     if not any(os.path.basename(word) == "gunicorn" for word in words):
@@ -216,7 +225,7 @@ def start_faults(unit, state, ours):
             with open(path, encoding="utf-8", errors="replace") as stream:
                 text = stream.read(1 << 20)
         except OSError:
-            continue  # what can't be read is not known
+            continue  # a file that can't be read is unknown, and unknown is no fault
         if re.search(r"^\s*%s=" % _GUNICORN, text, re.MULTILINE):
             return ["%s sets %s for the unit %s: %s" % (path, _GUNICORN, unit, _BY_HAND)]
     return []
@@ -229,19 +238,19 @@ class Service:
         module: The running module.
     """
 
-    def __init__(self, module):
+    def __init__(self, module: AnsibleModule) -> None:
         self._module = module
-        self._name = module.params["unit"] or None
-        self._drop_in = None
+        self._name: str | None = module.params["unit"] or None
+        self._drop_in: ManagedFile | None = None
         if self._name:
             path = systemd.drop_in_path(self._name, DROP_IN)
             self._drop_in = ManagedFile(
                 module, path, manage_directory=True, variable="fractal_slurm_server_engine_unit"
             )
 
-    def faults(self):
+    def faults(self) -> list[str]:
         """Why the unit can't be changed, one sentence each."""
-        if self._name is None:
+        if self._name is None or self._drop_in is None:
             return []
         found = systemd.unit_faults("fractal_slurm_server_engine_unit", self._name, must_exist=True)
         if os.geteuid() != 0:
@@ -250,32 +259,38 @@ class Service:
             return found
         unit = systemd.unit_name(self._name)
         state = systemd.unit_state(unit, ("ExecStart", "Environment", "EnvironmentFiles"))
+        if not isinstance(state, dict):
+            return ["fractal_slurm_server_engine_unit: systemd on this host can't be asked for %s: %s" % (unit, state)]
         return start_faults(unit, state, self._drop_in.read() is not None) + self._drop_in.faults()
 
-    def tell(self):
-        """Write the drop-in; returns what came of it."""
+    def tell(self) -> dict[str, Any]:
+        """Write the drop-in. Returns whether it changed, and the difference."""
         if self._drop_in is None:
             return {"changed": False}
         variables = dict(self._module.params["environment"], **{_GUNICORN: _OPTIONS})
         return self._reload(self._drop_in.write(systemd.drop_in_text("server_engine", variables)))
 
-    def forget(self):
-        """Remove the drop-in; returns what came of it."""
+    def forget(self) -> dict[str, Any]:
+        """Remove the drop-in. Returns whether it changed, and the difference."""
         if self._drop_in is None:
             return {"changed": False}
         return self._reload(self._drop_in.remove())
 
-    def _reload(self, outcome):
+    def _reload(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Let systemd read its units anew where the drop-in changed. Returns the same outcome."""
         if outcome["changed"] and not self._module.check_mode:
             systemd.act(self._module, "daemon-reload")
         return outcome
 
-    def restart(self, changed, moments=()):
-        """Restart the unit where that is due; returns whether it was, or would be in check mode.
+    def restart(self, changed: bool, moments: Sequence[float] = ()) -> bool:
+        """Restart the unit where that is due.
 
         Args:
             changed: Whether something changed in this run.
-            moments: When what it reads was written, in seconds since 1970.
+            moments: When the files that the unit reads were written, in seconds since 1970.
+
+        Returns:
+            Whether the unit was restarted, or would be in check mode.
         """
         if self._name is None or not self._module.params["restart"]:
             return False
@@ -289,22 +304,23 @@ class Service:
             systemd.act(self._module, "restart", unit)
         return True
 
-    def moments(self, marker):
-        """When the drop-in and a marker were written."""
+    def moments(self, marker: str) -> list[float]:
+        """When the drop-in and a marker were written, in seconds since 1970. A file that is not there has none."""
         paths = [marker] + ([self._drop_in.path] if self._drop_in is not None else [])
         return [os.stat(path).st_mtime for path in paths if os.path.exists(path)]
 
 
-def fail(module, faults):
+def fail(module: AnsibleModule, faults: list[str]) -> NoReturn:
     """End with all faults in one message."""
     faults = list(dict.fromkeys(faults))
-    module.fail_json(msg="\n".join(faults), faults=faults)
+    end: Callable[..., NoReturn] = module.fail_json
+    end(msg="\n".join(faults), faults=faults)
 
 
-def present(module, service):
-    """Install where needed, tell the unit, restart it."""
+def present(module: AnsibleModule, service: Service) -> None:
+    """Install where needed, tell the unit, restart it. Ends the module."""
     params = module.params
-    faults = list(params["known_faults"]) + environment_faults(params["environment"]) + service.faults()
+    faults: list[str] = list(params["known_faults"]) + environment_faults(params["environment"]) + service.faults()
     try:
         venv = Venv(params["venv"])
         faults += venv.faults()
@@ -313,7 +329,7 @@ def present(module, service):
     version, digest, wheels = params["version"], params["digest"], params["wheels"]
     if faults or version is None:
         fail(module, faults or ["run this module by its action plugin, as fractal.slurm.server_engine"])
-    result = {
+    result: dict[str, Any] = {
         "changed": False,
         "version": version,
         "server_version": venv.found["distributions"].get("fractal-server"),
@@ -341,14 +357,12 @@ def present(module, service):
     module.exit_json(**result)
 
 
-def absent(module, service):
-    """Remove all that is ours, and let the server start with its own runner."""
+def absent(module: AnsibleModule, service: Service) -> None:
+    """Remove all that is ours, and let the server start with its own runner. Ends the module."""
     params = module.params
-    if not os.path.isdir(params["venv"]):
-        venv, removed = None, []  # with it, all of ours is gone
-    else:
-        venv = Venv(params["venv"])
-        removed = venv.remnants()
+    # Where the environment is gone, all that was ours in it is gone, too.
+    venv = Venv(params["venv"]) if os.path.isdir(params["venv"]) else None
+    removed = venv.remnants() if venv is not None else []
     uses = runtime_install.queued_jobs(params["bin_dirs"]) if removed else []
     if uses and not params["force"]:
         fail(
@@ -361,13 +375,13 @@ def absent(module, service):
     outcome = service.forget()
     changed = outcome["changed"] or bool(removed)
     result = {"changed": changed, "removed": removed, "diff": outcome.get("diff", {})}
-    result["restarted"] = service.restart(outcome["changed"])  # before the code is away that it runs
+    result["restarted"] = service.restart(outcome["changed"])  # before the code that it runs is removed
     if venv is not None and not module.check_mode:
         venv.remove(removed)
     module.exit_json(**result)
 
 
-def main():
+def main() -> None:
     """Read the parameters and act."""
     module = AnsibleModule(
         argument_spec={

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.fractal.slurm.plugins.module_utils import systemd as systemd_units
+from ansible_collections.fractal.slurm.plugins.module_utils.commands import Answer
 from ansible_collections.fractal.slurm.plugins.modules import server_engine
 
 from .test_service_environment import Failed, Module, Systemd
@@ -68,6 +69,14 @@ class TestStart:
         systemd.state["LoadState"] = "not-found"
         assert "systemd knows no unit fractal.service" in service().faults()[0]
         assert service(unit="").faults() == []
+
+    def test_a_systemd_that_stops_answering_is_a_fault(self, systemd, monkeypatch):
+        monkeypatch.setattr(
+            systemd_units, "unit_faults", lambda *_names, **_options: []
+        )  # the first question went well
+        monkeypatch.setattr(systemd_units, "run", lambda _argv, timeout: Answer(1, "", "Connection reset by peer"))
+        (fault,) = service().faults()
+        assert "systemd on this host can't be asked for fractal.service: Connection reset by peer" in fault
 
 
 class TestDropIn:
