@@ -218,14 +218,26 @@ from ..module_utils import completions, runtime_install
 from ..module_utils.managed_file import ManagedFile
 from ..module_utils.trusted_path import unreachable_part
 
+TYPE_CHECKING = False  # what follows is read by type checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
-def fail(module, faults):
+
+def fail(module: AnsibleModule, faults: list[str]) -> NoReturn:
     """End with all faults in one message."""
-    module.fail_json(msg="\n".join(faults), faults=faults)
+    end: Callable[..., NoReturn] = module.fail_json
+    end(msg="\n".join(faults), faults=faults)
 
 
-def absent(module, prefix, settings):
-    """Remove everything."""
+def absent(module: AnsibleModule, prefix: runtime_install.Prefix, settings: ManagedFile | None) -> None:
+    """Remove everything, and end the module.
+
+    Args:
+        module: The running module.
+        prefix: The versions of the runtime.
+        settings: The settings file. None where the module keeps none.
+    """
     fault = prefix.trust_fault()
     if fault:
         fail(module, [fault])
@@ -241,9 +253,9 @@ def absent(module, prefix, settings):
                 "fractal_slurm_runtime_force, and they fail" % (prefix.path, "; ".join(uses))
             ],
         )
-    result = {"changed": bool(removed), "removed": removed, "left": []}
+    result: dict[str, Any] = {"changed": bool(removed), "removed": removed, "left": []}
     if removed:
-        # before the settings are gone, which may name the folder
+        # The settings may name the folder of the journals. So they are read before they are removed.
         result["left"] = runtime_install.journals(params["settings_file"], params["service_user"])
     for path in result["left"]:
         module.warn("the journals of runs in %s are left: they hold arguments and results of users' tasks" % path)
@@ -259,39 +271,59 @@ def absent(module, prefix, settings):
     module.exit_json(**result)
 
 
-def resolve_version(params, prefix, faults):
-    """The name of the wanted version."""
+def resolve_version(params: dict[str, Any], prefix: runtime_install.Prefix, faults: list[str]) -> str | None:
+    """Find the name of the wanted version.
+
+    Args:
+        params: The module's parameters.
+        prefix: The versions of the runtime.
+        faults: Gets a sentence where there is no such version.
+
+    Returns:
+        The name. None where it is not known.
+    """
     if params["version"] == "previous":
         version = prefix.previous(params["bundled"])
         if version is None:
             faults.append("there is no version to go back to below %s" % prefix.path)
         return version
-    if params["version"] == "bundled":
+    wanted: str = params["version"]
+    if wanted == "bundled":
         return None  # the action plugin has said why it is not known
-    if params["digest"] is None and prefix.marker(params["version"]) is None:
+    if params["digest"] is None and prefix.marker(wanted) is None:
         faults.append(
             "the version %s is not installed below %s; there are: %s"
-            % (params["version"], prefix.path, ", ".join(prefix.versions()) or "none")
+            % (wanted, prefix.path, ", ".join(prefix.versions()) or "none")
         )
-    return params["version"]
+    return wanted
 
 
-def wanted_package(params):
-    """The package that brings a Python, or None: one that was asked for by its path is not to be guessed."""
-    if params["python_package"] == "auto":
+def wanted_package(params: dict[str, Any]) -> str | None:
+    """The package that brings a Python, or None.
+
+    Where a Python was asked for by its path, no package is guessed.
+    """
+    package: str = params["python_package"]
+    if package == "auto":
         return None if params["python"] else runtime_install.python_package(runtime_install.read_os_release())
-    return params["python_package"] or None
+    return package or None
 
 
-def present(module, prefix, settings):
-    """Install where needed, write the settings, switch the links, remove old versions."""
+def present(module: AnsibleModule, prefix: runtime_install.Prefix, settings: ManagedFile | None) -> None:
+    """Install where needed, write the settings, switch the links, remove old versions. Ends the module.
+
+    Args:
+        module: The running module.
+        prefix: The versions of the runtime.
+        settings: The settings file. None where the module keeps none.
+    """
     params = module.params
-    faults = list(params["known_faults"])
+    faults: list[str] = list(params["known_faults"])
     untrusted = prefix.trust_fault()
     if untrusted:
         if settings is not None:
             faults.extend(settings.faults())
-        fail(module, faults + [untrusted])  # what is below it is neither read nor run
+        fail(module, faults + [untrusted])  # nothing below the folder is read or run
     version = resolve_version(params, prefix, faults)
     blocked = unreachable_part(prefix.path)
     if blocked:
@@ -301,14 +333,16 @@ def present(module, prefix, settings):
         faults.append(fault)
     if settings is not None:
         faults.extend(settings.faults())
-    found = package = None
+    python = package = None
     sound = version is not None and prefix.is_sound(version, params["digest"])
     installs = not sound and params["digest"] is not None
     if params["install"] and version is not None and (installs or prefix.links_differ(version)):
         faults.extend(prefix.place_faults(installs))
     if not sound and params["digest"] is not None:
         found = runtime_install.find_python(params["python"])
-        if not isinstance(found, dict):
+        if isinstance(found, dict):
+            python = found
+        else:
             package = wanted_package(params)
             if not (module.check_mode and package):
                 faults.append(
@@ -321,20 +355,21 @@ def present(module, prefix, settings):
         faults.append(
             "the version %s is not below %s: the host that installs it for all has not done so" % (version, prefix.path)
         )
-    if faults:
-        fail(module, faults)
+    if faults or version is None:
+        fail(module, faults or ["run this module by its action plugin, as fractal.slurm.runtime"])
 
-    result = {"changed": False, "version": version, "replaced": prefix.current(), "removed": []}
+    end: Callable[..., NoReturn] = module.exit_json
+    result: dict[str, Any] = {"changed": False, "version": version, "replaced": prefix.current(), "removed": []}
     if not sound:
         result["changed"] = True
-        if package:  # in check mode alone
+        if python is None:  # in check mode alone, where a package brings one
             target = runtime_install.target_of_package(package)
-            module.exit_json(wheels_needed=True, python_package=package, target=target, **result)
-        result["python"] = found.pop("path")
+            end(wheels_needed=True, python_package=package, target=target, **result)
+        result["python"] = python.pop("path")
         if params["wheels"] is None:
-            module.exit_json(wheels_needed=True, python_package=None, target=found, **result)
+            end(wheels_needed=True, python_package=None, target=python, **result)
         if module.check_mode:
-            module.exit_json(**result)
+            end(**result)
         prefix.install(version, params["digest"], result["python"], params["wheels"])
     if settings is not None:
         outcome = settings.write(runtime_install.toml(params["settings"]))
@@ -352,17 +387,26 @@ def present(module, prefix, settings):
     if params["install"]:
         result["removed"] = [prefix.folder(name) for name in prefix.superfluous(params["keep"]) if name != version]
     if result["removed"] and runtime_install.queued_jobs(params["bin_dirs"]):
-        result["removed"] = []  # a job in the queue names the version that it was submitted with
+        result["removed"] = []  # a job in the queue names the version that submitted it
     for path in result["removed"]:
         result["changed"] = True
         if not module.check_mode:
             prefix.delete(os.path.basename(path))
-    module.exit_json(**result)
+    end(**result)
 
 
-def complete(module, prefix, version):
-    """Write the completions of shells, and remove ours where there are to be none. Returns what differed."""
-    wanted = {}
+def complete(module: AnsibleModule, prefix: runtime_install.Prefix, version: str) -> list[dict[str, Any]]:
+    """Write the completions of shells, and remove ours where there are to be none.
+
+    Args:
+        module: The running module.
+        prefix: The versions of the runtime.
+        version: Name of the version that the completions ask.
+
+    Returns:
+        The result of each file that differed.
+    """
+    wanted: dict[str, str | None] = {}
     if module.params["completions"]:
         python = os.path.join(prefix.folder(version), "bin", "python")
         for shell, path in completions.places(module.params["command"]).items():
@@ -374,7 +418,7 @@ def complete(module, prefix, version):
     return [outcome for outcome in outcomes if outcome["changed"]]
 
 
-def main():
+def main() -> None:
     """Read the parameters and act."""
     module = AnsibleModule(
         argument_spec={
