@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How many tasks go into one SLURM job, and how many of them run at the same time.
+"""Decide how many tasks one SLURM job runs, and how many of them at the same time.
 
-The heuristics agree with fractal-server's, whose users' files are tuned to them. Every step is
-arithmetic on a few integers, so that the time taken does not depend on the number of tasks.
+The heuristics give the same results as those of fractal-server, because the config files of its users are tuned to
+them. Each step only calculates with a few integers, so the time does not depend on the number of tasks.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Branch(str, Enum):
 
 
 class Batching(NamedTuple):
-    """The outcome of :func:`heuristics`.
+    """The result of :func:`heuristics`.
 
     Attributes:
-        tasks_per_job: Tasks that one SLURM job runs in all.
-        parallel_tasks_per_job: Tasks that one SLURM job runs at the same time.
+        tasks_per_job: Number of tasks that one SLURM job runs in total.
+        parallel_tasks_per_job: Number of tasks that one SLURM job runs at the same time.
         branch: The rule that decided.
-        reason: The same in a sentence, with its numbers.
+        reason: A sentence that explains the rule, with the numbers.
         num_jobs: Number of SLURM jobs.
     """
 
@@ -53,7 +53,7 @@ def _ceil_div(a: int, b: int) -> int:
 
 
 def _parallel_within(cpus_per_task: int, mem_per_task: int, cpus: int, mem: int) -> int:
-    """Tasks that fit side by side into so many CPUs and MB; at least one."""
+    """Return how many tasks fit at the same time into so many CPUs and MB; at least one."""
     return max(1, min(cpus // cpus_per_task, mem // mem_per_task))
 
 
@@ -72,36 +72,37 @@ def heuristics(
     parallel_tasks_per_job: int | None = None,
     needs_gpu: bool = False,
 ) -> Batching:
-    """Choose the batching, by the first of four rules that holds.
+    """Choose the batching. The first of these four rules that fits decides.
 
-    1. Both ``tasks_per_job`` and ``parallel_tasks_per_job`` are given: they are checked and kept.
-    2. As many tasks side by side as the target resources allow, if that needs at most ``target_num_jobs`` jobs.
-    3. As many as the maximum resources allow, if that needs at most ``max_num_jobs`` jobs.
-    4. The same number side by side, and the rest in a queue inside of ``max_num_jobs`` jobs.
+    1. If ``tasks_per_job`` and ``parallel_tasks_per_job`` are given, they are checked and used.
+    2. A job runs as many tasks at once as its target resources allow, if this needs at most ``target_num_jobs`` jobs.
+    3. A job runs as many tasks at once as its maximum resources allow, if this needs at most ``max_num_jobs`` jobs.
+    4. A job runs as many tasks at once as by rule 3. There are ``max_num_jobs`` jobs at most, and the other tasks wait
+       in a queue inside of the jobs.
 
-    Tasks that need a GPU then run one at a time, since the tasks of a job share its GPUs. The number of tasks in a job
-    stays what the rule made it. fractal-server does so since 2.24.3, also where ``parallel_tasks_per_job`` is given.
+    If the tasks need a GPU, a job runs one task at a time, because the tasks of a job share its GPUs. The number of
+    tasks in a job does not change. fractal-server does so since 2.24.3, even if ``parallel_tasks_per_job`` is given.
 
     Args:
         tot_tasks: Number of tasks, at least 1.
         cpus_per_task: CPUs of one task.
         mem_per_task: Memory of one task, in MB.
-        target_cpus_per_job: CPUs that a job should have at most.
-        max_cpus_per_job: CPUs that a job must not exceed.
-        target_mem_per_job: Memory that a job should have at most, in MB.
-        max_mem_per_job: Memory that a job must not exceed, in MB.
-        target_num_jobs: Number of jobs that should not be exceeded.
-        max_num_jobs: Number of jobs that must not be exceeded.
-        tasks_per_job: Given by the user, together with ``parallel_tasks_per_job``, or neither.
-        parallel_tasks_per_job: See ``tasks_per_job``.
+        target_cpus_per_job: Most CPUs that a job should have.
+        max_cpus_per_job: Most CPUs that a job may have.
+        target_mem_per_job: Most memory that a job should have, in MB.
+        max_mem_per_job: Most memory that a job may have, in MB.
+        target_num_jobs: Most jobs that there should be.
+        max_num_jobs: Most jobs that there may be.
+        tasks_per_job: The user's value. It must be given together with ``parallel_tasks_per_job``.
+        parallel_tasks_per_job: The user's value. See ``tasks_per_job``.
         needs_gpu: Whether the tasks need a GPU.
 
     Returns:
-        The batching, beginning with ``(tasks_per_job, parallel_tasks_per_job)``.
+        The batching. It is a tuple that starts with ``(tasks_per_job, parallel_tasks_per_job)``.
 
     Raises:
-        BatchingError: A task alone exceeds the maximum of a job; only one of the two values is given;
-            given values exceed a maximum; a number is no positive integer. All faults at once.
+        BatchingError: One task is over the maximum of a job, only one of the two values is given, the given values
+            are over a maximum, or a number is not a positive integer. The error lists several faults together.
     """
     numbers = {
         "tot_tasks": tot_tasks,
@@ -163,13 +164,13 @@ def heuristics(
 def _choose(
     *, tot_tasks: int, task: tuple[int, int], target: tuple[int, int, int], most: tuple[int, int, int]
 ) -> Batching:
-    """The rules 2 to 4 of :func:`heuristics`.
+    """Apply the rules 2 to 4 of :func:`heuristics`.
 
     Args:
         tot_tasks: Number of tasks.
         task: CPUs and MB of one task.
-        target: CPUs and MB of one job, and number of jobs, that should not be exceeded.
-        most: The same, that must not be exceeded.
+        target: Most CPUs and MB that one job should have, and most jobs that there should be.
+        most: Most CPUs and MB that one job may have, and most jobs that there may be.
     """
     cpus, mem, target_num_jobs = target
     parallel = _parallel_within(*task, cpus, mem)

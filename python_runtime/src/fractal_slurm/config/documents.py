@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read JSON and YAML that others wrote, within limits; refuse what a usual reader would silently drop."""
+"""Read JSON and YAML from other people, within limits. Refuse what other readers would drop without a message."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from typing import Any, BinaryIO
 
 from ..errors import ConfigFileError, FractalSlurmError, shown
 
-# YAML takes a hundred times its size of memory; and what its aliases and merge keys stand for is bounded, too.
+# Reading YAML needs memory of a hundred times its size. Aliases and merge keys can make it larger still. So there are
+# limits on the size of the text, on its size after aliases are expanded, and on the number of keys after merging.
 _MOST_YAML, _MOST_EXPANDED, _MOST_MERGED = 1 << 25, 50_000_000, 1_000_000
-# Digits of an integer: JSON can't be written with more than 4300, and hexadecimal ones become longer.
+# Most digits of an integer. Python refuses to write more than 4300 as JSON, and a hexadecimal number becomes longer.
 _MOST_DIGITS = 1_000
 
 
 def read_text(
     file: str | Path | BinaryIO, *, source: str, most: int, error: type[FractalSlurmError], optional: bool = False
 ) -> str | None:
-    """The text of a file in UTF-8; a byte order mark, which some editors write at its beginning, is left out.
+    """Read a text file in UTF-8. Some editors write a byte order mark at the beginning: it is left out.
 
     Args:
-        file: Its path, or the open file.
-        source: How messages call it.
-        most: Its most bytes.
-        error: What is raised.
-        optional: Whether there may be no such file.
+        file: The path, or the open file.
+        source: The name of the file in messages.
+        most: The largest allowed size in bytes.
+        error: The type of the error to raise.
+        optional: Whether a missing file is allowed.
 
     Returns:
-        The text; None where there is no such file.
+        The text. None if the file does not exist and ``optional`` is true.
 
     Raises:
-        FractalSlurmError: Of the type ``error``: it can't be read, is larger, or is not UTF-8.
+        FractalSlurmError: Of the type ``error``. The file can't be read, is too large, or is not UTF-8.
     """
     try:
         if isinstance(file, (str, Path)):
@@ -59,10 +60,10 @@ def read_text(
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, for a reader's ``object_pairs_hook``.
+    """Make a dict of the pairs of a JSON object. This is an ``object_pairs_hook`` for a JSON reader.
 
     Raises:
-        FractalSlurmError: A key stands twice: of the two, one would be lost without a word.
+        FractalSlurmError: A key occurs twice. Other readers would drop one of the two without a message.
     """
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -72,7 +73,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def stands_twice(key: object) -> str:
-    """The sentence for a key that stands twice in an object."""
+    """Return the message for a key that occurs twice in an object."""
     return f"the key {shown(key)} stands twice in one object: keep one"
 
 
@@ -80,11 +81,11 @@ def parse_json(text: str, *, source: str) -> Any:
     """Read JSON.
 
     Args:
-        text: What was written.
-        source: Where, for messages.
+        text: The text to read.
+        source: Where the text is from, for messages.
 
     Raises:
-        ConfigFileError: It is no JSON, or a key stands twice in an object.
+        ConfigFileError: The text is not JSON, or a key occurs twice in an object.
     """
     try:
         return json.loads(text, object_pairs_hook=unique_keys)
@@ -105,7 +106,7 @@ def parse_json(text: str, *, source: str) -> Any:
 
 
 def _trailing_comma(text: str, position: int) -> int | None:
-    """Where a comma stands before the end of an object or list, if that is what a JSON reader stopped at."""
+    """Return the position of a comma after the last entry of an object or list, if it made the JSON reader stop."""
     before, after = text[:position].rstrip(), text[position:].lstrip()
     comma = len(before) - 1
     if not before.endswith(","):  # newer versions of Python stop at the comma itself
@@ -117,17 +118,17 @@ def _trailing_comma(text: str, position: int) -> int | None:
 def parse_yaml(
     text: str, *, source: str, error: type[FractalSlurmError] = ConfigFileError, otherwise: str = "no YAML"
 ) -> Any:
-    """Read YAML, or JSON, which is YAML, too.
+    """Read YAML. JSON can be read, too, because it is also YAML.
 
     Args:
-        text: What was written.
-        source: Where, for messages.
-        error: What is raised.
-        otherwise: How messages call a text that is none.
+        text: The text to read.
+        source: Where the text is from, for messages.
+        error: The type of the error to raise.
+        otherwise: What messages say of a text that is not YAML.
 
     Raises:
-        FractalSlurmError: Of the type ``error``: it is no YAML, a key stands twice in a mapping, it contains itself, or
-            it is much larger than it looks, by aliases and merge keys.
+        FractalSlurmError: Of the type ``error``. The text is not YAML, a key occurs twice in a mapping, a value
+            contains itself, or aliases and merge keys make the document much larger than its text.
     """
     import yaml
 
@@ -151,34 +152,34 @@ def parse_yaml(
     except RecursionError:
         raise error(f"{source}: nested too deeply") from None
     except (ValueError, OverflowError) as fault:
-        # YAML takes 2001-99-99 for a date, 0x_ for a number, and a long row of digits for an integer.
+        # YAML reads 2001-99-99 as a date, 0x_ as a number, and many digits as an integer.
         raise error(f"{source}: can't be read as YAML: {fault}; quote it if it is a string") from None
     except (LookupError, AttributeError, TypeError):
-        # PyYAML reads the values of explicit tags (!!bool x, !!int, !!timestamp x) without looking at them first.
+        # PyYAML does not check the values of explicit tags (!!bool x, !!int, !!timestamp x) before it reads them.
         raise error(f"{source}: can't be read as YAML: a value does not fit its tag (!!bool and the like)") from None
 
 
 def _check_nodes(root: Any, source: str, length: int) -> None:
-    """Refuse a YAML document that is not what it seems.
+    """Refuse a YAML document that would lose data, or that would become much larger than its text.
 
-    That is a key that stands twice in a mapping (one of the two would be lost without a word), a number that JSON can't
-    hold, a node that contains itself, and aliases or merge keys that make gigabytes of a few lines.
+    These are refused: a key that occurs twice in a mapping (one of the two would be lost without a message), a number
+    that JSON can't hold, a node that contains itself, and aliases or merge keys that make gigabytes of a few lines.
 
     Args:
-        root: The document's node.
-        source: Where it came from.
-        length: The characters of its text.
+        root: The node of the document.
+        source: Where the document is from, for messages.
+        length: Number of characters of the text.
 
     Raises:
-        FractalSlurmError: It is refused.
+        FractalSlurmError: The document is refused.
     """
     import yaml
 
     def place(node: Any) -> str:
         return f"{source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
-    sizes: dict[int, int] = {}  # characters of each node, with all that it refers to; -1 while that is being counted
-    merged: dict[int, int] = {}  # pairs of each mapping, with those that it merges
+    sizes: dict[int, int] = {}  # characters of each node with all nodes below it; -1 while they are being counted
+    merged: dict[int, int] = {}  # pairs of each mapping, with the pairs that merge keys add
     pairs = 0
     left = [(root, False)]
     while left:
@@ -224,7 +225,7 @@ def _check_nodes(root: Any, source: str, length: int) -> None:
 
 
 def _merged(key: Any, value: Any, merged: Mapping[int, int]) -> int:
-    """The pairs that one pair of a mapping stands for."""
+    """Return how many pairs one pair of a mapping becomes: a merge key becomes several."""
     if key.tag != "tag:yaml.org,2002:merge":
         return 1
     sources = value.value if value.id == "sequence" else [value]

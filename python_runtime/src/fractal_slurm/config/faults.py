@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What pydantic found wrong with a document, in sentences for the person who wrote it."""
+"""Turn the errors of pydantic into sentences for the person who wrote the document."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import FractalSlurmError, shown
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_KEY = 80  # characters of a key in a message
-# Kinds of pydantic's errors, and what is allowed.
+# Type of a pydantic error -> what is allowed there.
 _ALLOWED = {
     "string_type": "a string is allowed",
     "list_type": "a list is allowed",
@@ -30,11 +30,11 @@ _ALLOWED = {
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong.
+    """One fault of a document.
 
     Attributes:
-        location: The keys and numbers that lead to it.
-        words: What was found, and what is allowed.
+        location: The keys and list positions that lead to the fault.
+        words: A sentence: what was found, and what is allowed.
     """
 
     location: tuple[int | str, ...]
@@ -42,10 +42,10 @@ class Fault(NamedTuple):
 
 
 class FaultsBelow(FractalSlurmError):
-    """What a validator of ours found wrong at several places below the value that it looked at.
+    """Faults that one of our validators found at several places inside of the value that it checked.
 
     Args:
-        faults: Each with its location below that value.
+        faults: The faults. Each location starts at that value.
     """
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -54,13 +54,13 @@ class FaultsBelow(FractalSlurmError):
 
 
 def faults_of(error: ValidationError, model: type[BaseModel], data: object, what: str = "key") -> list[Fault]:
-    """All that is wrong, in the order of the document; what is missing from an object comes after what is in it.
+    """Return all faults, in the order of the document. A missing key comes after the keys that the object has.
 
     Args:
-        error: What pydantic raised.
-        model: The model that the document was checked with.
+        error: The error of pydantic.
+        model: The model that checked the document.
         data: The document.
-        what: How messages call a key.
+        what: The word for a key in messages.
     """
     found = [
         Fault(tuple(location), words)
@@ -71,7 +71,7 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: object, what
 
 
 def json_path(location: Iterable[int | str]) -> str:
-    """Write a location as a JSON path: ``$.default_slurm_config.extra_lines[0]``."""
+    """Return a location as a JSON path, such as ``$.default_slurm_config.extra_lines[0]``."""
     path = "$"
     for part in location:
         if isinstance(part, int):
@@ -86,17 +86,17 @@ def json_path(location: Iterable[int | str]) -> str:
 
 
 def plain(name: str) -> str:
-    """A name as messages show it: as it is, or as a literal where it is no plain text or very long."""
+    """Return a name for a message: unchanged, or quoted if it is very long or has unprintable characters."""
     return name if name.isprintable() and len(name) <= _MOST_KEY else shown(name)
 
 
 def unknown(name: str, known: Collection[str], what: str = "key") -> str:
-    """The sentence for a name that is none of the known ones, with the nearest of them.
+    """Return the message for an unknown name. It suggests the most similar known name.
 
     Args:
-        name: What was found.
-        known: The names.
-        what: What they are the names of.
+        name: The name that was found.
+        known: The known names.
+        what: The word for such a name in messages.
     """
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known {what}s are {', '.join(known)}"
@@ -104,13 +104,13 @@ def unknown(name: str, known: Collection[str], what: str = "key") -> str:
 
 
 def found(value: object) -> str:
-    """What was found, for the beginning of a sentence."""
+    """Return the beginning of a sentence that says which value was found."""
     return "found nothing" if value is None else f"found {shown(value)}"
 
 
 def _describe(entry: Any, model: type[BaseModel], what: str) -> list[tuple[Sequence[int | str], str]]:
     kind, value, location = entry["type"], entry["input"], entry["loc"]
-    # pydantic marks a fault of a key by a last part "[key]". A model may have a key of that name, too.
+    # pydantic adds "[key]" to the location if a key itself is wrong. But a model may also have a key of that name.
     if location[-1:] == ("[key]",) and _model_at(model, location[:-1]) is None:
         location = location[:-1]
     if kind == "extra_forbidden":
@@ -134,7 +134,7 @@ def _describe(entry: Any, model: type[BaseModel], what: str) -> list[tuple[Seque
 
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
-    """The model of the object at a location, if there is one."""
+    """Return the model of the object at a location, or None if no model describes it."""
     for part in location:
         entry = model.model_fields.get(str(part))
         inner = [] if entry is None else [entry.annotation, *get_args(entry.annotation)]
@@ -152,7 +152,7 @@ def _choices(model: type[BaseModel], location: Sequence[int | str]) -> str:
 
 
 def _position(data: object, location: Iterable[int | str]) -> list[float]:
-    """Where a location stands in a document; what is said of a whole object or list comes after what is in it."""
+    """Return the place of a location in a document, for sorting. An object or list comes after its content."""
     numbers: list[float] = []
     for part in location:
         if isinstance(data, Mapping):

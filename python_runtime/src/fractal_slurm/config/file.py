@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""FRACTAL_SLURM_CONFIG_FILE: the models of Fractal's config file, their validation and their JSON Schema.
+"""The models of Fractal's config file (FRACTAL_SLURM_CONFIG_FILE), their validation and their JSON Schema.
 
-The file belongs to Fractal: it stays loadable by fractal-server, and nothing of ours goes into it. What is written is
-the model's own dump.
+The file belongs to Fractal. fractal-server must always be able to load it, so we add no options of our own.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ from .types import (
 DEFAULT_CONFIG_FILE = "/etc/fractal/slurm_config.json"
 ENVIRONMENT_VARIABLE = "FRACTAL_SLURM_CONFIG_FILE"
 
-# A file of thousands of extra_lines takes a tenth of it.
+# A file with thousands of extra_lines has a tenth of this size.
 _MOST_BYTES = 1 << 24
 
 
 def config_path(path: str | Path | None = None) -> str:
-    """Where the config file is: the path that is given, else FRACTAL_SLURM_CONFIG_FILE's, else the default one."""
+    """Return the path of the config file: ``path``, else the value of FRACTAL_SLURM_CONFIG_FILE, else the default."""
     return str(path or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_CONFIG_FILE)
 
 
@@ -143,14 +142,15 @@ def parse_config(data: object, *, source: str) -> SlurmConfigFile:
     """Validate the content of a config file.
 
     Args:
-        data: What a JSON or YAML reader made of the file.
-        source: Where it came from, for the messages.
+        data: The content, as a JSON or YAML reader returns it.
+        source: Where the content is from, for messages.
 
     Returns:
         The config.
 
     Raises:
-        ConfigFileError: It is not valid; one line for each fault: source, JSON path, what was found, what is allowed.
+        ConfigFileError: The content is not valid. There is a line for each fault, with the source, the JSON path, what
+            was found, and what is allowed.
     """
     if not isinstance(data, Mapping):
         known = ", ".join(SlurmConfigFile.model_fields)
@@ -170,7 +170,7 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
         path: The JSON file.
 
     Raises:
-        ConfigFileError: It can't be read, is no JSON, or is not valid.
+        ConfigFileError: The file can't be read, is not JSON, or is not valid.
     """
     source = str(path)
     text = read_text(path, source=source, most=_MOST_BYTES, error=ConfigFileError)
@@ -178,12 +178,15 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
 
 
 def dump_config(config: SlurmConfigFile) -> dict[str, Any]:
-    """What is to be written to the file: the keys that were set, memory in MB."""
+    """Return the content to write to the file: only the keys that were set, with memory in MB."""
     return config.model_dump(mode="json", exclude_unset=True)
 
 
 def config_warnings(config: SlurmConfigFile) -> list[str]:
-    """What is valid, yet has no effect here or surely is not meant; one sentence each, with its JSON path."""
+    """Return warnings on values that are valid, but have no effect here, or look like a mistake.
+
+    Each warning is one sentence, with the JSON path.
+    """
     warnings = []
     for section in ("default_slurm_config", "gpu_slurm_config"):
         options: SlurmConfigSet | None = getattr(config, section)
@@ -203,5 +206,5 @@ def config_warnings(config: SlurmConfigFile) -> list[str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the file, with descriptions."""
+    """Return the JSON Schema of the file, with descriptions."""
     return SlurmConfigFile.model_json_schema()

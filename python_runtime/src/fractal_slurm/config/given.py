@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A config whose values were all decided elsewhere: they are checked, and nothing is merged or computed."""
+"""Use a config whose values another program chose. The values are checked. Nothing is merged or calculated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GIVEN = "the config that was given"
 
 
 class _Given(BaseModel):
-    """:class:`~fractal_slurm.config.resolve.SlurmConfig`, by the types of the config file."""
+    """The fields of :class:`~fractal_slurm.config.resolve.SlurmConfig`, with the types of the config file."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -70,14 +70,17 @@ class _Given(BaseModel):
 
 
 def as_resolved(config: SlurmConfig, *, tot_tasks: int) -> Resolution:
-    """Take a config as it is.
+    """Check a config and use its values unchanged.
 
     Args:
         config: The config.
         tot_tasks: Number of tasks to run, at least 1.
 
+    Returns:
+        The checked config with its batching.
+
     Raises:
-        SpecError: Values are not valid; every fault at once.
+        SpecError: Values are not valid. The error lists all faults.
     """
     values = asdict(config)
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Memory as Fractal writes it: whole numbers with M, G or T, in powers of 1000.
+"""Read amounts of memory as Fractal writes them: whole numbers with M, G or T, in powers of 1000.
 
-SLURM itself counts in powers of 1024; Fractal's config file does not, and its users' files
-rely on that (``"10G"`` is 10,000 MB there).
+SLURM itself counts in powers of 1024. Fractal's config file does not, and the files of its users rely on this:
+``"10G"`` is 10,000 MB there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..errors import FractalSlurmError, shown
 
 _PATTERN = re.compile(r"([0-9]+)([MGT]?)")
 _MB_PER_UNIT = {"": 1, "M": 1, "G": 1_000, "T": 1_000_000}
-# 10^9 MB is a petabyte. More is a typing error, and would overflow what SLURM stores.
+# 10^9 MB is a petabyte. A larger value is a typing error, and too large for SLURM to store.
 MAX_MEMORY_MB = 1_000_000_000
 ALLOWED = 'a whole number of MB (4000, "4000") or a number with a unit: "4000M", "4G", "1T"'
 
@@ -29,7 +29,7 @@ def parse_memory(value: object) -> int:
         The amount in MB.
 
     Raises:
-        FractalSlurmError: Anything else: other units, fractions, zero, negative or absurdly large amounts.
+        FractalSlurmError: The value is anything else: another unit, a fraction, zero, negative, or over a petabyte.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise FractalSlurmError(f"memory {shown(value)} is not allowed: give {ALLOWED}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""task.meta and WorkflowTask.meta: which options they may set. The types are those of the config file.
+"""The options that task.meta and WorkflowTask.meta may set. They have the same types as in the config file.
 
-A meta belongs to Fractal: keys that are no options are passed over, as fractal-server does.
+A meta belongs to Fractal. So keys that are not options are ignored, as fractal-server does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .types import (
     Walltime,
 )
 
-# What a task can't do without: a meta can replace it, and not unset it.
+# Options that each task needs: a meta can replace their value, but can't unset them.
 REQUIRED = ("partition", "cpus_per_task", "mem")
 _ONLY_IN_FILE = (
     "shebang_line",
@@ -50,7 +50,7 @@ def _refuse_account(value: object) -> None:
 
 
 class Meta(BaseModel):
-    """The options that a meta may set; null unsets one that a task can do without."""
+    """The options that a meta may set. The value null unsets an option, unless a task needs it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -82,15 +82,15 @@ OPTIONS = tuple(name for name in Meta.model_fields if name != "account")
 
 
 def read_meta(meta: object, source: str, warnings: list[str]) -> dict[str, Any]:
-    """The options that a meta sets, checked.
+    """Check a meta, and return the options that it sets.
 
     Args:
-        meta: The meta; None where there is none.
-        source: Which one it is, for messages.
-        warnings: Gets a sentence for each key that is surely not meant so.
+        meta: The meta, or None.
+        source: The name of the meta in messages.
+        warnings: Receives a sentence for each key that looks like a mistake.
 
     Raises:
-        SpecError: It is not valid; every fault at once.
+        SpecError: The meta is not valid. The error lists all faults.
     """
     if meta is None:
         return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The grammar of sbatch options: what may stand behind one, and which of them ``extra_lines`` may set."""
+"""The options of sbatch: which values they may have, and which of them ``extra_lines`` may set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shlex
 
 from ..errors import FractalSlurmError, shown
 
-# Lone surrogates are no characters: JSON can spell them ("\ud800"), but UTF-8 can't hold them.
+# Lone surrogates are not characters: JSON can write them ("\ud800"), but UTF-8 can't.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# What may stand in the value of an #SBATCH option. sbatch splits those lines at blanks, honours
-# quotes and backslashes, and takes the rest of a line from a "#" on for a comment.
+# What the value of an #SBATCH option may have. sbatch splits such lines at blanks, interprets quotes and backslashes,
+# and takes everything after a "#" as a comment.
 _OPTION_VALUE = re.compile(r"[^\s\"'\\#\x00-\x1f\x7f-\x9f-][^\s\"'\\#\x00-\x1f\x7f-\x9f]*")
 
-# Options that the engine sets and relies on, and so can't come from extra_lines: long name -> what to do instead.
+# Options that the engine sets and needs, so extra_lines can't set them: long name -> what to do instead, or why.
 RESERVED_OPTIONS = {
     "job-name": "the engine names its jobs",
     "comment": "the engine marks its jobs with it",
@@ -59,18 +59,18 @@ _SHORT_OPTIONS = {
     "p": "partition",
     "A": "account",
 }
-# sbatch's short options without a value, behind which a word may go on with another option (-Hn4).
+# Short options of sbatch without a value. Another option may follow them in the same word (-Hn4).
 _SHORT_FLAGS = frozenset("hHIkOQRsuvV")
 SBATCH_PREFIX = "#SBATCH"
-# What the engine's own data in a script begins with; see worker.MAGIC.
+# The beginning of the engine's own data in a script; see MAGIC in node/protocol.py.
 _DATA_PREFIX = "#FRACTAL-SLURM-DATA"
 
 
 def check_text(value: str, what: str) -> str:
-    """Refuse control characters (line breaks among them): no string with one may reach a script.
+    """Refuse control characters, such as line breaks. No string with a control character may get into a script.
 
     Raises:
-        FractalSlurmError: ``value`` has one.
+        FractalSlurmError: ``value`` has a control character.
     """
     found = _CONTROL.search(value)
     if found:
@@ -79,10 +79,10 @@ def check_text(value: str, what: str) -> str:
 
 
 def check_option_value(value: str, what: str) -> str:
-    """Accept a string that can stand behind ``--option=`` on an #SBATCH line as it is.
+    """Accept a string that can be written unchanged after ``--option=`` on an #SBATCH line.
 
     Raises:
-        FractalSlurmError: It is empty, begins with a dash, or has blanks, quotes, a backslash or a ``#``.
+        FractalSlurmError: The string is empty, begins with a dash, or has blanks, quotes, a backslash or a ``#``.
     """
     check_text(value, what)
     if not _OPTION_VALUE.fullmatch(value):
@@ -94,13 +94,13 @@ def check_option_value(value: str, what: str) -> str:
 
 
 def _reserved(word: str) -> str | None:
-    """The long name of the reserved option that a word of an #SBATCH line sets, if it does."""
+    """Return the long name of the reserved option that a word of an #SBATCH line sets, or None."""
     if word.startswith("--"):
         name = word[2:].partition("=")[0]
         if not name or name in RESERVED_OPTIONS:
             return name or None
-        # getopt_long(3), which sbatch uses, accepts every unambiguous beginning of a name (--ar for --array).
-        # No other option of sbatch's is named as one of these begins, so an ambiguous one does no harm here.
+        # sbatch uses getopt_long(3). It accepts each unambiguous beginning of a name (--ar for --array). An ambiguous
+        # beginning does no harm: no other option of sbatch has the name that it spells.
         return next((full for full in RESERVED_OPTIONS if full.startswith(name)), None)
     if word.startswith("-"):
         for letter in word[1:]:
@@ -112,10 +112,10 @@ def _reserved(word: str) -> str | None:
 
 
 def _directive_words(line: str) -> list[str]:
-    """The words of an #SBATCH line, as sbatch reads them: quotes hold them together, an open # ends them.
+    """Return the words of an #SBATCH line, as sbatch reads them. Quotes keep blanks; a # outside quotes ends the line.
 
     Raises:
-        FractalSlurmError: A backslash (sbatch drops it, in quotes too), or an open quote.
+        FractalSlurmError: The line has a backslash (sbatch drops it, also in quotes), or a quote that is not closed.
     """
     rest = line[len(SBATCH_PREFIX) :]
     if "\\" in rest:
@@ -129,12 +129,12 @@ def _directive_words(line: str) -> list[str]:
 
 
 def check_extra_line(line: str) -> str:
-    """Accept one of ``extra_lines``, as long as it does not change what the engine relies on.
+    """Accept one of ``extra_lines``, if it changes nothing that the engine needs.
 
     Raises:
-        FractalSlurmError: A control character, a directive by another name (sbatch honours
-            ``#PBS`` and ``#BSUB``, on any line of a script, and ``#SLURM``), a heterogeneous job, one of
-            :data:`RESERVED_OPTIONS`, or an #SBATCH line that sbatch can't read.
+        FractalSlurmError: The line has a control character, has a directive of another name (sbatch also obeys
+            ``#PBS`` and ``#BSUB``, on any line of a script, and ``#SLURM``), asks for a heterogeneous job, sets one of
+            :data:`RESERVED_OPTIONS`, or is an #SBATCH line that sbatch can't read.
     """
     check_text(line.replace("\t", " "), "extra_lines")
     if re.match(r"\s*#(PBS|BSUB|SLURM)", line, re.IGNORECASE):
@@ -143,7 +143,7 @@ def check_extra_line(line: str) -> str:
         )
     if line.startswith(_DATA_PREFIX):
         raise FractalSlurmError(f"extra_lines {line!r} is not allowed: the engine marks its own data so")
-    # sbatch knows its lines by their first seven characters: no blank before them, in capitals, whatever follows.
+    # sbatch recognizes its lines by the first seven characters: in capitals, with no blank before them.
     if not line.startswith(SBATCH_PREFIX):
         return line
     if line[len(SBATCH_PREFIX) :].strip().lower().startswith(("hetjob", "packjob")):
@@ -159,12 +159,12 @@ def check_extra_line(line: str) -> str:
 
 
 def directive_values(line: str, name: str, short: str = "") -> list[str]:
-    """The values that one of ``extra_lines`` gives an option of sbatch; none where it is no #SBATCH line.
+    """Return the values that one of ``extra_lines`` gives to an option of sbatch. Other lines give no values.
 
     Args:
-        line: The line, as :func:`check_extra_line` accepts it.
-        name: The option's name, without dashes.
-        short: Its letter, if it has one.
+        line: A line that :func:`check_extra_line` accepts.
+        name: The option's long name, without dashes.
+        short: The option's letter, if it has one.
     """
     if not line.startswith(SBATCH_PREFIX):
         return []
@@ -181,7 +181,7 @@ def directive_values(line: str, name: str, short: str = "") -> list[str]:
 
 
 def extra_line_warning(line: str) -> str | None:
-    """What to say of a line that looks like one of sbatch's, and is a mere comment to it."""
+    """Return a warning for a line that looks like an #SBATCH line, but is only a comment for sbatch; else None."""
     if line.startswith(SBATCH_PREFIX) or not line.strip().upper().startswith(SBATCH_PREFIX):
         return None
     return f"{line!r} has no effect: sbatch honours {SBATCH_PREFIX} in capitals, at the start of a line"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Merge the sources of SLURM options into the one config of a task, and tell for each value where it came from.
+"""Merge the sources of SLURM options into one config for a task. Keep for each value where it came from.
 
-The order of priority, highest first, is Fractal's: WorkflowTask.meta, task.meta, gpu_slurm_config (for tasks
-with needs_gpu), default_slurm_config.
+The priority is that of Fractal, highest first: WorkflowTask.meta, task.meta, gpu_slurm_config (for tasks with
+needs_gpu), default_slurm_config.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ BUILT_IN = "built in"
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    """The SLURM options of one task, merged; names are Fractal's.
+    """The merged SLURM options of one task. The names are those of Fractal.
 
     Attributes:
         mem_per_task_MB: Memory of one task, in MB.
         job_name: The task's name with blanks replaced.
-        needs_gpu: Whether the tasks need a GPU; then a job runs one of them at a time.
-        time: Time of one task, as SLURM writes it.
-        target_mem_per_job: In MB, as is ``max_mem_per_job``.
+        needs_gpu: Whether the tasks need a GPU. If so, a job runs one task at a time.
+        time: Time of one task, in one of SLURM's formats.
+        target_mem_per_job: Most memory that a job should have, in MB.
+        max_mem_per_job: Most memory that a job may have, in MB.
     """
 
     partition: str
@@ -71,25 +72,25 @@ class SlurmConfig:
 
     @property
     def time_s(self) -> int | None:
-        """Time of one task in seconds, if it is limited."""
+        """Time of one task in seconds, or None for no limit."""
         return None if self.time is None else parse_walltime(self.time)
 
     @property
     def memory_mb(self) -> int:
-        """Memory of one task, in MB, by the name that it has in all other rooms."""
+        """Memory of one task, in MB. All other modules use this name."""
         return self.mem_per_task_MB
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The outcome of :func:`resolve`.
+    """The result of :func:`resolve`.
 
     Attributes:
         config: The merged config.
-        sources: Option (by the config's own names) to where its value came from.
-        batching: What the heuristics decided, and why.
-        warnings: What is valid but surely not meant, a sentence each.
-        overridden: Option to what lost against its value: source and value, of falling priority.
+        sources: Name of an option (as in ``config``) -> where its value came from.
+        batching: The decision of the heuristics, with the reason.
+        warnings: Sentences on values that are valid, but look like a mistake.
+        overridden: Name of an option -> the replaced values, each with its source, highest priority first.
     """
 
     config: SlurmConfig
@@ -100,13 +101,15 @@ class Resolution:
 
 
 def _merge_extra_lines(layers: list[tuple[str, dict[str, Any]]]) -> tuple[list[str], str, list[tuple[str, Any]]]:
-    """The file's lines, then the metas'; inside of each of the two the layer of higher priority replaces the other.
+    """Join the extra_lines of the config file with those of the metas. The lines of the file come first.
+
+    If two sections of the file have extra_lines, those of higher priority are used. The same holds for the two metas.
 
     Args:
-        layers: Source and options, of rising priority.
+        layers: Source and options, lowest priority first.
 
     Returns:
-        The lines, each at its first occurrence; where they came from; and those that were replaced, with their source.
+        The lines (each only once, where it occurs first), their sources, and the replaced lines with their source.
     """
     replaced: list[tuple[str, Any]] = []
     in_file: tuple[str, list[str]] = ("", [])
@@ -137,7 +140,7 @@ def _batch(values: Mapping[str, Any], limits: Mapping[str, int], tot_tasks: int)
 
 
 def _with_sources(message: str, sources: Mapping[str, str]) -> str:
-    """Add to a message of the heuristics where the values that it names came from."""
+    """Add to a message of the heuristics the sources of the values that it names."""
     words = set(re.findall(r"\w+", message))
     named = [f"{name}: {source}" for name, source in sources.items() if name in words]
     if "memory of a task" in message:
@@ -158,17 +161,17 @@ def resolve(
 
     Args:
         config_file: The config file.
-        task_name: The task's name; it becomes the job's name.
+        task_name: The task's name. It becomes the job's name.
         task_meta: task.meta.
-        workflow_task_meta: WorkflowTask.meta, of the highest priority.
+        workflow_task_meta: WorkflowTask.meta. It has the highest priority.
         tot_tasks: Number of tasks to run, at least 1.
         account: The account from the settings of the user who runs the task, if there is one.
 
     Returns:
-        The merged config and where each value came from.
+        The merged config, and the source of each value.
 
     Raises:
-        SpecError: A meta is not valid; every fault of both metas at once.
+        SpecError: A meta is not valid. The error lists all faults of both metas.
         BatchingError: See :func:`fractal_slurm.config.batching.heuristics`.
     """
     warnings: list[str] = []
@@ -200,7 +203,7 @@ def resolve(
             warnings.append("needs_gpu is set, but the config file has no gpu_slurm_config: the default one is used")
         else:
             gpu = config_file.gpu_slurm_config.model_dump(exclude_unset=True)
-            # null unsets an optional value; what a job can't do without stays the default's
+            # null unsets an optional value; options that each job needs keep the default value
             gpu = {key: value for key, value in gpu.items() if value is not None or key not in REQUIRED}
             layers.insert(1, (GPU_SLURM_CONFIG, gpu))
 

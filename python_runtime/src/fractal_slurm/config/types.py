@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The types of Fractal's options: one for each, whether it stands in the config file or in a meta.
+"""The types of Fractal's options. An option has the same type in the config file and in a meta.
 
-Input is read lax (``"2"`` is a fine number of CPUs), since templates often hand numbers over as strings.
+A number may be given as a string (``"2"`` CPUs), because templates often pass numbers as strings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .memory import parse_memory
 from .options import check_extra_line, check_nodes, check_option_value, check_text
 from .walltime import parse_walltime
 
-# Above what SLURM's own counters hold, and small enough to print.
+# Larger than any counter of SLURM, and short enough to print.
 MAX_COUNT = 10**12
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _COUNT = re.compile(r"[ \t]*[0-9]{1,18}[ \t]*")
@@ -28,7 +28,7 @@ def check_export_name(name: str) -> str:
     """Accept the name of an environment variable.
 
     Raises:
-        FractalSlurmError: The text is not such a name.
+        FractalSlurmError: The text is not a valid name.
     """
     if not _VARIABLE_NAME.fullmatch(name):
         raise FractalSlurmError(
@@ -38,10 +38,10 @@ def check_export_name(name: str) -> str:
 
 
 def check_export_path(value: str) -> str:
-    """Accept a path below a user's cache_dir, as ``user_local_exports`` holds them.
+    """Accept a path of ``user_local_exports``. It must stay below the user's cache_dir.
 
     Raises:
-        FractalSlurmError: It is empty or absolute, has ``..`` in it, or a control character.
+        FractalSlurmError: The path is empty or absolute, or has ``..`` or a control character in it.
     """
     check_text(value, "the path")
     if not value.strip():
@@ -80,7 +80,7 @@ def _as_walltime(value: object) -> str:
 
 
 def _as_needs_gpu(value: object) -> bool:
-    """Accept true or false. The words as a string are allowed, too, as fractal-server reads them in a meta."""
+    """Accept true or false. The strings "true" and "false" are allowed, too, because fractal-server accepts them."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):
@@ -95,7 +95,7 @@ def _check_shebang(value: str) -> str:
 
 
 def _word(name: str) -> BeforeValidator:
-    """A value that goes behind ``--name=`` on an #SBATCH line."""
+    """Return the check for a value that is written after ``--name=`` on an #SBATCH line."""
     return BeforeValidator(lambda value: check_option_value(value, name) if isinstance(value, str) else value)
 
 
@@ -120,7 +120,7 @@ _COUNT_SCHEMA = {
     ],
 }
 _WALLTIME_SCHEMA = {"type": "string", "pattern": r"^\s*([0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2})\s*$"}
-# Numbers are common here, and templates often hand them over as such.
+# The value is often a number, and templates often pass it as a number, not as a string.
 _NUMBER_OR_TEXT_SCHEMA = {"type": ["integer", "string"]}
 
 Partition = Annotated[str, _word("partition")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Time limits as SLURM writes them (sbatch(1), ``--time``)."""
+"""Read and write time limits in SLURM's formats (sbatch(1), ``--time``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = (
     '"minutes", "minutes:seconds", "hours:minutes:seconds", "days-hours", "days-hours:minutes" '
     'or "days-hours:minutes:seconds"'
 )
-# SLURM stores minutes in 32 bits; a hundred years is above every site's limit and below that.
+# SLURM stores minutes in 32 bits. A hundred years is less than that, and more than the limit of any site.
 MAX_SECONDS = 100 * 366 * 86_400
 
 
@@ -25,14 +25,14 @@ def parse_walltime(value: object) -> int:
     """Read a time limit in one of SLURM's six formats.
 
     Args:
-        value: A string, e.g. ``"90"`` (minutes), ``"01:30:00"``, ``"1-12"``. No integers: YAML reads
-            ``10:00:00`` as the integer 36000, so that an integer's unit can't be known.
+        value: A string, e.g. ``"90"`` (minutes), ``"01:30:00"``, ``"1-12"``. An integer is refused, because its unit
+            is not clear: YAML reads ``10:00:00`` as the integer 36000.
 
     Returns:
         The limit in seconds.
 
     Raises:
-        FractalSlurmError: Not a string, no such format, zero, or above a hundred years.
+        FractalSlurmError: The value is not a string, has another format, is zero, or is over a hundred years.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         raise FractalSlurmError(f"time {shown(value)} is an integer: quote it, YAML reads 10:00:00 as 36000")
@@ -55,10 +55,9 @@ def parse_walltime(value: object) -> int:
 
 
 def format_walltime(seconds: int) -> str:
-    """Write a time limit for sbatch, in whole minutes, rounded up.
+    """Return a time limit for sbatch, rounded up to whole minutes.
 
-    SLURM itself counts limits in minutes and rounds up; writing them so keeps what is planned and
-    what is enforced the same.
+    SLURM itself rounds limits up to whole minutes. If we do the same, the planned limit is the enforced limit.
 
     Args:
         seconds: The limit in seconds, above zero.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which limits decided a batching, and what it would be with one of them changed: pure arithmetic."""
+"""Find which limits decided a batching, and calculate the batching with one of them changed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _GIVEN = ("tasks_per_job", "parallel_tasks_per_job")
 
 
 class Change(NamedTuple):
-    """What one change would do.
+    """The effect of one change.
 
     Attributes:
-        option: What is changed, by its name in the config file or in a meta.
-        before: Its value now, in MB for memory.
-        after: The value that was tried; None: left out.
-        batching: The batching that would come of it.
-        time_ratio: How long the run would take, of what it takes now, if all its jobs run at once and every task takes
-            the same time.
+        option: The changed option, by its name in the config file or in a meta.
+        before: The value now. Memory is in MB.
+        after: The value that was tried. None: the option was left out.
+        batching: The batching with the new value.
+        time_ratio: The time of the run with the change, divided by the time without it. It assumes that all jobs run
+            at once, and that every task takes the same time.
     """
 
     option: str
@@ -40,11 +40,11 @@ class Change(NamedTuple):
 
 
 def bound_by(config: SlurmConfig, batching: Batching) -> list[str]:
-    """The options that kept a batching from more tasks side by side, or from more jobs.
+    """Return the options that prevented more tasks at the same time, or more jobs.
 
     Args:
         config: The merged config.
-        batching: What the heuristics made of it.
+        batching: The batching that the heuristics chose for it.
     """
     if batching.branch is Branch.GIVEN:
         return list(_GIVEN)
@@ -61,15 +61,16 @@ def bound_by(config: SlurmConfig, batching: Batching) -> list[str]:
 
 
 def changes(config: SlurmConfig, batching: Batching, tot_tasks: int) -> list[Change]:
-    """What the batching would be with one limit doubled, or with one need of a task halved.
+    """Calculate the batching with one limit doubled, or with the CPUs or the memory of a task halved.
 
     Args:
         config: The merged config.
-        batching: What the heuristics made of it.
+        batching: The batching that the heuristics chose for it.
         tot_tasks: Number of tasks.
 
     Returns:
-        The changes that make a difference: what saves most time comes first, then what saves jobs.
+        The changes that make a difference. The change that saves most time comes first. If two save the same time, the
+        one with fewer jobs comes first.
     """
     now: dict[str, Any] = {name: getattr(config, name) for name in _LIMITS}
     now |= {"cpus_per_task": config.cpus_per_task, "mem_per_task": config.mem_per_task_MB}
@@ -88,7 +89,7 @@ def changes(config: SlurmConfig, batching: Batching, tot_tasks: int) -> list[Cha
     for option, before, after, values in tried:
         try:
             other = heuristics(**{**now, **values})
-        except BatchingError:  # a target over its maximum
+        except BatchingError:  # a target is over its maximum
             continue
         ratio = _rounds(other, tot_tasks) / _rounds(batching, tot_tasks)
         if other.num_jobs != batching.num_jobs or ratio != 1:
@@ -97,5 +98,5 @@ def changes(config: SlurmConfig, batching: Batching, tot_tasks: int) -> list[Cha
 
 
 def _rounds(batching: Batching, tot_tasks: int) -> int:
-    """How many times in a row a slot of a full job runs a task."""
+    """Return how many tasks one slot of a full job runs, one after the other."""
     return -(-min(batching.tasks_per_job, tot_tasks) // batching.parallel_tasks_per_job)
