@@ -18,7 +18,7 @@ from typing import Any
 
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 from .result import Result
-from .server_rows import empty_wells, small_memory, some_wells
+from .server_rows import empty_wells, real_wells, small_memory, some_wells
 
 SLOTS = NODES * CPUS
 PEER_NAME = "fractal-server 2.18.5"
@@ -507,4 +507,5 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "server-empty": empty_wells,
     "server-some": some_wells,
     "server-memory": small_memory,
+    "server-real": real_wells,
 }

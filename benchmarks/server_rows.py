@@ -12,8 +12,8 @@ import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,25 @@ PYTHON = os.environ.get("FRACTAL_BENCH_SERVER_PYTHON", SYSTEM_PYTHON)
 SUDOERS = Path("/etc/sudoers.d/fractal-slurm-bench-server")
 WAYS = ("built-in", "hook", "engine")
 LIMIT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workflow: what makes its images, and what is measured on each of them.
+
+    Attributes:
+        steps: Makes the workflow's steps for a user of the server.
+        task: The name of the task that runs on each image.
+        images: How many there are.
+        config: The SLURM configuration of the server's resource.
+        environment: Further variables of the server, by the way that it runs jobs.
+    """
+
+    steps: Callable[[Client], list[tuple[int, Mapping[str, Any]]]]
+    task: str
+    images: int
+    config: dict[str, Any]
+    environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,53 +74,51 @@ class Bench:
         """What the peer is called."""
         return f"fractal-server {self.version}, its own runner"
 
-    def run(self, way: str, wells: int, sleep_s: float, mem: str) -> dict[str, Any]:
-        """Run one workflow: a plate is made, and each of its wells is a task that sleeps.
+    def run(self, way: str, work: Work) -> dict[str, Any]:
+        """Run one workflow.
 
         Args:
             way: One of ``WAYS``.
-            wells: Number of wells.
-            sleep_s: Seconds that each task sleeps.
-            mem: Memory of a task.
+            work: The workflow.
 
         Returns:
-            wall_s, status, lost, jobs, sudo_calls, and cpu_s and peak_mb of the server's processes.
+            wall_s, status, lost, jobs, sudo_calls, and cpu_s and peak_mb of the server's processes; of the step that
+            runs on each image also its seconds, task_s.
 
         Raises:
             BenchmarkError: It could not be run.
         """
         try:
-            self.server.start(engine=way == "engine")
+            self.server.start(engine=way == "engine", environment=work.environment.get(way))
             hook = demo_server.hook_of(self.environment.runtime / "fractal-slurm") if way == "hook" else None
             if way == "hook" and hook is None:
                 raise BenchmarkError("the runtime has no hook")
-            self.server.give_resource(demo_server.with_hook(config(mem), hook))
+            self.server.give_resource(demo_server.with_hook(work.config, hook))
             # The server remembers it from one time to the next: no folder that is deleted meanwhile.
             home = Path(pwd.getpwnam(USER).pw_dir)
-            return self._measure(self.server.user(USER, home), way, wells, sleep_s)
+            return self._measure(self.server.user(USER, home), way, work)
         except (ServerError, ApiError) as error:
             raise BenchmarkError(f"{way}: {error}") from error
 
-    def _measure(self, client: Client, way: str, wells: int, sleep_s: float) -> dict[str, Any]:
-        folder = self.server.base / "tasks"
-        tasks = client.collect(demo_server.LABEL, SYSTEM_PYTHON, str(folder), demo_server.TASKS)
-        workflow = client.workflow(
-            f"{way} {time.time():.0f}",
-            [
-                (tasks["Make plate"], {"args_non_parallel": {"wells": wells, "images": False}}),
-                (tasks["Measure wells"], {"args_parallel": {"sleep": sleep_s}}),
-            ],
-        )
+    def _measure(self, client: Client, way: str, work: Work) -> dict[str, Any]:
+        workflow = client.workflow(f"{way} {time.time():.0f}", work.steps(client))
         calls, jobs, began = self.sudo.count(), self.sudo.count("sbatch"), time.monotonic()
         before = usage(self.server.processes())
-        ended = workflow.wait(workflow.submit(), LIMIT_S, interval=1.0)
+        seen: list[float] = []  # when the first look found images to work on
+
+        def look(units: dict[str, int]) -> None:
+            if not seen and sum(units.values()) > 1:
+                seen.append(time.monotonic())
+
+        ended = workflow.wait(workflow.submit(), LIMIT_S, look, interval=1.0)
         wall = time.monotonic() - began
         after = usage(self.server.processes())
-        done = sum(run["num_done_units"] for run in workflow.runs() if run["task"] == "Measure wells")
+        done = sum(run["num_done_units"] for run in workflow.runs() if run["task"] == work.task)
         return {
             "wall_s": wall,
+            "task_s": time.monotonic() - seen[0] if seen else wall,
             "status": ended["status"],
-            "lost": wells - done,
+            "lost": work.images - done,
             "jobs": self.sudo.count("sbatch") - jobs,
             "sudo_calls": self.sudo.count() - calls,
             "server_cpu_s": after[0] - before[0],
@@ -109,12 +126,31 @@ class Bench:
             "log": (ended.get("log") or "")[-500:] if ended["status"] != "done" else "",
         }
 
-    def beside(self, wells: int, sleep_s: float, mem: str = "1000M") -> dict[str, dict[str, Any]]:
-        """Run the same workflow in all ways; one that can't be run is left out, and said."""
+    def wells(self, wells: int, sleep_s: float, mem: str = "1000M") -> Work:
+        """A plate is made, and each of its wells is a task that sleeps.
+
+        Args:
+            wells: Number of wells.
+            sleep_s: Seconds that each task sleeps.
+            mem: Memory of a task.
+        """
+
+        def steps(client: Client) -> list[tuple[int, Mapping[str, Any]]]:
+            folder = self.server.base / "tasks"
+            tasks = client.collect(demo_server.LABEL, SYSTEM_PYTHON, str(folder), demo_server.TASKS)
+            return [
+                (tasks["Make plate"], {"args_non_parallel": {"wells": wells, "images": False}}),
+                (tasks["Measure wells"], {"args_parallel": {"sleep": sleep_s}}),
+            ]
+
+        return Work(steps, "Measure wells", wells, config(mem))
+
+    def beside(self, work: Work, ways: Sequence[str] = WAYS) -> dict[str, dict[str, Any]]:
+        """Run the same workflow in several ways; one that can't be run is left out, and said."""
         found = {}
-        for way in WAYS:
+        for way in ways:
             try:
-                found[way] = self.run(way, wells, sleep_s, mem)
+                found[way] = self.run(way, work)
             except BenchmarkError as error:
                 if way == "built-in":
                     raise
@@ -200,7 +236,7 @@ def take_down(environment: Environment) -> None:
 def empty_wells(environment: Environment, wells: int = 1536) -> Iterator[Result]:
     """Run 1,536 wells of 0 s through fractal-server's API: engine and hook beside its own runner."""
     bench = set_up(environment)
-    figures = bench.beside(wells, 0)
+    figures = bench.beside(bench.wells(wells, 0))
     peer = figures["built-in"]
     for way, times in (("engine", 4.0), ("hook", 2.5)):
         if way not in figures:
@@ -223,7 +259,7 @@ def empty_wells(environment: Environment, wells: int = 1536) -> Iterator[Result]
 def some_wells(environment: Environment, wells: int = 200) -> Iterator[Result]:
     """Run 200 wells of 1 s through fractal-server's API, beside the ideal and its own runner."""
     bench = set_up(environment)
-    figures = bench.beside(wells, 1)
+    figures = bench.beside(bench.wells(wells, 1))
     ideal = -(-wells // SLOTS) * 1.0
     for way in WAYS[1:]:
         if way not in figures:
@@ -239,9 +275,44 @@ def some_wells(environment: Environment, wells: int = 200) -> Iterator[Result]:
 def small_memory(environment: Environment, wells: int = 400) -> Iterator[Result]:
     """Run 400 wells at 100 MB a task through fractal-server's API: none lost."""
     bench = set_up(environment)
-    figures = bench.beside(wells, 0, "100M")
+    figures = bench.beside(bench.wells(wells, 0, "100M"))
     for way in WAYS[1:]:
         if way in figures:
             lost = figures[way]["lost"]
             what = f"{wells} wells at 100 MB through the API, {way}: lost"
             yield Result(what, "tasks", lost, figures["built-in"]["lost"], bench.peer, "0", lost == 0, figures)
+
+
+def real_wells(environment: Environment, images: int = 96) -> Iterator[Result]:
+    """Project 96 images with fractal-tasks-core through fractal-server's API: forks beside its own runner."""
+    python = environment.tasks_python()
+    module = environment.run([python, "-c", "import fractal_tasks_core.projection as p; print(p.__file__)"], user=USER)
+    package = Path(module.stdout.strip()).parent
+    bench = set_up(environment)
+    folder = bench.server.base / "tasks"
+    for name in ("make_images.py", "convert_images.py"):
+        copy = folder / name
+        copy.write_bytes((REPOSITORY / "benchmarks" / "ours" / name).read_bytes())
+        copy.chmod(0o644)
+    making = {
+        "name": "Make images", "executable_non_parallel": "convert_images.py", "type": "converter_non_parallel",
+    }  # fmt: skip
+    projecting = {"name": "Project image", "executable_parallel": "projection.py", "type": "parallel"}
+
+    def steps(client: Client) -> list[tuple[int, Mapping[str, Any]]]:
+        made = client.collect("images", str(python), str(folder), [making])
+        projected = client.collect("core", str(python), str(package), [projecting])
+        return [
+            (made["Make images"], {"args_non_parallel": {"images": images}}),
+            (projected["Project image"], {"args_parallel": {"overwrite": True}}),
+        ]
+
+    work = Work(steps, "Project image", images, config("500M"), {"engine": {"FRACTAL_SLURM_TASK_START": "fork"}})
+    figures = bench.beside(work, ("built-in", "engine"))
+    if "engine" in figures:
+        ours, peer = figures["engine"], figures["built-in"]
+        reached = ours["lost"] == 0 and peer["task_s"] >= 4 * ours["task_s"]
+        what = f"{images} images projected through the API, engine with forks"
+        yield Result(what, "s", ours["task_s"], peer["task_s"], bench.peer, ">= 4 x", reached, figures)
+        yield Result("  the whole workflow", "s", ours["wall_s"], peer["wall_s"], bench.peer, "", True)
+        yield Result("  tasks lost", "tasks", ours["lost"], peer["lost"], bench.peer, "0", ours["lost"] == 0)

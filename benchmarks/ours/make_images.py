@@ -12,12 +12,19 @@ import numpy as np
 from ngio import create_ome_zarr_from_array
 
 
+def make(folder: str, images: int) -> list[str]:
+    """Make images in a folder; returns their paths."""
+    paths = [f"{folder}/{index}.zarr" for index in range(images)]
+    for index, path in enumerate(paths):
+        array = np.random.default_rng(index).integers(0, 4000, (1, 4, 256, 256), dtype="uint16")
+        create_ome_zarr_from_array(path, array, pixelsize=0.5, axes_names="czyx")
+    return paths
+
+
 def main() -> None:
     """Make them."""
     folder, images = sys.argv[1:]
-    for index in range(int(images)):
-        array = np.random.default_rng(index).integers(0, 4000, (1, 4, 256, 256), dtype="uint16")
-        create_ome_zarr_from_array(f"{folder}/{index}.zarr", array, pixelsize=0.5, axes_names="czyx")
+    make(folder, int(images))
 
 
 if __name__ == "__main__":
