@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What runs inside a job, on its nodes: the standard library alone, and nothing from outside this folder."""
+"""The code that runs inside a job, on its nodes. It uses only the standard library and the modules of this folder."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Folders and files that others may have their hands in.
+"""Use folders and files safely, although other users may be able to change them.
 
-The driver judges a work folder on its own host with the same function as the worker does on the node.
-Standard library only, as all of this folder.
+The driver checks a work folder on its own host with the same function that the worker uses on the node. This module
+uses only the standard library, as all modules of this folder.
 """
 
 from __future__ import annotations
@@ -15,26 +15,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Who else may put something else in the place of a file or folder: see look_above().
+# Who else may replace a file or folder by another one: see look_above().
 CLOSED, NOBODY, UNKNOWN, GROUP, EVERYBODY = range(5)
 MAX_LINKS = 40
 
 
 class Unsafe(Exception):
-    """A folder is not to be used: others have, or may get, their hands in it."""
+    """A folder must not be used, because other users can change it, or replace it."""
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file that nobody else can read, whatever the umask is; no link is followed."""
+    """Open a file, and return its descriptor. A new file is private, whatever the umask is. No link is followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def open_own_folder(path: str, name: str) -> int:
-    """Open a folder, and prove by the descriptor that it is this user's own, private, and no link.
+    """Open a folder, and check by its descriptor that it is private, belongs to this user, and is not a link.
+
+    Args:
+        path: The folder.
+        name: The name of the folder in messages.
+
+    Returns:
+        The descriptor.
 
     Raises:
-        Unsafe: It is not; ``name`` is what it is called in words.
-        OSError: It can't be opened.
+        Unsafe: The check failed.
+        OSError: The folder can't be opened.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -55,13 +62,16 @@ def open_own_folder(path: str, name: str) -> int:
 
 
 def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The folders and links that the kernel goes through to find a path, from / on.
+    """Yield the folders and links that the kernel follows to find a path, starting with /.
 
     Args:
-        path: An absolute path; its last part is not looked at.
+        path: An absolute path. Its last part is not included.
+
+    Yields:
+        The path of a folder or link, and its status.
 
     Raises:
-        OSError: One of them is not there, or can't be looked at.
+        OSError: One of them does not exist, or can't be read.
     """
     current = "/"
     yield current, os.lstat(current)
@@ -91,19 +101,20 @@ def folders_above(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, str]:
-    """Who else than a user (and root) may put something else in the place of a file or folder.
+    """Find who, except the user and root, may replace a file or folder by another one.
 
-    As sshd's StrictModes does, it looks at the folders above. Where they have the sticky bit, others can't rename what
-    is not theirs; a link is its owner's there, who may exchange it.
+    This checks the folders above it, as StrictModes of sshd does. In a folder with the sticky bit, others can't rename
+    what is not theirs. But the owner of a link can replace the link.
 
     Args:
-        path: Absolute; what is above it is looked at.
+        path: An absolute path. The folders above it are checked.
         uid: The user.
         own_gid: A group that has no other member.
 
     Returns:
-        CLOSED (it is below a folder that only the user can enter), NOBODY, UNKNOWN (a folder can't be looked at),
-        GROUP (members of a group, users of an access list, or another user) or EVERYBODY; and why, in words.
+        A level and the reason in words. The levels are CLOSED (it is below a folder that only the user can enter),
+        NOBODY, UNKNOWN (a folder can't be read), GROUP (members of a group, users in an access list, or another user)
+        and EVERYBODY.
     """
     worst, words = NOBODY, ""
     try:
@@ -119,7 +130,7 @@ def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, st
             elif not mine:
                 who, whose = GROUP, f"its owner (uid {status.st_uid})"
             elif mode & 0o020 and not mode & stat.S_ISVTX and status.st_gid != own_gid:
-                # Of an access list the group's part of the mode is the most that it grants anybody.
+                # With an access list, the group's bits of the mode are the most that the list gives to anybody.
                 who, whose = GROUP, f"its group (gid {status.st_gid}) or its access list"
             if who > worst:
                 worst, words = who, f"{folder} (mode {mode:04o}) lets {whose} rename what is in it"
@@ -132,7 +143,7 @@ def look_above(path: str, uid: int, own_gid: int | None = None) -> tuple[int, st
 
 
 def remove(path: str) -> None:
-    """Remove a file, if it is there and can be removed."""
+    """Remove a file. It is no error if the file does not exist, or can't be removed."""
     try:
         os.unlink(path)
     except OSError:
@@ -140,7 +151,10 @@ def remove(path: str) -> None:
 
 
 def whole_lines(path: str, max_bytes: int) -> Iterator[bytes]:
-    """The lines of a regular file, as large as it is now, but for those over max_bytes. No other file is read."""
+    """Yield the lines of a regular file, up to its present size. Lines over max_bytes are left out.
+
+    A path that is not a regular file, or can't be opened, gives no lines.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
@@ -151,7 +165,7 @@ def whole_lines(path: str, max_bytes: int) -> Iterator[bytes]:
         return
     rest = status.st_size
     with os.fdopen(fd, "rb") as file:
-        whole = True  # whether what comes is the beginning of a line
+        whole = True  # whether the next bytes are the beginning of a line
         while rest > 0:
             try:
                 line = file.readline(min(max_bytes, rest))

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tasks in forks: the worker's side of the nursery, and when tasks start in new processes instead.
+"""Start tasks as forks of the nursery. This is the worker's side. It also decides when tasks need new processes.
 
-How a task is forked, so that it runs once or not at all, whoever dies on the way:
+A task is forked in these steps. It runs once or not at all, even if one of the processes dies:
 
-1. The worker sends the nursery one message: what to run, the log's descriptor, and one end of a socket of this task's.
-2. The nursery forks twice. The middle process ends at once. The worker is the "subreaper" (prctl(2)) of all below it,
-   so the new process becomes its child: the worker sees its end, exit code and use of memory and CPU as of any task.
-3. The new process says its pid on the task's socket, and waits. The worker notes the pid and answers. Only then does
-   the script begin. If the worker does not answer, the new process ends without having begun.
+1. The worker sends one message to the nursery: what to run, the descriptor of the log, and one end of a socket for this
+   task.
+2. The nursery forks twice, and the middle process ends at once. The worker is the "subreaper" (prctl(2)) of all
+   processes below it. So the new process becomes a child of the worker. As with any task, the worker sees its end, its
+   exit code, and its use of memory and CPU.
+3. The new process sends its pid on the task's socket, and waits. The worker notes the pid and answers. Only then the
+   script begins. If the worker does not answer, the new process ends, and the script never begins.
 """
 
 from __future__ import annotations
@@ -27,26 +29,26 @@ if TYPE_CHECKING:
 
     from .loop import Loop, Slot
 
-# How often a nursery learns more modules: its first task may have failed early.
+# How often a nursery may import more modules. Once may not be enough: the first task may have failed early.
 MAX_ROUNDS = 3
-# How long a nursery may take to start, and to import: it is on a network file system, perhaps.
+# How long a nursery may take to start, and to import. Its Python may be on a network file system.
 START_S, IMPORT_S = 60.0, 180.0
-# How long the other slots wait for the modules of the first task: scripts read their args once they have imported.
+# How long the other slots wait until the first task has reported its modules. Scripts read their args after imports.
 LEARN_S = 20.0
-# How long it may take to fork a task.
+# How long the fork of a task may take.
 FORK_S = 15.0
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def split_python(command: list[str]) -> tuple[list[str], str, list[str]] | None:
-    """Take a command apart that has a Python script run.
+    """Split a command that runs a Python script.
 
     Args:
-        command: The command's words.
+        command: The words of the command.
 
     Returns:
         The interpreter with its options, the script, and the script's arguments. None for any other command, and for
-        options other than ``-u``, ``-X`` and ``-W``: those change what a script sees.
+        options other than ``-u``, ``-X`` and ``-W``: other options change what a script sees.
     """
     name = command[0].rpartition("/")[2]
     if not name.startswith("python") or name[6:].strip("0123456789.t"):
@@ -66,29 +68,30 @@ def split_python(command: list[str]) -> tuple[list[str], str, list[str]] | None:
 
 
 class Unfit(Exception):
-    """Tasks can't be forked here; the message is the reason."""
+    """Tasks can't be forked here. The message is the reason."""
 
 
 class Nursery:
-    """The nursery of a job on one node, as its worker sees it.
+    """The nursery of a job on one node, as the worker sees it.
 
     Args:
         command: The command of the tasks.
-        folder: A private folder of the worker's.
+        folder: A private folder of the worker.
         env: The environment of a task.
-        cpus: The CPU set of a task; modules count the CPUs when they are imported. None for all.
+        cpus: The CPU set of a task, None for all CPUs. Some modules count the CPUs when they are imported.
+        now: Time of the monotonic clock, in seconds.
 
     Attributes:
-        pid: The nursery's process; 0 once it has ended.
+        pid: The pid of the nursery. 0 after it has ended.
         state: ``starting``, ``ready``, ``importing``, or ``ended``.
         why: Why it ended, or None.
-        busy_until: In the state starting or importing: when to give up, by the monotonic clock.
-        rounds: How often it was told of modules.
+        busy_until: In the states starting and importing: when to give up, by the monotonic clock in seconds.
+        rounds: How often it was told to import modules.
         modules: How many modules it has imported.
 
     Raises:
-        Unfit: There can be none.
-        OSError: It can't be started.
+        Unfit: Tasks can't be forked here.
+        OSError: The nursery can't be started.
     """
 
     def __init__(self, command: list[str], folder: str, env: dict[str, str], cpus: set[int] | None, now: float) -> None:
@@ -102,7 +105,7 @@ class Nursery:
         self.why: str | None = None
         self.rounds = self.modules = 0
         self.busy_until = now + START_S
-        self.learns_until: float | None = None  # until when its first task may take to tell its modules
+        self.learns_until: float | None = None  # how long to wait until the first task has reported its modules
         become_subreaper()
         self.ours, theirs = _socket_pair()
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -110,7 +113,7 @@ class Nursery:
         printed_fd = os.open(f"{folder}/imports", flags, 0o600)
         allowed = os.sched_getaffinity(0)
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "nursery.py")
-        # Not its own number: before glibc 2.29 dup2 to itself would leave it to be closed by exec.
+        # Use another number than it has: before glibc 2.29, after dup2 to the same number, exec would close it.
         fd = 3 if theirs.fileno() != 3 else 4
         try:
             if cpus:
@@ -126,15 +129,19 @@ class Nursery:
         self.ours.setblocking(False)
 
     def is_busy(self) -> bool:
-        """Whether it starts or imports, so that waiting for it pays."""
+        """Return whether it starts or imports at the moment. Then tasks should wait for it."""
         return self.state in ("starting", "importing")
 
     def is_learning(self, now: float) -> bool:
-        """Whether its first task is about to tell its modules, so that waiting for these pays."""
+        """Return whether the first task will soon report its modules. Then other tasks should wait for that."""
         return self.state == "ready" and not self.rounds and now < (self.learns_until or 0.0)
 
     def end(self, why: str | None) -> None:
-        """End it. Tasks that were forked of it go on."""
+        """End the nursery. Tasks that were forked from it go on.
+
+        Args:
+            why: The reason, or None.
+        """
         if self.state == "ended":
             return
         self.state, self.why = "ended", why
@@ -146,7 +153,7 @@ class Nursery:
                 pass
 
     def look(self, now: float) -> None:
-        """Hear what it says, and end it if it takes too long."""
+        """Read an answer of the nursery. End the nursery if it takes too long."""
         if not self.is_busy():
             return
         try:
@@ -173,19 +180,20 @@ class Nursery:
     def fork(
         self, args: str, out: str, log_fd: int, changes: dict[str, str], cpus: set[int] | None, key: str, now: float
     ) -> tuple[int, Any]:
-        """Have a task forked. It begins when :meth:`begin` is called with the socket.
+        """Tell the nursery to fork a task. The task begins when :meth:`begin` is called with the socket.
 
         Args:
-            args: Its args file. The first task tells its modules when it opens that, and all tasks when they end.
-            out: Its out-JSON.
-            log_fd: Where its output goes.
-            changes: Variables of the task's own, beside the nursery's environment.
+            args: Its args file. The first task reports its modules when it opens this file. All tasks report them when
+                they end.
+            out: The file for its out-JSON.
+            log_fd: The descriptor for its output.
+            changes: Environment variables of this task that differ from those of the nursery.
             cpus: Its CPU set, or None.
-            key: Names the file for the modules that it imported.
-            now: The monotonic clock.
+            key: Part of the name of the file for its modules.
+            now: Time of the monotonic clock, in seconds.
 
         Returns:
-            Its pid, 0 if it could not be forked; and the socket.
+            The pid and the socket. The pid is 0 if the task could not be forked.
         """
         import _socket
         import marshal
@@ -194,7 +202,7 @@ class Nursery:
         try:
             report = f"{self.folder}/modules-{key}" if self.rounds < MAX_ROUNDS else ""
             watched = "" if self.learns_until else args
-            # Format 2: every Python reads it.
+            # Every Python can read format 2.
             message = marshal.dumps(
                 (
                     "fork",
@@ -224,7 +232,7 @@ class Nursery:
             theirs.close()
 
     def begin(self, socket: Any) -> bool:
-        """Let a forked task begin. Returns whether it does: its process may have ended before."""
+        """Let a forked task begin. Return whether it begins: its process may have ended already."""
         try:
             return bool(socket.send(b"g") == 1)
         except OSError:
@@ -233,7 +241,7 @@ class Nursery:
             socket.close()
 
     def learn(self, key: str, now: float) -> None:
-        """Have it import what a task reported, if it reported something."""
+        """Tell the nursery to import the modules that a task reported, if it reported any."""
         path = f"{self.folder}/modules-{key}"
         if self.state != "ready" or self.rounds >= MAX_ROUNDS or not os.path.exists(path):
             return
@@ -249,18 +257,18 @@ class Nursery:
 
 
 def _socket_pair() -> tuple[Any, Any]:
-    """Two ends of a socket that keeps messages apart. Without the module socket, whose import takes a while."""
+    """Return two ends of a socket with separate messages. The module socket is not used: its import takes time."""
     import _socket
 
-    # socketpair(2) of the C module: not inheritable, as every descriptor of Python's
+    # socketpair(2) of the C module; child processes do not inherit these descriptors
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
 
 
 def become_subreaper() -> None:
-    """Make this process the parent of what is left below it by parents that ended (prctl(2)).
+    """Make this process the new parent of processes below it whose parents have ended (prctl(2)).
 
     Raises:
-        Unfit: This Python or kernel can't.
+        Unfit: This Python or this kernel can't do that.
     """
     try:
         import ctypes
@@ -273,20 +281,20 @@ def become_subreaper() -> None:
 
 
 class ForkStarts(Starts):
-    """Each task is a fork of the nursery; in a new process where that can't be.
+    """Starts each task as a fork of the nursery, or as a new process if it can't be forked.
 
     Args:
-        pins: Whether slots have CPU sets of their own.
+        pins: Whether each slot has its own CPU set.
         command: The command of the tasks.
         folder: A private folder.
         first: The slot of the first task.
-        complain: Says what is wrong.
+        complain: Prints a message.
 
     Attributes:
-        nursery: The Python of which tasks are forked, if there is one.
-        fresh_why: Why no task is forked (any more).
-        fork_off: The same, where forks did harm: it holds for the whole run.
-        failed: Tasks that get a second try in a new process, and why.
+        nursery: The process from which tasks are forked, if there is one.
+        fresh_why: Why no task is forked, or no further task. None if tasks are forked.
+        fork_off: The same, if a fork made a task fail. It holds for the whole run.
+        failed: Number of a task -> why it failed. These tasks get a second try in a new process.
         forked: How many tasks were forked.
     """
 
@@ -312,7 +320,7 @@ class ForkStarts(Starts):
         return self._fork(slot) or super().new_process(loop, slot, words)
 
     def _fork(self, slot: Slot) -> int:
-        """Start a task in a fork of the nursery. Returns its pid, or 0: it is to start in a new process."""
+        """Start a task as a fork of the nursery. Return its pid, or 0 if it must start as a new process."""
         nursery = self.nursery
         if nursery is None or self.fresh_why is not None or slot.index in self.failed:
             return 0
@@ -326,16 +334,16 @@ class ForkStarts(Starts):
         return pid
 
     def is_waiting(self, loop: Loop, now: float) -> bool:
-        """Whether the nursery is about to be ready: what it imports no task has to import.
+        """Return whether tasks should wait for the nursery, because they need not import what it imports.
 
-        Where there is a slot for every task, each imports by itself: that is sooner done.
+        If there is a free slot for each task, they do not wait for the first one: importing by themselves is faster.
         """
         if self.nursery is None or self.fresh_why is not None:
             return False
         return self.nursery.is_busy() or (loop.queue.left() > len(loop.free) and self.nursery.is_learning(now))
 
     def rest(self, loop: Loop, now: float) -> None:
-        """Hear what the nursery says. Once it has ended, tasks start in new processes."""
+        """Read the answers of the nursery. After it has ended, tasks start as new processes."""
         if self.nursery is None or self.fresh_why is not None:
             return
         self.nursery.look(now)
@@ -348,7 +356,7 @@ class ForkStarts(Starts):
             self.complain(f"tasks start in new processes from here on: {self.fresh_why}")
 
     def ended(self, loop: Loop, pid: int, status: int, usage: tuple[float, float]) -> None:
-        """Note the end of a process, be it the nursery or a task."""
+        """Handle the end of a process: the nursery, or a task."""
         if self.nursery is not None and pid == self.nursery.pid:
             self.nursery.pid = 0
             self.nursery.end("the nursery ended by itself")
@@ -356,16 +364,16 @@ class ForkStarts(Starts):
             super().ended(loop, pid, status, usage)
 
     def task_ended(self, loop: Loop, slot: Slot, state: str, reason: str | None, may_repeat: bool) -> bool:
-        """Learn from the end of a task. Returns whether it is to run again, in a new process.
+        """Handle the end of a task. Return whether it must run again, as a new process.
 
-        What fails in a fork may be the fork's fault, so it gets one more try. If that one succeeds, no task of the run
-        is forked any more.
+        If a task fails in a fork, the fork may be the cause. So the task gets a second try as a new process. If that
+        succeeds, no further task of the run is forked.
 
         Args:
             loop: The loop.
-            slot: Where the task ran.
-            state: What it came to.
-            reason: Why, if it did not succeed.
+            slot: The slot in which the task ran.
+            state: How the task ended.
+            reason: Why it did not succeed, or None.
             may_repeat: Whether a task may run again.
         """
         if not slot.forked:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The hook: runs the tasks of fractal-server's own job script in the slots of its job, by the loop of the worker.
+"""The hook runs the tasks of fractal-server's own job scripts, with the loop of the worker.
 
-``fractal-job.sh`` beside this file asks :func:`check` whether the script is known, and then gives its shell's place to
-:func:`main`. What fractal-server's ``remote`` program does for each task is done here, without a Python and an srun a
-task: the command with its log file, and the output file as it reads it. A task whose input file is not as it is known
-is run by that program itself. What the script would do after its tasks is done by a shell in this process's place.
+``fractal-job.sh`` in this folder calls :func:`check`. If the script is known, its shell is replaced by :func:`main`
+(exec). For each task, fractal-server starts an srun and its program ``remote``. The hook does the work of that program
+itself: it runs the command with its log file, and writes the output file in the same form. If a task's input file has
+an unknown form, the program ``remote`` runs this task. After the tasks, this process is replaced by a shell, which runs
+the rest of the script.
 
-On several nodes a step of srun runs :func:`main` on each of them; they share the tasks by marks in a folder beside the
-output files. Should anything fail before a task has begun, the script's own lines run as they are.
+If the job has several nodes, one srun step runs :func:`main` on each node. The nodes share the tasks by marks in a
+folder beside the output files. If something fails before a task has begun, the script's own lines run unchanged.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-# How long tasks have to end when SLURM ends the job: it kills all after its KillWait, 30 s by default.
+# How long tasks have to end when SLURM ends the job. After KillWait (30 s by default) SLURM kills all of them.
 GRACE_S = 10.0
-# A job that is ended so much before its time limit, or later, is ended for that.
+# If a job is ended so many seconds before its time limit, or later, the time limit is the reason.
 LIMIT_S = 1.0
-# Of a longer log, fractal-server keeps the length alone.
+# If a log has more characters, fractal-server shows only its length.
 MAX_STDERR = 100_000
 ERROR = "fractal_server.runner.exceptions.TaskExecutionError"
 
 
 def check(path: str) -> int:
-    """Whether a script, and the input of its first task, are known. Says why not, in the output of the job.
+    """Check whether a script, and the input of its first task, are known. If not, print the reason.
 
     Returns:
-        0, or 1 if the script is to run as it is.
+        0 if they are known. 1 if the script must run unchanged.
     """
     try:
         with open(path, "rb") as file:
@@ -60,10 +61,13 @@ def check(path: str) -> int:
 
 
 def read_known_input(line: str) -> dict[str, Any]:
-    """The input of a task.
+    """Read the input of a task.
+
+    Args:
+        line: The task's line in the script.
 
     Raises:
-        Unknown: It can't be read, or is not as it is known.
+        Unknown: The input file can't be read, or has an unknown form.
     """
     try:
         with open(read_task(line)[2], encoding="utf-8") as file:
@@ -73,7 +77,7 @@ def read_known_input(line: str) -> dict[str, Any]:
 
 
 class ServerStarts(Starts):
-    """Tasks in new processes. What runs by fractal-server's own program prints where the job prints."""
+    """Starts tasks as new processes. fractal-server's own program prints to the output of the job."""
 
     def __init__(self, pins: bool) -> None:
         super().__init__(pins)
@@ -90,9 +94,9 @@ class ServerJob(Job):
 
     Args:
         script: The script.
-        tasks_per_node: SLURM_TASKS_PER_NODE.
-        marks: On several nodes, the folder in which they mark what they took.
-        before_s: Seconds that went by in the job before the step that this process is in.
+        tasks_per_node: The value of SLURM_TASKS_PER_NODE.
+        marks: If the job has several nodes, the folder in which they mark the tasks that they took.
+        before_s: Seconds that passed in the job before the job step of this process began.
     """
 
     def __init__(self, script: Script, tasks_per_node: str, marks: str, before_s: float) -> None:
@@ -104,8 +108,8 @@ class ServerJob(Job):
         self.oom_kills = OomKills()
         self.unwritten: list[tuple[str, bytes]] = []
         self.said: str | None = None
-        self.document: dict[int, dict[str, Any]] = {}  # by slot: the input of its task, if that is known
-        self.outputs: dict[int, str] = {}  # by slot: the output file of its task
+        self.document: dict[int, dict[str, Any]] = {}  # number of the slot -> input of its task, if that is known
+        self.outputs: dict[int, str] = {}  # number of the slot -> output file of its task
         queue = Queue(script.tasks, len(all_slots), sum(all_slots), node)
         queue.marks = marks
         cpu_sets = split_cpus(slot_count, self.cpus_per_task)
@@ -117,7 +121,7 @@ class ServerJob(Job):
             )
             for number in reversed(range(slot_count))
         ]
-        # Tasks begin for as long as SLURM lets the job go on, as they do without the hook.
+        # There is no deadline: as without the hook, tasks may begin as long as the job runs.
         self.loop = Loop(self, queue, ServerStarts(cpu_sets is not None), slots, None, 0.0, GRACE_S)
 
     def begin(self, slot: Slot) -> list[str]:
@@ -159,13 +163,13 @@ class ServerJob(Job):
     def finish(
         self, slot: Slot, status: int | None, usage: tuple[float, float] | None, verdict: tuple[str, str] | None
     ) -> bool:
-        """Write the output file of a task that ended; see :meth:`.loop.Job.finish`."""
+        """Write the output file of a task that ended. See :meth:`.loop.Job.finish`."""
         self.close_log(slot)
         document = self.document.pop(slot.number, None)
         output = self.outputs[slot.number]
         words = None
         if verdict is not None and verdict[0] == "cut":
-            # Of a task that a cancelled job cuts short, fractal-server finds no output: it knows that it cancelled it.
+            # If the job was cancelled, write no output file: fractal-server knows that it cancelled the job.
             words = self.cut_words() if self.is_at_limit() else None
         elif status:
             code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -186,20 +190,20 @@ class ServerJob(Job):
         return True
 
     def is_at_limit(self) -> bool:
-        """Whether the job is ended for its time limit: SLURM does that never sooner, and up to a minute later."""
+        """Return whether the job has reached its time limit. SLURM ends it then, or up to a minute later."""
         return self.limit is not None and time.monotonic() >= self.limit - LIMIT_S
 
     def cut_words(self) -> str:
-        """What a task is told that the time limit of its job cut short."""
+        """Return the error of a task that was ended by the time limit of its job."""
         return "The job was over its time limit (time), which is for all of its tasks together."
 
     def keep(self, path: str, result: list[Any]) -> None:
-        """Write an output file, as fractal-server's own program does; later where there is no room."""
+        """Write an output file, as fractal-server's own program does. If there is no room, write it later."""
         self.unwritten.append((path, json.dumps(result, indent=2).encode()))
         self.write()
 
     def write(self) -> None:
-        """Write the output files that are still to be written."""
+        """Write the output files that are not written yet."""
         while self.unwritten:
             path, data = self.unwritten[0]
             try:
@@ -233,7 +237,7 @@ class ServerJob(Job):
                 pass
 
     def run(self) -> bool:
-        """Run all tasks. Returns whether it came to the end of them."""
+        """Run all tasks. Return whether all of them have run."""
         self.loop.run()
         give_up = time.monotonic() + GRACE_S
         while self.unwritten and (time.monotonic() < give_up or not self.loop.ending):
@@ -251,18 +255,22 @@ class ServerJob(Job):
 
 
 def failure(words: str) -> list[Any]:
-    """The result of a task that failed, as fractal-server reads it."""
+    """Return the result of a failed task, in the form that fractal-server reads."""
     return [False, {"exc_type_name": "TaskExecutionError", "traceback_string": f"{ERROR}: {words}\n"}]
 
 
 def is_program(word: str) -> bool:
-    """Whether a command is there and may be executed."""
+    """Return whether a command exists and may be executed."""
     places = [word] if "/" in word else [f"{folder}/{word}" for folder in os.get_exec_path()]
     return any(os.path.isfile(place) and os.access(place, os.X_OK) for place in places)
 
 
 def outcome_of(path: str) -> list[Any]:
-    """The result of a task that did well: what it wrote for the server, if it wrote something."""
+    """Return the result of a successful task: what it wrote for the server, if it wrote anything.
+
+    Args:
+        path: The file that the task wrote.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             return [True, json.load(file)]
@@ -274,7 +282,7 @@ def outcome_of(path: str) -> list[Any]:
 
 
 def stderr_of(path: str) -> str:
-    """What a task printed, as fractal-server shows it: of more than so many characters the length alone."""
+    """Return the output of a task as fractal-server shows it. If it is too long, return a sentence with its length."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_STDERR + 1)
@@ -295,13 +303,13 @@ def stderr_of(path: str) -> str:
 
 
 def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
-    """Run a script's tasks on several nodes, by one step of srun.
+    """Run a script's tasks on several nodes, with one srun step.
 
     Returns:
-        Whether it came to the end of them; None if none has begun.
+        Whether all tasks have run. None if no task has begun.
 
     Raises:
-        OSError: It could not begin.
+        OSError: The step could not be started.
     """
     output = read_task(script.tasks[0].decode())[3]
     job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
@@ -311,9 +319,9 @@ def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
     code = "import sys; sys.path.append(sys.argv[1]); from node import hook\nsys.exit(hook.main(sys.argv[2:]))"
     umask = os.umask(0o077)
     os.umask(umask)
-    # srun overwrites SLURM_TASKS_PER_NODE. It hands on the umask that sbatch had, or else its own.
+    # srun overwrites SLURM_TASKS_PER_NODE. It uses SLURM_UMASK, which sbatch has set, and not its own umask.
     environment = {**os.environ, "SLURM_UMASK": f"{umask:04o}"}
-    # What sbatch --export=NONE leaves behind would give the step no PATH.
+    # sbatch --export=NONE sets this variable. With it, the step would have no PATH.
     environment.pop("SLURM_EXPORT_ENV", None)
     words = [
         "srun", "--quiet", "--export=ALL", "--input=all", f"--nodes={nodes}", f"--ntasks={nodes}",
@@ -343,10 +351,10 @@ def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
 
 
 def unbound() -> list[str]:
-    """The option by which a step may use all CPUs of its job.
+    """Return the option of srun that lets a step use all CPUs of its job.
 
-    Without TaskPlugin=task/affinity none is bound, and srun says on the error output that it can't do that:
-    fractal-server would take it for a fault.
+    Without TaskPlugin=task/affinity no CPUs are bound, and no option is needed. srun would then print an error about
+    the option, and fractal-server would take this for a fault.
     """
     import subprocess
 
@@ -360,14 +368,14 @@ def unbound() -> list[str]:
 
 
 def script_age_s() -> float:
-    """Seconds since the script began, whose process this is."""
+    """Return the seconds since the script began. This process replaced it, so this is the age of the process."""
     from .limits import process_age_s
 
     return process_age_s()
 
 
 def become_shell(text: bytes) -> NoReturn:
-    """Give this process's place to a shell that runs some text, as it was when the script began."""
+    """Replace this process by a shell that runs ``text``, with the signals as they were when the script began."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, processes.inherited_mask)
@@ -375,7 +383,7 @@ def become_shell(text: bytes) -> NoReturn:
 
 
 def die() -> NoReturn:
-    """End as the script would that SLURM ends: by SIGTERM."""
+    """End by SIGTERM, as the script does when SLURM ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WAITED)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -384,7 +392,7 @@ def die() -> NoReturn:
 
 
 def wait_for_others() -> bool:
-    """Wait for what the script started, as its own ``wait`` would. Returns False if the job is ended meanwhile."""
+    """Wait for the processes that the script started, as its own ``wait`` does. Return False if the job is ended."""
     while True:
         try:
             if not os.waitpid(-1, os.WNOHANG)[0]:
@@ -396,9 +404,9 @@ def wait_for_others() -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: ``hook SCRIPT TASKS_PER_NODE``, or in a step ``hook - TASKS_PER_NODE MARKS SECONDS``.
+    """Entry point: ``hook SCRIPT TASKS_PER_NODE``, or in a job step ``hook - TASKS_PER_NODE MARKS SECONDS``.
 
-    Then the script comes on standard input, and ``SECONDS`` is how long the job ran before the step.
+    In a job step, standard input has the script, and ``SECONDS`` says how long the job ran before the step.
     """
     prepare_process()
     path, tasks_per_node, *more = argv

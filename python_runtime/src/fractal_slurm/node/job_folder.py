@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The folder of a job in the run's folder, and the claim beside it.
+"""The folder of a job, inside of the run's folder, and the claim beside it.
 
-Colleagues may write in a folder above the run's, and rename what is in it. So the worker opens the run's folder once,
-proves by that descriptor that it is the user's own and private, and reaches all below it through descriptors. Its files
-are private by explicit modes: the umask is the tasks'.
+Other users may have write access to a folder above the run's folder, and may rename folders there. So the worker opens
+the run's folder only once. By the descriptor it checks that the folder is private and belongs to the user. It opens
+everything below through descriptors. The worker sets the modes of its files itself, because the umask is for the tasks.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-# Of what the script says, this much is kept.
+# Of the output of the script, this many bytes are kept.
 PRINTED_BYTES = 1000
 
 
 class Fenced(Exception):
-    """The work of this job was given to another job."""
+    """Another job does the work of this job now, so this one must end."""
 
 
 class JobFolder:
-    """Where the worker of a job keeps results and logs.
+    """The folder in which the worker of a job keeps results and logs.
 
     Args:
         path: The folder, as the script names it.
@@ -36,10 +36,10 @@ class JobFolder:
 
     Attributes:
         run_path: The run's folder, as the script names it.
-        run: The run's folder by its descriptor, once it is open.
-        path: The job's folder, below that.
-        above: Who else may put another folder in the place of the run's.
-        shown: What a path by descriptor is called in words.
+        run: The path of the run's folder by its descriptor, once it is open.
+        path: The path of the job's folder, below ``run``.
+        above: Who else may replace the run's folder by another one (see :func:`.folders.look_above`).
+        shown: Path by descriptor -> the name of that folder in messages.
     """
 
     def __init__(self, path: str, job: str) -> None:
@@ -54,8 +54,8 @@ class JobFolder:
         """Open the run's folder.
 
         Raises:
-            Unsafe: It is not the user's own and private.
-            OSError: It can't be opened.
+            Unsafe: The folder is not private, does not belong to the user, or everybody may replace it.
+            OSError: The folder can't be opened.
         """
         self.run = self._enter(self.run_path, self.run_path)
         self.path = f"{self.run}/{self.name}"
@@ -64,61 +64,62 @@ class JobFolder:
             raise Unsafe(words)
 
     def _enter(self, path: str, name: str) -> str:
-        """Open a folder. Returns the path that leads to it by descriptor, whatever is renamed meanwhile.
+        """Open a folder. Return a path by its descriptor, which stays right even if the folder is renamed.
 
-        The steps' processes go by it, too, and tasks where there is no other folder for their files.
+        The processes of job steps use this path, too. So do tasks, if there is no other folder for their files.
 
         Args:
             path: The folder.
-            name: What it is called in words.
+            name: The name of the folder in messages.
 
         Raises:
-            Unsafe: It is a link, another's, or open to others.
-            OSError: It can't be opened.
+            Unsafe: The folder is a link, belongs to another user, or others have rights in it.
+            OSError: The folder can't be opened.
         """
         by_descriptor = f"/proc/{os.getpid()}/fd/{open_own_folder(path, name)}"
         self.shown[by_descriptor] = name
         return by_descriptor
 
     def in_words(self, text: str) -> str:
-        """A text in which folders have the names that people know."""
+        """Return a message in which folders have the names that people know."""
         for path, name in self.shown.items():
             text = text.replace(path, name)
         return text
 
     def claim(self) -> None:
-        """Take this submission's token for this job.
+        """Claim the work of this submission for this job.
 
         Raises:
-            Fenced: It was given to another job, or taken back.
+            Fenced: Another job has the work, or the server took it back.
             OSError: The claim can't be made.
         """
         path = f"{self.run}/{self.name}{CLAIM}"
         try:
-            # It leads nowhere, whatever tasks make in their working directory: the server may not take it for a folder.
+            # The link must never lead to a folder, even if tasks make files in their working directory: for the server
+            # a folder of this name has another meaning.
             os.symlink(CLAIM_PREFIX + self.job, path)
         except FileExistsError:
             try:
                 owner = os.readlink(path)
             except OSError:
                 raise Fenced("the server gave this work to another job") from None
-            if owner.startswith(CLAIM_PREFIX):  # older ones had the id alone
+            if owner.startswith(CLAIM_PREFIX):  # older claims have only the id
                 owner = owner[len(CLAIM_PREFIX) :]
             if owner != self.job:
                 raise Fenced(f"job {owner} does this work already") from None
-        # A job that was requeued after the server gave its work away finds its own claim.
+        # A requeued job finds its own claim, even if the server took the work back meanwhile.
         if self.is_stopped():
             raise Fenced("the server took this work back")
 
     def is_stopped(self) -> bool:
-        """Whether the server's mark is there, made where it wants a job to end without SLURM's help."""
+        """Return whether the server made its mark, by which it ends a job without SLURM."""
         return os.path.isdir(f"{self.run}/{self.name}{STOP}")
 
     def make(self) -> None:
-        """Make the job's folder, if it is not there.
+        """Make the job's folder, if it does not exist.
 
         Raises:
-            OSError: It can't be made, or something else has its name.
+            OSError: The folder can't be made, or something else has its name.
         """
         try:
             os.mkdir(self.path, 0o700)
@@ -127,10 +128,10 @@ class JobFolder:
                 raise
 
     def open_file(self, name: str, flags: int = 0) -> int:
-        """Open a file of the job's for reading and appending, once.
+        """Open a file of the job for reading and appending. Return the same descriptor each time.
 
         Raises:
-            OSError: It can't be made.
+            OSError: The file can't be made.
         """
         if name not in self._fds:
             flags |= os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -138,15 +139,16 @@ class JobFolder:
         return self._fds[name]
 
     def make_scratch(self, label: str) -> str:
-        """A private folder for the args and out files of running tasks: on the node, else in the job's folder.
+        """Make a private folder for the args and out files of running tasks. Return its path.
 
-        It is made, never found: what has a name that can be foretold may be somebody else's.
+        It is on the node if possible, else in the job's folder. It is always a new folder with a random name: another
+        user could make a folder of a known name first.
 
         Args:
-            label: Tells starts and nodes of the job apart.
+            label: Part of the name. It is different for each start and each node of the job.
 
         Raises:
-            OSError: It can't be made.
+            OSError: The folder can't be made.
         """
         name = f"fractal-{self.name}-{label}-{os.urandom(8).hex()}"
         for parent in (os.environ.get("TMPDIR"), "/tmp"):  # noqa: S108 - made anew and private, or not used
@@ -163,7 +165,7 @@ class JobFolder:
         return path if self.above <= NOBODY else self._enter(f"{self.path}/{name}", path)
 
     def read_printed(self) -> str:
-        """The last of what extra_lines said: a shell goes on where a command of theirs is not there, say."""
+        """Return the last output of extra_lines. The shell goes on after an error there, such as a missing command."""
         try:
             fd = private(f"{self.run}/{self.name}{OUTPUT}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -179,11 +181,11 @@ class JobFolder:
         return "\n".join(filter(None, lines))
 
     def records(self, token: str, max_bytes: int) -> Iterator[dict[str, Any]]:
-        """The records that earlier starts of this job left.
+        """Yield the records that earlier starts of this job wrote.
 
         Args:
-            token: What they have as their token.
-            max_bytes: The longest line that is read.
+            token: The token of the records.
+            max_bytes: Longest line to read, in bytes.
         """
         import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a job may use: how long it has, and what its processes use of the memory."""
+"""The limits of a job: when it ends, and how much memory its processes use."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Munge refuses what comes from a clock that is further off, by default.
+# By default munge refuses messages if the two clocks differ by more than this.
 SKEW_S = 300.0
 
 
 def job_end(limit_s: float, before_s: float = 0.0) -> float | None:
-    """When SLURM ends this job, by the monotonic clock.
+    """Return when SLURM ends this job, by the monotonic clock in seconds; None if that is not known.
 
-    SLURM's times are those of its own clock. This node's may be off: the worker then goes by the length of the time
-    limit, and by the age of the script.
+    SLURM's times are from its own clock. If the clock of this node is wrong, we use the length of the time limit and
+    the age of the script.
 
     Args:
-        limit_s: The job's time limit; 0 if the script does not tell.
-        before_s: Seconds that went by in the job before the step that this process is in.
+        limit_s: The job's time limit in seconds. 0 if the script does not say.
+        before_s: Seconds that passed in the job before the job step of this process began.
     """
     start, end = (os.environ.get(f"SLURM_JOB_{what}_TIME", "") for what in ("START", "END"))
     by_clock = None
@@ -32,19 +32,19 @@ def job_end(limit_s: float, before_s: float = 0.0) -> float | None:
         by_clock = int(end) - time.time()
         if is_number(start):
             limit_s = int(end) - int(start)
-    # What extra_lines did before the worker (conda, module load) took of the job's time, too.
+    # extra_lines run before the worker (conda, module load). Their time is part of the job's time.
     left = by_limit = limit_s - before_s - process_age_s() if limit_s else None
     if by_clock is not None and by_clock > 0:
         if by_limit is None or not is_number(start):
             left = by_clock
         elif by_clock > by_limit - SKEW_S:
-            # Of the two the one that ends the job's queue sooner: that costs but time, and the other costs tasks.
+            # Use the earlier of the two. An end that is too early costs only time. One that is too late costs tasks.
             left = min(by_clock, by_limit)
     return None if left is None else time.monotonic() + left
 
 
 def process_age_s() -> float:
-    """Seconds since this process began: with the job's script, that gave way to the worker by exec."""
+    """Return the seconds since this process began. The job's script became the worker by exec: its time counts."""
     try:
         with open("/proc/self/stat", "rb") as file:
             began = int(file.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -54,12 +54,13 @@ def process_age_s() -> float:
 
 
 class MemoryWatch:
-    """Which tasks use more memory than they may.
+    """Finds the tasks that use more memory than they may.
 
     Args:
-        memory_mb: What a task may use, in MB.
-        every_s: How often to look, in seconds.
-        patience_s: How long a task may be over it: in a step it is SLURM's to end it, and where it does not, ours.
+        memory_mb: Memory that a task may use, in MB.
+        every_s: Seconds between two looks.
+        patience_s: Seconds for which a task may be over its memory. In a job step SLURM should end the task. If it does
+            not, we do.
     """
 
     def __init__(self, memory_mb: int, every_s: float, patience_s: float) -> None:
@@ -68,11 +69,11 @@ class MemoryWatch:
         self.over_since: dict[int, float] = {}
 
     def look(self, groups: Iterable[int], now: float) -> dict[int, float]:
-        """The process groups that are to be ended, and what each uses, in MB.
+        """Return the process groups to end, and the memory of each in MB.
 
         Args:
-            groups: Of the running tasks.
-            now: The monotonic clock.
+            groups: The process groups of the running tasks.
+            now: Time of the monotonic clock, in seconds.
         """
         self.next_look = now + self.every_s
         used = group_memory_mb({group for group in groups if group})
@@ -82,7 +83,7 @@ class MemoryWatch:
 
 
 def group_memory_mb(groups: set[int]) -> dict[int, float]:
-    """Resident memory of process groups, in MB. Pages that processes share count once (Pss), where it matters."""
+    """Return the resident memory of process groups, in MB. Pages that several processes share count once (Pss)."""
     page_mb = os.sysconf("SC_PAGE_SIZE") / 1e6
     members: dict[int, list[tuple[str, float]]] = {}
     for name in os.listdir("/proc"):
@@ -104,7 +105,10 @@ def group_memory_mb(groups: set[int]) -> dict[int, float]:
 
 
 def oom_kills() -> int:
-    """How many processes of this job the kernel ended for lack of memory; 0 if it has no control group of its own."""
+    """Return how many processes of this job the kernel ended for lack of memory.
+
+    It is 0 if the job has no control group of its own.
+    """
     job = os.environ.get("SLURM_JOB_ID", "")
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as groups:
@@ -125,13 +129,13 @@ def oom_kills() -> int:
 
 
 class OomKills:
-    """The processes of this job that the kernel ended for lack of memory: of each, one task is told."""
+    """Counts the processes of this job that the kernel ended for lack of memory. Each one explains one failed task."""
 
     def __init__(self) -> None:
         self.told = 0
 
     def is_one_more(self) -> bool:
-        """Whether there is one that no task was told of. Then one is, from here on."""
+        """Return whether there is a process that explains no failed task yet. If so, count it as used."""
         if oom_kills() <= self.told:
             return False
         self.told += 1
@@ -139,16 +143,16 @@ class OomKills:
 
 
 def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list[str]:
-    """The files in which the kernel counts the processes that it ended for lack of memory, by cgroups(7).
+    """Return the files in which the kernel counts the processes that it ended for lack of memory (cgroups(7)).
 
     Args:
         groups: The lines of /proc/self/cgroup.
-        mounts: The lines of /proc/self/mountinfo: in a container a part of the tree only is mounted.
+        mounts: The lines of /proc/self/mountinfo. In a container only a part of the tree is mounted.
         job: The job's id.
 
     Returns:
-        Nothing where the job has no control group of its own, named by SLURM like
-        /slurm/uid_1000/job_42/step_batch: another group's count tells of others' processes.
+        The files. The list is empty if the job has no control group of its own. SLURM names such a group like
+        /slurm/uid_1000/job_42/step_batch. The count of any other group includes processes of other jobs.
     """
     paths = {}
     for line in groups:
@@ -173,7 +177,10 @@ def oom_counters(groups: Iterable[str], mounts: Iterable[str], job: str) -> list
 
 
 def proportional_mb(name: str, resident: float) -> float:
-    """Return the memory of a process in MB, shared pages in proportion; ``resident`` if the kernel does not tell."""
+    """Return the memory of a process in MB. A shared page counts by its share (Pss).
+
+    If the kernel does not show this, the result is ``resident``.
+    """
     try:
         with open(f"/proc/{name}/smaps_rollup", "rb") as file:
             for line in file:

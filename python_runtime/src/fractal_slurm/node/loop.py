@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The loop: keeps the slots of a job busy from its queue, and holds job and tasks to their limits.
+"""The loop that runs the tasks of a job on one node. It gives tasks from the queue to free slots, and enforces limits.
 
-What a task is, and where its result goes, is the business of a :class:`Job`: of the worker, or of the hook. How a
-task's process starts is that of :class:`Starts`; :mod:`.forks` and :mod:`.steps` have other ways.
+A :class:`Job` knows what a task is, and where its result goes: there is one in the worker, and one in the hook. A
+:class:`Starts` starts the process of a task. :mod:`.forks` and :mod:`.steps` have other ways to start it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from .limits import MemoryWatch
     from .task_queue import Queue
 
-# How long a task that was ended by a signal waits for the worker's own SIGTERM before it is called failed:
-# SLURM signals all processes of a job at once, and the worker may see its task's death first.
+# If a signal ended a task, we wait so long for a SIGTERM to the worker. Only then the task counts as failed. SLURM
+# signals all processes of a job at once, and the worker may see the end of its task first.
 SETTLE_S = 0.3
 ENDING = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP)
 TICK_S = 1.0
 TASK_KILL_S = 10.0
-# SLURM ends a job up to a minute late, never early: a task that would need its whole time may end so late.
+# SLURM ends a job up to a minute late, never early. So a task may start if it could end so many seconds too late.
 LATE_S = 30.0
-# How long the worker waits where no task can be started.
+# How long the worker waits after a task could not be started.
 RETRY_S = 1.0
-# A wait that took so much longer than it should was no wait: the job was suspended.
+# If a wait takes so much longer than it should, the job was suspended.
 SUSPENDED_S = 5.0
-# What a full node or disk says. It passes, and is no task's fault.
+# Errors of a full node or disk. They pass, and are not the fault of a task.
 PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT}
 NO_RESULTS = "its results could not be written"
 
@@ -45,72 +45,72 @@ class Slot:
         self.cpus = cpus
         self.log_path = ""
         self.log_fd = -1
-        self.pid = 0  # whose end is the task's end: the task, or in a step of its own the srun
-        self.step = 0  # the srun of its step
+        self.pid = 0  # the process whose end is the end of the task: the task, or the srun of its job step
+        self.step = 0  # the srun of its job step
         self.forked = False  # whether its task runs in a fork of the nursery
-        self.first = False  # whether its task is the job's first
-        self.starved = False  # whether its step ran out of memory under the task
-        self.taken_back = False  # whether its step was told to end before it took the task
-        self.line = b""  # the task, as the script has it
+        self.first = False  # whether its task is the first one of the job
+        self.starved = False  # whether the job step ran out of memory while the task ran
+        self.taken_back = False  # whether the task was taken back before the job step took it
+        self.line = b""  # the line of the task in the script
         self.index = self.attempt = 0
         self.files = ("", "")
         self.began = self.began_clock = 0.0
-        self.handed_over = 0.0  # when its step got the task
-        self.kill_at: float | None = None  # when SIGKILL follows, once the task has been told to end
+        self.handed_over = 0.0  # when the task was given to the job step
+        self.kill_at: float | None = None  # when to send SIGKILL, after the task got SIGTERM
         self.verdict: tuple[str, str] | None = None  # why we end the task: (state, reason)
 
 
 class Job:
-    """What the loop asks of whoever knows what a task is."""
+    """The part that knows what a task is. The loop calls these methods."""
 
     def begin(self, slot: Slot) -> list[str]:
-        """Make the files of the task in ``slot.line``. Returns its command line.
+        """Make the files of the task in ``slot.line``. Return its command line.
 
         Raises:
-            OSError: They can't be made: the task did not start, and keeps its turn.
+            OSError: The files can't be made. The task did not start, and is the next to start.
         """
         raise NotImplementedError
 
     def undo(self, slot: Slot) -> None:
-        """Take away what :meth:`begin` made: the task did not start."""
+        """Remove the files that :meth:`begin` made, because the task did not start."""
         raise NotImplementedError
 
     def finish(
         self, slot: Slot, status: int | None, usage: tuple[float, float] | None, verdict: tuple[str, str] | None
     ) -> bool:
-        """Keep the result of a task that ended.
+        """Save the result of a task that ended.
 
         Args:
-            slot: Where it ran.
-            status: Its wait status; None if it never started.
-            usage: Its peak memory in KiB, and its CPU seconds.
-            verdict: (state, reason), or None if its exit code is to decide.
+            slot: The slot in which it ran.
+            status: Its wait status. None if it never started, or if the status is not known.
+            usage: Its peak memory in KiB, and its CPU time in seconds. None if they are not known.
+            verdict: (state, reason). None if the exit code decides.
 
         Returns:
-            Whether it has ended; False if it is to run again.
+            True if the task has ended. False if it must run again.
         """
         raise NotImplementedError
 
     def is_blocked(self) -> bool:
-        """Whether results can't be written: then no further task starts."""
+        """Return whether results can't be written at the moment. Then no further task starts."""
         return False
 
     def look(self, now: float) -> str | None:
-        """Do what is due; about once a second. Returns why the job is to end, if it is."""
+        """Do what is due. This is called about once a second. Return why the job must end, or None."""
         return None
 
     def complain(self, text: str) -> None:
-        """Say what is wrong, once."""
+        """Print a message. Do not repeat it if it is the same as the last one."""
 
 
 class Starts:
-    """Each task is a new process, in a process group of its own.
+    """Starts each task as a new process, in its own process group.
 
     Args:
-        pins: Whether slots have CPU sets of their own.
+        pins: Whether each slot has its own CPU set.
 
     Attributes:
-        whose: Whose limit of memory a task is under, in words.
+        whose: The word for what limits the memory of a task: the job, or the job step.
     """
 
     whose = "job"
@@ -123,7 +123,7 @@ class Starts:
         """Start a task.
 
         Raises:
-            OSError: The node has no room for it: it did not start.
+            OSError: The node has no room for the process. The task did not start.
         """
         try:
             if slot.cpus:
@@ -141,70 +141,70 @@ class Starts:
                 os.sched_setaffinity(0, self.all_cpus)
 
     def new_process(self, loop: Loop, slot: Slot, words: list[str]) -> int:
-        """Start a task's process. Returns its pid."""
+        """Start the process of a task. Return its pid."""
         return spawn(words, slot.env, self.null_fd, slot.log_fd)
 
     def is_waiting(self, loop: Loop, now: float) -> bool:
-        """Whether slots stay free for a moment, since the next tasks start better then."""
+        """Return whether the next tasks should wait for a moment, because they can start faster then."""
         return False
 
     def look(self, loop: Loop) -> None:
-        """Take note of tasks that are reported as ended otherwise than by the end of a child."""
+        """Find tasks that ended, but that are not child processes of ours."""
 
     def rest(self, loop: Loop, now: float) -> None:
-        """Do what is due, once all tasks that ended are noted."""
+        """Do what is due. This is called after the loop handled all tasks that ended."""
 
     def ended(self, loop: Loop, pid: int, status: int, usage: tuple[float, float]) -> None:
-        """A child ended: a task, or what the script left to us."""
+        """Handle the end of a child process: a task, or a process that the script started before the worker."""
         slot = loop.running.pop(pid, None)
         if slot is not None:
             end_group(pid)
             loop.ended_with(slot, status, usage)
 
     def group(self, slot: Slot) -> int:
-        """The process group of the task in a slot; 0 if there is none."""
+        """Return the process group of the task in a slot, or 0 if there is none."""
         return slot.pid
 
     def signal(self, slot: Slot, number: int) -> None:
-        """Signal the process group of the task in a slot."""
+        """Send a signal to the process group of the task in a slot."""
         group = self.group(slot)
         if group:
             signal_group(group, number)
 
     def is_untaken(self, slot: Slot) -> bool:
-        """Whether a task waits for its step to begin."""
+        """Return whether the task in a slot still waits for its job step to begin."""
         return False
 
     def is_overdue(self, loop: Loop, slot: Slot, now: float) -> bool:
-        """Whether a step should have begun long ago: then it is ended."""
+        """Return whether the job step of a slot did not begin in time. If so, end it."""
         return False
 
     def take_back(self, slot: Slot) -> bool:
-        """Take a task back from its step, if the step did not take it yet: it never began. Returns whether so."""
+        """Take a task back from its job step, if the step has not begun it. Return whether that succeeded."""
         return False
 
     def close(self, loop: Loop) -> None:
-        """End what waits for further tasks."""
+        """End the processes that wait for further tasks."""
 
 
 class Loop:
-    """The slots of a job on one node.
+    """Runs tasks in the slots of a job on one node.
 
     Args:
-        job: What tasks are, and where results go.
+        job: Knows what tasks are, and where results go.
         queue: The tasks.
-        starts: How they start.
-        slots: All slots, the first one last.
-        deadline: When SLURM ends the job, by the monotonic clock; None if that is not known.
-        task_time_s: How long a task may take, in seconds; 0 for any time.
-        grace_s: How long tasks have to end when the job is ended, in seconds.
-        watch: Over the memory of tasks, or None.
+        starts: Starts the tasks.
+        slots: All slots. The first one is the last of the list.
+        deadline: When SLURM ends the job, by the monotonic clock in seconds. None if that is not known.
+        task_time_s: Seconds that a task may take. 0 for no limit.
+        grace_s: Seconds that tasks have to end, when the job is ended.
+        watch: Watches the memory of tasks. None if nothing does.
 
     Attributes:
-        running: Slots by the process whose end is the end of their task.
-        stopping: Why no further task is started.
+        running: Pid -> slot. The end of this process is the end of the slot's task.
+        stopping: Why no further task is started. None if tasks are started.
         ending: Whether the running tasks were told to end, too.
-        obstacle: Why the last try to start a task came to nothing.
+        obstacle: Why the last try to start a task failed. None if it did not fail.
     """
 
     def __init__(
@@ -224,13 +224,13 @@ class Loop:
         self.running: dict[int, Slot] = {}
         self.undecided: list[tuple[float, Slot, int, tuple[float, float]]] = []
         self.started = self.ended = 0
-        self.retry_at = 0.0  # until when no start is tried
+        self.retry_at = 0.0  # no task is started before this time
         self.obstacle: str | None = None
         self.stopping: str | None = None
         self.ending = False
 
     def run(self) -> None:
-        """Run the queue to its end."""
+        """Run tasks until the queue is empty, or the job must end."""
         next_tick = time.monotonic()
         while True:
             self.fill()
@@ -246,7 +246,7 @@ class Loop:
                 self.shift_clocks(gap)
             if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
                 self.end_all("the job was ended")
-            # A SIGTERM that came together with the death of its task counts first.
+            # If a SIGTERM arrived together with the end of a task, handle the SIGTERM first.
             if signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
                 self.end_all("the job was ended")
             self.starts.look(self)
@@ -264,7 +264,7 @@ class Loop:
                 self.watch_memory(self.watch, now)
 
     def pause(self) -> float:
-        """Seconds until something is due, at the most."""
+        """Return how many seconds the loop may wait: until something is due, at the most."""
         if self.undecided:
             return 0.1
         timeout = min(TICK_S, self.watch.every_s) if self.watch is not None else TICK_S
@@ -277,7 +277,13 @@ class Loop:
         return timeout
 
     def shift_clocks(self, gap: float) -> None:
-        """The job was suspended (gang scheduling), while the monotonic clock ran on; SLURM adds this to its limit."""
+        """Add the time of a suspension of the job (gang scheduling) to all times.
+
+        The monotonic clock goes on during a suspension, and SLURM adds this time to the job's limit.
+
+        Args:
+            gap: How long the job was suspended, in seconds.
+        """
         for slot in self.running.values():
             slot.began += gap
             slot.handed_over += gap
@@ -289,7 +295,7 @@ class Loop:
     # -- the start of tasks ------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Give every free slot a task, as long as there are tasks that can end in time."""
+        """Start a task in each free slot, as long as there are tasks that can end in time."""
         while self.free and not self.stopping and self.queue.has_tasks():
             now = time.monotonic()
             if now < self.retry_at or self.job.is_blocked() or self.starts.is_waiting(self, now):
@@ -321,7 +327,7 @@ class Loop:
         """Start a task in a free slot.
 
         Raises:
-            OSError: Its files can't be written, or the node has no room for a process: it did not start.
+            OSError: Its files can't be written, or the node has no room for a process. The task did not start.
         """
         slot.verdict = slot.kill_at = None
         self.obstacle = "the files of its tasks could not be written"
@@ -332,40 +338,40 @@ class Loop:
         self.obstacle = None
 
     def began(self, slot: Slot) -> None:
-        """A task runs, or will once its step has begun."""
+        """Note that a task runs, or that it will run as soon as its job step has begun."""
         self.running[slot.pid] = slot
 
     def put_back(self, slot: Slot) -> None:
-        """A task did not start: it keeps its turn, and its slot is free again."""
+        """Put back a task that did not start. It is the next to start, and its slot is free again."""
         self.job.undo(slot)
         self.release(slot)
         self.retry_at = time.monotonic() + RETRY_S
 
     def release(self, slot: Slot) -> None:
-        """Free a slot, whose task keeps its turn."""
+        """Free a slot. Its task is the next to start."""
         slot.pid = 0
         self.queue.again.append(slot.line)
         self.free.append(slot)
 
     def in_time(self, now: float) -> bool:
-        """Whether a task that starts now can end before SLURM ends the job."""
+        """Return whether a task that starts now can end before SLURM ends the job."""
         if self.deadline is None or self.started < self.slot_count:
-            # The first task of a slot has what time there is: no other job would give it more.
+            # The first task of each slot always starts: another job would not have more time for it.
             return True
         if not self.task_time_s:
             return now + 1.0 <= self.deadline
-        # What short tasks could gain is little, and SLURM would end them as if they were at fault.
+        # Short tasks get less extra time: it would gain little, and SLURM might end them as if they were too slow.
         return now + self.task_time_s <= self.deadline + min(LATE_S, self.task_time_s / 2)
 
     def give_up_late(self) -> None:
-        """Nothing runs, and nothing can be started or written: not for longer than the job has time."""
+        """Stop after the job's time, if nothing runs, and nothing can be started or written."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             self.stopping = NO_RESULTS if self.job.is_blocked() else self.obstacle
 
     # -- the end of tasks --------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Take note of every task that ended."""
+        """Handle all child processes that ended."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -373,19 +379,19 @@ class Loop:
                 return
             if not pid:
                 return
-            self.starts.look(self)  # a task may have ended just before its step
+            self.starts.look(self)  # a task may have ended just before its job step
             self.starts.ended(self, pid, status, (usage.ru_maxrss, usage.ru_utime + usage.ru_stime))
 
     def ended_with(self, slot: Slot, status: int, usage: tuple[float, float]) -> None:
-        """A task ended; if by a signal, its verdict waits for a moment."""
+        """Handle the end of a task. If a signal ended it, wait a moment before it is judged."""
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) in ENDING and slot.verdict is None and not self.ending:
             self.undecided.append((time.monotonic() + SETTLE_S, slot, status, usage))
         else:
-            # A task that was told to end and yet ended well has done its work.
+            # A task that was told to end, but exits with 0, has done its work.
             self.finish(slot, status, usage, slot.verdict if status else None)
 
     def decide(self, now: float) -> None:
-        """Judge the tasks that were ended by a signal: cut short if the job is being ended, else failed."""
+        """Judge the tasks that a signal ended. They are "cut" if the job is being ended, else they failed."""
         waiting, self.undecided = self.undecided, []
         for due, slot, status, usage in waiting:
             if self.ending:
@@ -398,7 +404,7 @@ class Loop:
     def finish(
         self, slot: Slot, status: int | None, usage: tuple[float, float] | None, verdict: tuple[str, str] | None
     ) -> None:
-        """Keep the result of a task, and free its slot. Arguments as of :meth:`Job.finish`."""
+        """Save the result of a task, and free its slot. Arguments: see :meth:`Job.finish`."""
         if self.job.finish(slot, status, usage, verdict):
             self.ended += 1
             slot.pid = 0
@@ -409,7 +415,7 @@ class Loop:
     # -- limits ------------------------------------------------------------------------------------------
 
     def enforce(self, now: float) -> None:
-        """End the tasks whose time is over: TERM, and KILL when they do not heed it. End steps that do not begin."""
+        """End tasks that are over their time, with SIGTERM and later SIGKILL. End job steps that do not begin."""
         for slot in self.running.values():
             if slot.kill_at is not None:
                 if now >= slot.kill_at:
@@ -425,13 +431,17 @@ class Loop:
                 self.tell_to_end(slot, TASK_KILL_S)
 
     def tell_to_end(self, slot: Slot, grace_s: float) -> None:
-        """Ask a task to end, and note when it is to be made to."""
+        """Send SIGTERM to a task. Set the time for SIGKILL to ``grace_s`` seconds from now."""
         slot.kill_at = time.monotonic() + grace_s
         self.starts.signal(slot, signal.SIGTERM)
         self.starts.signal(slot, signal.SIGCONT)
 
     def end_all(self, why: str) -> None:
-        """The job is being ended: start nothing more, end what runs."""
+        """End the job: start no further task, and tell the running tasks to end.
+
+        Args:
+            why: The reason.
+        """
         if self.ending:
             return
         self.stopping, self.ending = why, True
@@ -451,14 +461,14 @@ class Loop:
 
 
 def judge(status: int | None, verdict: tuple[str, str] | None) -> tuple[tuple[str, str] | None, int | None, int | None]:
-    """What became of a task, by its wait status.
+    """Decide from its wait status how a task ended.
 
     Args:
-        status: The wait status; None if it never started.
+        status: The wait status. None if the task never started, or if the status is not known.
         verdict: (state, reason), if that is decided already.
 
     Returns:
-        (state, reason) or None if it did well, its exit code, and the signal that ended it.
+        (state, reason), or None if the task succeeded; its exit code; the number of the signal that ended it.
     """
     exit_code = signal_number = None
     if status is not None:
@@ -474,5 +484,5 @@ def judge(status: int | None, verdict: tuple[str, str] | None) -> tuple[tuple[st
 
 
 def end_group(pid: int) -> None:
-    """End what a task left behind in its process group: it would eat the next one's CPUs and memory."""
+    """End the processes that a task left in its process group. They would use CPUs and memory of the next task."""
     signal_group(pid, signal.SIGKILL)

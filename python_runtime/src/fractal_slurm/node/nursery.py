@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The nursery: a Python that has imported what a task's script imports, and of which tasks are forked.
+"""The nursery: a Python process that has imported the modules of a task's script. Tasks are forks of it.
 
-Most of a small Fractal task's time goes into the start of Python and its imports. A nursery does that once a job.
+A small Fractal task needs most of its time for the start of Python and for imports. The nursery does both once in a
+job.
 
-This file is a program, run by the *task's* interpreter with the task's own options: ``PYTHON [-u] [-X ...] [-W ...]
-nursery.py FD WORKER_PID SCRIPT``. Standard library only, Python 3.8 or newer, and as few modules as possible: every
-task finds in ``sys.modules`` what is imported here. The worker's side is forks.py, which tells how a task is forked.
+This file is a program. The *task's* interpreter runs it, with the task's own options: ``PYTHON [-u] [-X ...] [-W ...]
+nursery.py FD WORKER_PID SCRIPT``. It uses only the standard library, and runs on Python 3.8 or newer. It imports as few
+modules as possible, because each task finds them in its ``sys.modules``. forks.py is the worker's side, and describes
+how a task is forked.
 """
 
 from __future__ import annotations
@@ -18,23 +20,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-# More names are no list of modules.
+# Limits of a list of modules: number of names, and bytes.
 MAX_MODULES, MAX_NAMES_BYTES = 20_000, 1 << 20
-# What imports print is printed by every task, as if it had imported: up to so much.
+# Each task prints what the imports printed, as if it had imported by itself. It prints this many bytes at most.
 MAX_PRINTED_BYTES = 1 << 16
 MESSAGE_BYTES = 1 << 17
-# Threads that a forked process does well without, by their names in /proc (15 characters). jemalloc makes its own anew
-# (pthread_atfork(3)). That of polars removes what earlier processes spilled to the disk. The pools of OpenBLAS have no
-# name; see thread_reason().
+# Threads that a forked process does not need, by their names in /proc (15 characters). jemalloc starts its thread again
+# after a fork (pthread_atfork(3)). The thread of polars removes files that earlier processes left on the disk. The
+# threads of OpenBLAS have no name; see thread_reason().
 HARMLESS_THREADS = ("jemalloc_bg_thd", "polars-ooc-clea")
 
 
 def serve(fd: int, worker: int, script: str) -> tuple[list[str], str, str] | None:
-    """Import and fork as the worker says, until it ends. Each answer comes with a signal that wakes the worker.
+    """Import modules and fork tasks, as the worker asks, until the worker ends.
+
+    Each answer comes with a signal, so that the worker wakes up.
+
+    Args:
+        fd: The descriptor of the socket to the worker.
+        worker: The worker's pid.
+        script: The task's script.
 
     Returns:
-        In the nursery None. In a forked process the arguments of the script, the file for its modules, and the args
-        file whose opening is to be watched.
+        In the nursery: None. In a forked process: the arguments of the script, the file for the names of its modules,
+        and the args file (the task has done its imports when it opens that).
     """
     import _signal  # type: ignore[import-not-found, unused-ignore]
     import _socket
@@ -78,13 +87,13 @@ def serve(fd: int, worker: int, script: str) -> tuple[list[str], str, str] | Non
 
 
 def prepare_task(log_fd: int, task_fd: int, changes: list[tuple[str, str]], cpus: list[int], printed: bytes) -> None:
-    """Make a forked process what a new one would be, and wait for the worker's word. It may end here.
+    """Make a forked process equal to a new one, and wait for the worker's permission. The process may end here.
 
     Args:
-        log_fd: Where its output goes.
-        task_fd: The socket of this task.
-        changes: Names and values of its own variables.
-        cpus: Its CPU set; none for that of the nursery.
+        log_fd: The descriptor for its output.
+        task_fd: The descriptor of this task's socket.
+        changes: Names and values of environment variables of this task.
+        cpus: Its CPU set. An empty list: the CPU set of the nursery.
         printed: What the imports printed.
     """
     import _socket
@@ -105,17 +114,17 @@ def prepare_task(log_fd: int, task_fd: int, changes: list[tuple[str, str]], cpus
             os._exit(0)
         task.close()
     except BaseException:
-        os._exit(0)  # it has not begun: the worker starts the task anew
+        os._exit(0)  # the task has not begun: the worker starts it again
     try:
         os.write(1, printed)
     except OSError:
-        pass  # a full disk, which the task sees for itself
+        pass  # the disk is full: the task will see that, too
 
 
 def reset_state() -> None:
-    """Give each task a state of its own where processes of one parent would share it.
+    """Give each task its own state (such as random seeds) in modules where forks of one process would share it.
 
-    ``random`` sees to itself (os.register_at_fork), and so do ``secrets``, ``uuid4``, ``tempfile`` and OpenSSL.
+    ``random`` does so by itself (os.register_at_fork). So do ``secrets``, ``uuid4``, ``tempfile`` and OpenSSL.
     """
     modules = sys.modules
     if "numpy.random" in modules:
@@ -138,7 +147,7 @@ def reset_state() -> None:
 
 
 def import_modules(path: str) -> bytes:
-    """Import the modules whose names a task left, one a line. Returns the answer for the worker."""
+    """Import the modules that a task wrote to a file, one name per line. Return the answer for the worker."""
     try:
         with open(path, encoding="utf-8") as file:
             names = file.read(MAX_NAMES_BYTES).split("\n")[:MAX_MODULES]
@@ -149,11 +158,11 @@ def import_modules(path: str) -> bytes:
         if name and name not in sys.modules:
             try:
                 __import__(name)
-            except BaseException:  # noqa: S112 - what a task could import and we can't, it imports itself
+            except BaseException:  # noqa: S112 - if we can't import a module, the task imports it itself
                 continue
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()  # what stays in a buffer would be printed by every task
+            stream.flush()  # every task would print what stays in a buffer
         except (OSError, ValueError, AttributeError):
             pass
     fault = unfit_reason()
@@ -162,12 +171,12 @@ def import_modules(path: str) -> bytes:
     import gc
 
     gc.collect()
-    gc.freeze()  # so that the garbage collector of a task does not copy all pages
+    gc.freeze()  # without this, the garbage collector of each task would copy all pages
     return b"imported %d" % len(sys.modules)
 
 
 def unfit_reason() -> str:
-    """Why forks of this process could behave otherwise than new processes; empty if nothing is known."""
+    """Return why forks of this process may behave differently from new processes. Empty if no reason is known."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         libraries = {line.split(None, 5)[-1].strip() for line in file if ".so" in line}
     devices = set()
@@ -180,14 +189,14 @@ def unfit_reason() -> str:
 
 
 def held_device(files: Iterable[str], libraries: Iterable[str]) -> str:
-    """Whether a process holds an accelerator: its context does not survive a fork.
+    """Check whether a process uses an accelerator (GPU). The context of an accelerator does not work after a fork.
 
     Args:
-        files: The files that it has open.
-        libraries: Those that it has mapped.
+        files: The files that the process has open.
+        libraries: The libraries that it has mapped.
 
     Returns:
-        The reason in words; empty if it holds none.
+        The reason in words. Empty if it uses none.
     """
     held = sorted(path for path in files if path.startswith(("/dev/nvidia", "/dev/kfd", "/dev/dri/")))
     names = ("libcuda.so", "libhsa-", "libamdhip", "libze_")
@@ -196,7 +205,13 @@ def held_device(files: Iterable[str], libraries: Iterable[str]) -> str:
 
 
 def thread_reason(libraries: set[str]) -> str:
-    """Which threads would not survive a fork, in words. OpenBLAS makes its threads anew in a forked process."""
+    """Return a sentence on threads that a fork would lose. Empty if there are none.
+
+    The threads of OpenBLAS do not count: it starts them again in a forked process.
+
+    Args:
+        libraries: The libraries that this process has mapped.
+    """
     others = 0
     for thread in os.listdir("/proc/self/task"):
         try:
@@ -232,7 +247,14 @@ def thread_reason(libraries: set[str]) -> str:
 
 
 def tell_when_opened(path: str, before: set[str], report: str, worker: int) -> None:
-    """Leave the modules of a task once it opens its args file: by then it has imported what it needs, mostly."""
+    """Write down the modules of a task when it opens its args file: most tasks have done their imports by then.
+
+    Args:
+        path: The args file.
+        before: Names of the modules before the task began.
+        report: The file to write.
+        worker: The worker's pid. It gets a signal.
+    """
     opened = False
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -249,9 +271,9 @@ def tell_when_opened(path: str, before: set[str], report: str, worker: int) -> N
 
 
 def run_script(script: str, argv: list[str], before: set[str], report: str) -> BaseException | None:
-    """Run a script as ``PYTHON SCRIPT`` does. Returns what it raised, if it did."""
+    """Run a script as ``PYTHON SCRIPT`` does. Return the exception that it raised, or None."""
     main = type(sys)("__main__")
-    # Since Python 3.9 the path of a script is absolute; before it was as given.
+    # Since Python 3.9 the path of a script (__file__) is absolute.
     path = os.path.abspath(script) if sys.version_info >= (3, 9) else script
     loader = sys.modules["_frozen_importlib_external"].SourceFileLoader
     names: dict[str, Any] = {"__loader__": loader("__main__", path), "__annotations__": {}}
@@ -274,7 +296,12 @@ def run_script(script: str, argv: list[str], before: set[str], report: str) -> B
 
 
 def report_modules(before: set[str], path: str) -> None:
-    """Leave the names of the modules that a task imported, in their order, and add them to those before."""
+    """Write down the names of the modules that a task imported, in their order. Add them to ``before``.
+
+    Args:
+        before: Names of the modules that are known already.
+        path: The file to write.
+    """
     names = [
         name
         for name, module in list(sys.modules.items())
@@ -296,7 +323,7 @@ def report_modules(before: set[str], path: str) -> None:
 
 
 def hide_own_frames(hook: Any) -> Any:
-    """An excepthook for which a traceback begins with the script."""
+    """Return an excepthook that leaves our own frames out: a traceback then begins with the script."""
 
     def excepthook(kind: Any, value: Any, trace: Any) -> None:
         trace = trace and trace.tb_next
@@ -308,14 +335,14 @@ def hide_own_frames(hook: Any) -> Any:
 
 
 def main() -> BaseException | None:
-    """The program. Returns what the script of a forked task raised; it is raised again at the top."""
+    """Run the nursery. In a forked task, return the exception of its script, which is then raised again."""
     fd, worker, script = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    # The folder of this file is no task's; a script's own folder comes first, as Python sets it.
+    # sys.path begins with the folder of the script, as Python does it, and not with the folder of this file.
     if not getattr(sys.flags, "safe_path", False) and not sys.flags.isolated:
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     task = serve(fd, worker, script)
     if task is None:
-        os._exit(0)  # what its modules would do at the end is for tasks to do
+        os._exit(0)  # run no exit handlers of modules: only tasks should do that
     argv, report, watched = task
     if hasattr(sys, "orig_argv"):
         position = sys.orig_argv.index(os.path.abspath(__file__))

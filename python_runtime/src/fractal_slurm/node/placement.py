@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where the tasks of a job run: slots of nodes, and of each slot the CPUs, threads and GPUs."""
+"""Decide where the tasks of a job run: the slots of each node, and the CPUs, threads and GPUs of each slot."""
 
 from __future__ import annotations
 
 import os
 
-# The threads of the usual numerical libraries; each is set to cpus_per_task unless the job's environment has it.
+# Variables with the number of threads of common numerical libraries. Each is set to cpus_per_task, unless the job's
+# environment sets it already.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -18,14 +19,14 @@ GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORD
 
 
 def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
-    """The slots of one node, out of SLURM_TASKS_PER_NODE, e.g. ``4(x2),1``.
+    """Read the slots of the nodes from SLURM_TASKS_PER_NODE, e.g. ``4(x2),1``.
 
     Args:
         tasks_per_node: The variable's value.
         node: The node's number in the job (SLURM_NODEID).
 
     Returns:
-        Slots of every node of the job, and of this one.
+        The number of slots of each node of the job, and the number of slots of this node.
     """
     slots = []
     for part in (tasks_per_node or "1").split(","):
@@ -35,15 +36,15 @@ def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
 
 
 def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
-    """A CPU set for each slot, or nothing where SLURM did not confine this job to the CPUs that it granted.
+    """Return a CPU set for each slot. Return None if SLURM did not bind this job to the CPUs that it got.
 
-    Pinning by guess puts neighbouring jobs on the same CPUs, since without confinement every job sees all.
+    Without such a binding each job sees all CPUs. If we then chose some, several jobs would use the same CPUs.
     """
     granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
     cpus = sorted(os.sched_getaffinity(0))
     if not is_number(granted) or len(cpus) != int(granted) or len(cpus) < slots * cpus_per_task:
         return None
-    # Hardware threads of one core go to one slot.
+    # Keep the hardware threads of one core in one slot.
     siblings: dict[int, str] = {}
     for cpu in cpus:
         try:
@@ -59,7 +60,7 @@ def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
 
 
 def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, str]:
-    """The environment of the tasks of one slot: threads, its share of the job's GPUs."""
+    """Return the environment of the tasks of one slot, with the number of threads and its share of the job's GPUs."""
     env = dict(os.environ)
     env["SLURM_CPUS_PER_TASK"] = str(cpus_per_task)
     for name in THREAD_VARIABLES:
@@ -74,5 +75,5 @@ def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, s
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a whole number that int takes: a digit of another script, such as a superscript, is none."""
+    """Return whether a text is a whole number in ASCII digits. Python also has other digits, such as superscripts."""
     return text.isascii() and text.isdigit() and len(text) < 19

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Processes: how this one waits for signals, and how others are started and signalled."""
+"""Wait for signals, start processes, and send signals to them."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-# What a worker waits for, and no handler takes.
+# The signals that a worker waits for. They have no handler.
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-# What Python ignores by itself, and no task should.
+# The signals that Python ignores by default. Tasks must not ignore them.
 IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
-# The signals that were blocked when this process began: tasks begin with these.
+# The signals that were blocked when this process began. They are blocked in the tasks, too.
 inherited_mask: set[int] = set()
 
 
 def prepare_process() -> None:
-    """Block the signals that are waited for, and undo what Python changed in the environment, for the tasks' sake."""
+    """Block the signals that we wait for. Undo Python's changes of the environment, because tasks inherit it."""
     global inherited_mask
     inherited_mask = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the ends of tasks
-    if "LC_CTYPE" in os.environ:  # Python sets it where the locale is C; see PEP 538
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, we would not see that tasks end
+    if "LC_CTYPE" in os.environ:  # Python sets it if the locale is C; see PEP 538
         try:
             with open("/proc/self/environ", "rb") as file:
                 before = [entry for entry in file.read().split(b"\0") if entry.startswith(b"LC_CTYPE=")]
@@ -34,17 +34,20 @@ def prepare_process() -> None:
 def spawn(
     words: list[str], env: dict[str, str], stdin: int, output: int, more: tuple[tuple[int, int], ...] = ()
 ) -> int:
-    """Start a process in a process group of its own. Returns its pid.
+    """Start a process in its own process group.
 
     Args:
-        words: Its command line.
-        env: Its environment.
-        stdin: The descriptor of its standard input.
-        output: That of its standard output and standard error.
-        more: Pairs of another descriptor and the number that it gets.
+        words: The command line.
+        env: The environment.
+        stdin: The descriptor for standard input.
+        output: The descriptor for standard output and standard error.
+        more: Further descriptors, each with the number that it gets in the new process.
+
+    Returns:
+        The pid.
 
     Raises:
-        OSError: It can't be started.
+        OSError: The process can't be started.
     """
     return os.posix_spawnp(
         words[0],
@@ -71,7 +74,7 @@ def signal_name(number: int) -> str:
 
 
 def signal_group(pid: int, number: int) -> None:
-    """Signal a process group, if it is there and may be signalled."""
+    """Send a signal to a process group. It is no error if the group does not exist, or the signal is not allowed."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a job and the driver tell each other: the script's data, the names of files, records, exit codes.
+"""The protocol between a job and the driver: the data in the script, names of files, records, exit codes.
 
-The driver and the job scripts import this module of the folder, and :mod:`.folders`; no other.
+Code outside of this folder imports only this module and :mod:`.folders`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAGIC = b"#FRACTAL-SLURM-DATA 1"
-# A claim is a symlink to this and the job's id.
+# A claim is a symlink. Its target is this prefix and the job's id.
 CLAIM_PREFIX = ".job-"
-# Names in a run's folder: the token of a submission, and then one of these.
+# File names in a run's folder: the token of a submission, followed by one of these.
 CLAIM, STOP, OUTPUT = ".claim", ".claim.stop", ".slurm.out"
-# The hook's file, as a line of extra_lines ends that reads it.
+# A line of extra_lines that reads the hook's file ends so.
 HOOK = "/fractal-job.sh"
-# A worker with nothing to tell says so now and then: where SLURM hides jobs, it is the only sign of life.
+# A worker without news writes a beat after so many seconds. If SLURM hides jobs, this is the only sign of life.
 BEAT_S = 30.0
-# Deeper JSON can't be read again by every Python, inside of a record and of whatever reads that.
+# The most levels of an out-JSON. Some versions of Python can't read deeper JSON, once it is inside of a record.
 MAX_OUT_DEPTH = 500
-# More values take too much memory of whoever reads them: each has a comma, a bracket or a brace of its own, mostly.
+# The most values of an out-JSON. More would need too much memory to read. We count commas, brackets and braces.
 MAX_OUT_VALUES = 8_000_000
-# What the worker says itself on the job's output begins so.
+# The worker's own messages on the job's output begin so.
 OWN_WORDS = "fractal-slurm worker: "
-# How a task ended; "cut" is no end of its own, it runs again.
+# How a task ended. A task that was "cut" has no result and runs again.
 SUCCEEDED, FAILED, TIMEOUT, MEMORY, CUT = "succeeded", "failed", "timeout", "memory", "cut"
 NO_STEPS = "its steps can't be started"
-# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG of sysexits.h: how the worker, or the script before it,
-# ends where not its tasks are to blame.
+# EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG of sysexits.h: exit codes of the worker, or of the script
+# before it, for errors that are not errors of the tasks.
 NO_FILES_EXIT, NO_RESULTS_EXIT, NO_STEPS_EXIT, UNSAFE_EXIT, PRELOAD_EXIT = 73, 74, 75, 77, 78
 EXITS = {
     NO_FILES_EXIT: "its files could not be made",
@@ -41,17 +41,17 @@ EXITS = {
 
 
 def results_name(restart: int, node: int) -> str:
-    """The file in a job's folder that has the records of one start of a job, on one of its nodes."""
+    """Return the name of the file with the records of one start of a job on one node. It is in the job's folder."""
     return f"results-{restart}-{node}"
 
 
 def log_name(restart: int, node: int) -> str:
-    """The file in a job's folder that has what the tasks printed, one after the other."""
+    """Return the name of the file with the output of all tasks, one after the other. It is in the job's folder."""
     return f"log-{restart}-{node}"
 
 
 def task_log_name(index: int, attempt: int) -> str:
-    """The file in a job's folder that has what one task printed, where each has its own."""
+    """Return the name of the file with the output of one task, if each has its own. It is in the job's folder."""
     return f"task-{index}-{attempt}.log"
 
 
@@ -59,10 +59,14 @@ def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
     """Split a script into the header of its data part and its task lines.
 
     Args:
-        data: The whole script, bytes.
+        data: The whole script, in bytes.
 
     Returns:
-        The header by name, the command's words, and the task lines: index, attempt and args-JSON, split by tabs.
+        The header by name, the words of the command, and the task lines. A task line has index, attempt and args-JSON,
+        with tabs between them.
+
+    Raises:
+        ValueError: The script has another number of tasks than its header says, or no data part.
     """
     data = data[data.index(b"\n" + MAGIC) + 1 :]
     head, _blank, body = data.partition(b"\n\n")
@@ -88,12 +92,12 @@ def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
 
 
 def has_too_many_values(data: bytes) -> bool:
-    """Whether JSON may hold more than MAX_OUT_VALUES values; those in texts count, too."""
+    """Return whether JSON may have more than MAX_OUT_VALUES values. Commas and brackets in strings count, too."""
     return len(data) > MAX_OUT_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_OUT_VALUES
 
 
 def is_deep(value: object) -> bool:
-    """Whether lists and dicts are nested more than MAX_OUT_DEPTH levels deep."""
+    """Return whether lists and dicts are nested more than MAX_OUT_DEPTH levels deep."""
     level: list[Any] = [value]
     for _depth in range(MAX_OUT_DEPTH + 1):
         level = [item for item in level if isinstance(item, (dict, list))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a job leaves: records of its tasks, what they printed, and what they wrote for the server."""
+"""Write the results of a job: the records of its tasks, their logs, and their out-JSON."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from typing import Any
 
 SYNC_S = 5.0
-# A record is an out-JSON, the end of a log, and little more.
+# A record has the out-JSON, and so many bytes for the end of the log and the rest.
 RECORD_BYTES = 64_000
 
 
 class TooLong(Exception):
-    """A record takes more bytes than whoever reads it allows."""
+    """A record has more bytes than the driver reads."""
 
 
 class Results:
-    """The result file of a job on one node: lines that are begun and ended with a newline, written whole or later.
+    """The result file of a job on one node. Each record begins and ends with a newline.
 
     Args:
-        fd: The file, open for appending.
-        token: The token that each line has.
-        max_out_bytes: Bytes of the largest out-JSON, as it stands in a record.
-        complain: Says what is wrong.
+        fd: The descriptor of the file, open for appending.
+        token: The token in each record.
+        max_out_bytes: Most bytes of an out-JSON inside of a record.
+        complain: Prints a message.
 
     Attributes:
-        pending: What could not be written yet: no further task starts meanwhile.
+        pending: Bytes that could not be written yet. No further task starts as long as there are any.
     """
 
     def __init__(self, fd: int, token: str, max_out_bytes: int, complain: Callable[[str], None]) -> None:
@@ -49,8 +49,8 @@ class Results:
         """Add a record.
 
         Raises:
-            RecursionError: It is nested more deeply than this Python can write.
-            TooLong: It takes too many bytes.
+            RecursionError: The record is nested more deeply than this Python can write.
+            TooLong: The record has too many bytes.
         """
         import json  # once the first tasks are running: see worker.py
 
@@ -61,12 +61,12 @@ class Results:
         self.next_beat = time.monotonic() + BEAT_S
 
     def append(self, text: str) -> None:
-        """Add a record that is written as JSON."""
+        """Add a record that is JSON text already."""
         self.pending += f"\n{text}\n".encode("ascii")
         self.flush()
 
     def flush(self) -> None:
-        """Write what is pending. On a full or absent file system it stays so."""
+        """Write the pending bytes. If the file system is full or away, they stay pending."""
         try:
             while self.pending:
                 written = os.write(self.fd, self.pending)
@@ -76,7 +76,7 @@ class Results:
             self.complain(f"results can't be written: {error.strerror}; waiting for room")
 
     def sync(self) -> None:
-        """Have the file system keep what was written, whatever happens to the node."""
+        """Make sure that the written bytes survive a crash of the node (fdatasync)."""
         if self.unsynced:
             try:
                 os.fdatasync(self.fd)
@@ -85,7 +85,7 @@ class Results:
                 self.complain(f"results can't be written: {error.strerror}")
 
     def look(self, now: float) -> None:
-        """Do what is due: write what is pending, give a sign of life, sync."""
+        """Do what is due at the time ``now``: write pending bytes, write a beat, sync the file."""
         if self.pending:
             self.flush()
         if now >= self.next_beat and not self.pending:
@@ -97,10 +97,10 @@ class Results:
 
 
 class Logs:
-    """What tasks printed: moved to one file of the job, or left where each has its own.
+    """The output of tasks. It is moved to one file of the job, or each task has its own file.
 
     Args:
-        fd: The file of the job, open for appending; -1 where each task has its own.
+        fd: The descriptor of the job's file, open for appending. -1 if each task has its own file.
     """
 
     def __init__(self, fd: int) -> None:
@@ -109,12 +109,12 @@ class Logs:
         self.offset = 0 if self.separate else os.fstat(fd).st_size
 
     def keep(self, fd: int, record: dict[str, Any], tail_bytes: int) -> None:
-        """Keep what a task printed; its record says where it is, and holds the last of it.
+        """Keep the output of a task. Write into its record where the output is, and how it ends.
 
         Args:
-            fd: What the task printed. It is empty afterwards, or closed where each task has its own.
+            fd: The descriptor of the task's output. If tasks share a file, it is empty afterwards.
             record: The task's record.
-            tail_bytes: So much of it goes into the record, at the most.
+            tail_bytes: Most bytes of the end of the output that go into the record.
         """
         try:
             size = os.fstat(fd).st_size
@@ -128,7 +128,7 @@ class Logs:
                     try:
                         self._append(fd, size)
                     finally:
-                        # Kept or not: the next task's log begins here.
+                        # Also after an error: the next task begins with an empty file.
                         os.ftruncate(fd, 0)
                         record["log"] = [start, self.offset - start]
         except OSError as error:
@@ -148,11 +148,14 @@ class Logs:
 
 
 def read_out(path: str, max_bytes: int) -> tuple[Any, str | None]:
-    """The out-JSON of a task, and what is wrong with it.
+    """Read the out-JSON of a task.
 
     Args:
-        path: The file. That it is not there is no fault.
-        max_bytes: The largest that is taken.
+        path: The file. A missing file is no fault.
+        max_bytes: Most bytes of the file.
+
+    Returns:
+        The content, or None; and a sentence on what is wrong with it, or None.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The job script that fractal-server writes, and the input file of each of its tasks: what of these the hook knows.
+"""Read the job scripts of fractal-server, and the input files of their tasks.
 
-Pure functions: text in, values out. Whatever is not as it is known is :class:`Unknown`, and then runs as it is.
+These are pure functions: they get text and return values. If a script has an unknown form, they raise
+:class:`Unknown`, and the script runs unchanged.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-# The last and the first of fractal-server's versions whose scripts and input files are known.
+# The first and the last version of fractal-server whose scripts and input files are known.
 FIRST_VERSION, LAST_VERSION = (2, 18), (2, 26)
 MODULE = "fractal_server.runner.executors.slurm_common.remote"
 SHELLS = ("#!/bin/sh", "#!/bin/bash", "#!/usr/bin/sh", "#!/usr/bin/bash", "#!/usr/bin/env bash", "#!/usr/bin/env sh")
-# What a shell would not take as it stands, in a word without quotes.
+# Characters with a special meaning for a shell, in a word without quotes.
 SPECIAL = frozenset("\"'`$\\|&;<>()*?[]{}!#~")
-# What fractal-server itself refuses in a task's command.
+# Characters that fractal-server itself refuses in a task's command.
 REFUSED = frozenset("`#$&*()\\|[]{};<>?!")
-# The line before the tasks that the hook waits for begins so.
+# The hook waits for a line that begins so. It is the last output before the tasks.
 START = "Start time: "
-# These lines stand before the tasks, and the last one after them.
+# The lines before the tasks, and the line after them.
 BEFORE = (
     "",
     'echo "Hostname: $(uname -n)"',
@@ -37,7 +38,7 @@ CACHE_KEY = "user_cache_dir"
 
 
 class Unknown(Exception):
-    """Not as fractal-server is known to write it; the message says what."""
+    """A script or an input file has an unknown form. The message says what is unknown."""
 
 
 class Script:
@@ -45,8 +46,8 @@ class Script:
 
     Attributes:
         tasks: The lines that run the tasks.
-        plain: The text from the first of these lines on.
-        time_s: The job's time limit, in seconds; 0 if the script has none.
+        plain: The text of the script, starting with the first of these lines.
+        time_s: The job's time limit in seconds. 0 if the script has none.
     """
 
     def __init__(self, tasks: list[bytes], plain: bytes, time_s: float) -> None:
@@ -54,10 +55,10 @@ class Script:
 
 
 def read_script(data: bytes) -> Script:
-    """Take a script apart.
+    """Read a job script.
 
     Raises:
-        Unknown: It is not as fractal-server is known to write it.
+        Unknown: The script has an unknown form.
     """
     try:
         lines = data.decode("utf-8").split("\n")
@@ -80,7 +81,7 @@ def read_script(data: bytes) -> Script:
     if len(hooks) != 1 or hooks[0].split()[-2:-1] != ["."]:
         raise Unknown("it does not read this hook once, by a line of its own")
     for line in head[: -len(BEFORE)]:
-        # What a trap is to do is lost when the hook takes the shell's place; and where it does, one line is to say.
+        # The hook replaces the shell, so a trap would be lost. Only one line may print START: there the hook begins.
         words = "".join(" " if char in SPECIAL else char for char in line).split()
         if not line.startswith("#SBATCH") and ("trap" in words or START in line):
             raise Unknown(f"a line before its tasks has what the hook can't keep: {line[:80]!r}")
@@ -92,10 +93,10 @@ def read_script(data: bytes) -> Script:
 
 
 def read_task(line: str) -> list[str]:
-    """The line of a task: memory, interpreter, input file, output file.
+    """Read the line of a task. Return its memory, interpreter, input file and output file.
 
     Raises:
-        Unknown: It is not as fractal-server is known to write it.
+        Unknown: The line has an unknown form.
     """
     words = line.split(" ")
     if len(words) != 12:
@@ -116,15 +117,15 @@ def read_task(line: str) -> list[str]:
 
 
 def plain_words(line: str) -> list[str]:
-    """The command line of a task as fractal-server has it, without srun."""
+    """Return the command line of a task as fractal-server writes it, without srun."""
     return line.split(" ")[4:-1]
 
 
 def read_input(document: Any) -> dict[str, Any]:
-    """Accept the document of a task's input file.
+    """Accept the content of a task's input file.
 
     Raises:
-        Unknown: It has other keys, or is of another version, than is known.
+        Unknown: The content has unknown keys, or is from an unknown version.
     """
     if not isinstance(document, dict) or set(document) - {CACHE_KEY} != KEYS:
         raise Unknown("a task's input file has other keys than is known")
@@ -149,7 +150,7 @@ def split_command(command: str) -> list[str]:
     """Split a task's command as fractal-server does.
 
     Raises:
-        Unknown: It has a character that fractal-server refuses, or a quote that does not end.
+        Unknown: The command has a character that fractal-server refuses, or a quote that is not closed.
     """
     if REFUSED & set(command):
         raise Unknown("the task's command has a character that fractal-server refuses")
@@ -168,7 +169,7 @@ def split_command(command: str) -> list[str]:
 
 
 def time_limit_s(head: list[str]) -> float:
-    """The time limit among the #SBATCH lines, in seconds; 0 if there is none, or none that is understood."""
+    """Return the time limit of the #SBATCH lines, in seconds. 0 if there is none, or if it can't be read."""
     limit = 0.0
     for line in head:
         option, _equals, value = line.partition("=")
@@ -178,7 +179,7 @@ def time_limit_s(head: list[str]) -> float:
 
 
 def _seconds(text: str) -> float:
-    """A time as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    """Read a time in one of sbatch's formats: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S. Return seconds."""
     days, dash, rest = text.rpartition("-")
     parts = rest.split(":")
     if not all(part.isascii() and part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:

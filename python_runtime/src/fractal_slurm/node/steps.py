@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Slots in steps of their own (``isolation = "step"``): one srun a slot, so that SLURM holds each to its memory.
+"""Run each slot in its own job step (``isolation = "step"``): one srun for each slot. SLURM limits the slot's memory.
 
-A slot worker in the step (:func:`slot_main`) is handed one task after the other through files of the scratch folder:
-``slot-N.todo`` (what to run), ``slot-N.pid`` (what runs), ``slot-N.done`` (how it ended).
+In the job step runs a slot worker (:func:`slot_main`). It gets one task after the other by files in the scratch folder:
+``slot-N.todo`` (what to run), ``slot-N.pid`` (the running process), ``slot-N.done`` (how the task ended).
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
     from .loop import Loop, Slot
 
 MAX_STEP_FAILURES = 3
-# How long a step may take to begin: slurmctld may be away for a while, but an srun that nodes do not reach never ends.
+# How long a job step may take to begin. slurmctld may be away for a while. But an srun that the nodes can't reach never
+# ends by itself.
 STEP_START_S = 300.0
 
 
 class Steps(Starts):
-    """Each slot is a step, in which one task after the other runs.
+    """Runs each slot as a job step. In the step, one task runs after the other.
 
     Args:
-        srun: How srun is called.
-        host: This node, as SLURM calls it.
-        scratch: A private folder that the steps see.
-        cpus_per_task: CPUs of a slot.
+        srun: The command srun.
+        host: SLURM's name for this node.
+        scratch: A private folder that the job steps can reach.
+        cpus_per_task: Number of CPUs of a slot.
         memory_mb: Memory of a slot, in MB.
-        complain: Says what is wrong.
+        complain: Prints a message.
 
     Attributes:
-        begun: How many steps were started.
-        failures: Steps that did not begin, one after the other.
+        begun: How many job steps were started.
+        failures: How many job steps in a row did not begin.
     """
 
     whose = "step"
@@ -59,7 +60,7 @@ class Steps(Starts):
         self.failures = 0
 
     def start(self, loop: Loop, slot: Slot, words: list[str]) -> None:
-        """Give a task to the slot worker in the slot's step; start the step where there is none.
+        """Give a task to the slot worker in the slot's job step. Start the job step if there is none.
 
         Raises:
             OSError: As of :meth:`.starts.Starts.start`.
@@ -78,7 +79,7 @@ class Steps(Starts):
             umask = os.umask(0o077)
             os.umask(umask)
             try:
-                # srun hands on the umask that sbatch had, or else its own.
+                # srun uses SLURM_UMASK, which sbatch has set, and not its own umask.
                 slot.step = spawn(srun, {**slot.env, "SLURM_UMASK": f"{umask:04o}"}, self.null_fd, 2)
             except OSError as error:
                 remove(f"{self.scratch}/slot-{slot.number}.todo")
@@ -92,8 +93,8 @@ class Steps(Starts):
         loop.began(slot)
 
     def _failed(self, loop: Loop, slot: Slot, why: str) -> None:
-        """A step ended, or did not start, before it took its task. A few times in a row, and the worker gives up."""
-        if time.monotonic() >= loop.retry_at:  # slots that fail together fail once
+        """Handle a job step that ended, or did not start, before it took its task. After a few in a row, give up."""
+        if time.monotonic() >= loop.retry_at:  # slots that fail at the same time count as one failure
             self.failures += 1
         loop.put_back(slot)
         self.complain(f"a slot's step did not begin: {why}")
@@ -110,7 +111,7 @@ class Steps(Starts):
         os.rename(f"{stem}.new", f"{stem}.todo")
 
     def look(self, loop: Loop) -> None:
-        """Take note of the tasks that slot workers report as ended."""
+        """Handle the tasks that slot workers report as ended."""
         import json
 
         for slot in list(loop.running.values()):
@@ -135,18 +136,21 @@ class Steps(Starts):
             loop.ended_with(slot, report["status"], (report["maxrss"], report["cpu_s"]))
 
     def ended(self, loop: Loop, pid: int, status: int, usage: tuple[float, float]) -> None:
-        """Note the end of a step, or of another child."""
+        """Handle the end of a job step, or of another child process."""
         slot = loop.running.pop(pid, None)
         if slot is not None:
             self._step_ended(loop, slot, status)
             return
-        # An idle step, whose slot's next task gets a new one; or a child that the script left to us.
+        # It is an idle job step: the next task of its slot gets a new one. Or it is a process that the script started.
         for idle in [*loop.free, *(entry[1] for entry in loop.undecided)]:
             if idle.step == pid:
                 idle.step = 0
 
     def _step_ended(self, loop: Loop, slot: Slot, status: int) -> None:
-        """The step of a slot ended: before it took its task, or under it, for what it did. The next gets a new one."""
+        """Handle the end of a slot's job step, before it took its task, or while the task ran.
+
+        The next task of the slot gets a new job step.
+        """
         slot.step = 0
         untaken = self.is_untaken(slot)
         for name in ("todo", "taken", "done", "pid"):
@@ -168,11 +172,11 @@ class Steps(Starts):
         loop.finish(slot, None, None, verdict)
 
     def is_untaken(self, slot: Slot) -> bool:
-        """Whether a slot's step has not taken its task yet (srun waits until SLURM grants the step)."""
+        """Return whether a slot's job step has not taken its task yet. srun waits until SLURM grants the step."""
         return os.path.exists(f"{self.scratch}/slot-{slot.number}.todo")
 
     def is_overdue(self, loop: Loop, slot: Slot, now: float) -> bool:
-        """Say whether a slot's step did not take its task in time; its srun is killed then."""
+        """Return whether a slot's job step did not take its task in time. If so, kill its srun."""
         if now < slot.handed_over + STEP_START_S or not self.is_untaken(slot):
             return False
         slot.handed_over = now
@@ -181,9 +185,9 @@ class Steps(Starts):
         return True
 
     def take_back(self, slot: Slot) -> bool:
-        """Take a task back from a step that has not begun it; return whether that succeeded."""
+        """Take a task back from a job step that has not begun it. Return whether that succeeded."""
         try:
-            # Of this and the slot worker's own, one succeeds.
+            # The slot worker renames the same file. Only one of the two can succeed.
             os.unlink(f"{self.scratch}/slot-{slot.number}.todo")
         except OSError:
             return False
@@ -191,7 +195,7 @@ class Steps(Starts):
         return True
 
     def group(self, slot: Slot) -> int:
-        """Return the process group of the task in a slot; 0 if it is not known."""
+        """Return the process group of the task in a slot, or 0 if it is not known."""
         try:
             with open(f"{self.scratch}/slot-{slot.number}.pid", encoding="ascii") as file:
                 return int(file.read() or 0)
@@ -199,7 +203,7 @@ class Steps(Starts):
             return 0
 
     def signal(self, slot: Slot, number: int) -> None:
-        """Signal the process group of the task in a slot; of its srun, where there is no task."""
+        """Send a signal to the process group of the task in a slot, or of its srun if the task was taken back."""
         group = slot.pid if slot.taken_back else self.group(slot)
         if group:
             signal_group(group, number)
@@ -212,7 +216,7 @@ class Steps(Starts):
                 try:
                     self._write_todo(slot, {})
                 except OSError:
-                    pass  # a full disk: its srun is ended below
+                    pass  # the disk is full: its srun is ended below
         for slot in loop.free:
             while slot.step:
                 if os.waitpid(slot.step, os.WNOHANG)[0]:
@@ -225,11 +229,11 @@ class Steps(Starts):
 
 
 def slot_main(stem: str, worker_pid: str) -> None:
-    """The slot worker, inside of a slot's step: runs what ``STEM.todo`` says, until that is nothing.
+    """Run the slot worker inside of a slot's job step. It runs the tasks of ``STEM.todo``, until that file is empty.
 
     Args:
-        stem: Beginning of the slot's files.
-        worker_pid: The worker, which is signalled when a task ended.
+        stem: The beginning of the names of the slot's files.
+        worker_pid: The pid of the worker. It gets a signal when a task has ended.
     """
     import json
 
@@ -254,19 +258,20 @@ def slot_main(stem: str, worker_pid: str) -> None:
                     json.dump(report, file)
                 break
             except OSError:
-                time.sleep(RETRY_S)  # a full disk; the report must not be lost
+                time.sleep(RETRY_S)  # the disk is full, but the report must not be lost
         os.rename(f"{stem}.new", f"{stem}.done")
         os.kill(int(worker_pid), signal.SIGUSR1)
 
 
 def run_in_step(stem: str, todo: dict[str, Any], null_fd: int) -> dict[str, Any]:
-    """Run a task, in the slot's step. Returns the report for the worker."""
+    """Run a task in the slot's job step. Return the report for the worker."""
     log_fd = -1
     kills = oom_kills()
     try:
         log_fd = private(todo["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         with open(f"{stem}.pid", "w", encoding="ascii", opener=private) as file:
-            # Room for the pid, before there is one: on a full disk no task is started that could not be ended.
+            # Reserve room in the file before the task starts. If the disk is full, no task starts: without its pid we
+            # could not end it.
             file.write("0".rjust(10))
             file.flush()
             pid = spawn(todo["words"], dict(os.environ), null_fd, log_fd)

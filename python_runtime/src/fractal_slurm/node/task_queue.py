@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The queue of a job's tasks. Several nodes take from it in chunks, by marks in a folder that all of them see."""
+"""The queue of a job's tasks. If a job has several nodes, each node takes chunks of tasks.
+
+A node marks a chunk as taken by a symlink in a folder that all nodes see.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def chunk_bounds(tasks: int, slots: int) -> list[int]:
-    """Cut the queue into chunks that shrink towards its end, for several nodes to take from.
+    """Cut the queue into chunks for several nodes. Chunks become smaller towards the end.
 
-    Large at first, so that few are taken (a file operation each, on a network file system); single tasks at
-    the end, so that all nodes finish together.
+    The first chunks are large, so that nodes take few of them: each needs a file operation on a network file system.
+    The last ones are single tasks, so that all nodes finish at about the same time.
 
     Returns:
         The start of each chunk, and the number of tasks as the last value.
@@ -29,15 +32,15 @@ class Queue:
     """The tasks of a job that this node may still take.
 
     Args:
-        lines: All tasks of the job, in their order.
-        nodes: Nodes of the job.
-        slots: Slots of all of them.
-        node: This one's number.
+        lines: The lines of all tasks of the job, in their order.
+        nodes: Number of nodes of the job.
+        slots: Number of slots of all nodes together.
+        node: Number of this node.
 
     Attributes:
-        marks: The folder of the marks, on several nodes.
-        again: Tasks that did not start, and keep their turn.
-        is_done: Tells of a task whether an earlier start of the job finished it; None if none did.
+        marks: The folder of the marks, if the job has several nodes.
+        again: Tasks that did not start, and are the next to start.
+        is_done: Returns whether an earlier start of the job finished a task. None if there was no such start.
     """
 
     def __init__(self, lines: Sequence[bytes], nodes: int, slots: int, node: int) -> None:
@@ -50,20 +53,20 @@ class Queue:
         self.is_done: Callable[[bytes], bool] | None = None
 
     def has_tasks(self) -> bool:
-        """Whether tasks may be left for this node; :meth:`take` knows."""
+        """Return whether there may be tasks left for this node. Only :meth:`take` knows for sure."""
         if self.bounds is None:
             return bool(self.again) or self.next_line < len(self.lines)
         return bool(self.again) or self.next_line < self.chunk_end or self.chunk < len(self.bounds) - 1
 
     def left(self) -> int:
-        """How many tasks were not taken; on several nodes by no other node either, as far as is known."""
+        """Return how many tasks nobody took yet, as far as this node knows."""
         return len(self.lines) - self.next_line + len(self.again)
 
     def take(self) -> bytes | None:
-        """The next task's line, or None when there is none left for this node.
+        """Return the line of the next task, or None if there is none left for this node.
 
         Raises:
-            OSError: There is no room for a mark.
+            OSError: A mark can't be made, because the file system is full, for instance.
         """
         if self.again:
             return self.again.pop()
@@ -80,14 +83,14 @@ class Queue:
             return line
 
     def _take_chunk(self, bounds: list[int]) -> bool:
-        """Take the next chunk that no node has. Returns whether there was one."""
+        """Take the next chunk that no node has. Return whether there was one."""
         while self.chunk < len(bounds) - 1:
             mark = f"{self.marks}/{self.chunk}"
             try:
                 os.symlink(str(self.node), mark)
                 taken = True
             except FileExistsError:
-                # It may be ours: an answer of a file server got lost on its way, and the call was made again.
+                # The mark may be our own: if the answer of the file server was lost, the system made the call again.
                 taken = os.readlink(mark) == str(self.node)
             self.chunk += 1
             if taken:

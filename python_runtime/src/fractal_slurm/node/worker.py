@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The worker: runs the tasks of one SLURM job, on one of its nodes, inside of the job.
+"""The worker runs the tasks of one SLURM job, on one of its nodes, inside of the job.
 
-The job's script ends in ``exec python … worker``, so that SLURM's signals reach the worker itself. It reads
-its tasks from the script (or from standard input, where srun hands the script to several nodes), keeps every
-slot busy from one queue, and appends one line to its result file for each task that ended.
+The job's script ends with ``exec python … worker``. So SLURM's signals reach the worker itself. The worker reads its
+tasks from the script. If the job has several nodes, srun passes the script to each worker on standard input. The worker
+gives tasks from one queue to its slots. For each task that ended, it appends one line to its result file.
 
-Standard library only, no import that is not needed before the first task starts, and nothing from the rest of
-this package: this folder runs on compute nodes, as the user, with whatever Python >= 3.8 is there.
+It uses only the standard library, and no other part of this package: this folder runs on compute nodes, as the user,
+with any Python >= 3.8. It imports nothing before the first task that is not needed by then.
 
-What is on disk, in the job's folder (made by the worker, private to the user):
+The worker makes these files in the job's folder, which is private to the user:
 
-``results-RESTART-NODE``    one record a task, each line begun and ended with a newline, so that a torn line
-                            never swallows its neighbour
-``log-RESTART-NODE``        what the tasks printed, one after the other; a record names offset and length
-``slot-RESTART-NODE-SLOT``  what the task that runs in a slot has printed so far
-``chunks-RESTART/``         jobs on several nodes: which chunk of tasks was taken by which node
+``results-RESTART-NODE``    one record for each task; each line begins and ends with a newline, so that a line that was
+                            not written completely does not spoil the next one
+``log-RESTART-NODE``        the output of the tasks, one after the other; each record has an offset and a length
+``slot-RESTART-NODE-SLOT``  the output of the task that runs in a slot, up to now
+``chunks-RESTART/``         if the job has several nodes: which node took which chunk of tasks
 
-Beside it, ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
+Beside the job's folder are ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -54,14 +54,22 @@ if TYPE_CHECKING:
     from .steps import Steps
 
 WATCH_S = 0.5
-# How often a worker looks at the memory of steps, and how long it leaves one that has too much to SLURM.
+# How often a worker looks at the memory of job steps, and how long it waits for SLURM to end one that uses too much.
 STEP_WATCH_S, STEP_MEMORY_S = 5.0, 15.0
-# How long a job waits for room for its first files, of its time limit half at the most.
+# How long a job waits for room for its first files. It never waits longer than half of its time limit.
 ROOM_WAIT_S = 300.0
 
 
 class Worker(Job):
-    """Runs the tasks; see the module's text."""
+    """Runs the tasks. See the docstring of the module.
+
+    Args:
+        header: The header of the script's data, by name.
+        command: The words of the command.
+        lines: The lines of the tasks.
+        tasks_per_node: The value of SLURM_TASKS_PER_NODE.
+        before_s: Seconds that passed in the job before the job step of this process began.
+    """
 
     def __init__(
         self,
@@ -82,7 +90,7 @@ class Worker(Job):
         self.cpus_per_task = int(header["cpus_per_task"])
         self.max_out_bytes = int(header["max_out_bytes"])
         self.in_steps = header["isolation"] == "step"
-        # How tasks start. Jobs of an earlier version do not say.
+        # How tasks start. The scripts of an earlier version do not have this key.
         self.forks = header.get("task_start") == "fork"
         all_slots, self.slot_count = slots_of_node(tasks_per_node, self.node)
         self.nodes = len(all_slots)
@@ -92,7 +100,7 @@ class Worker(Job):
         self.grace_s = max(0.5, min(float(header["kill_wait_s"]) - 1.0, 10.0))
         self.oom_kills = OomKills()
         self.scratch = ""
-        self.printed = ""  # the last of what the script printed before the worker
+        self.printed = ""  # the last output of the script before the worker
         self.said: str | None = None
         self.fork_starts: ForkStarts | None = None
         self.steps: Steps | None = None
@@ -100,11 +108,11 @@ class Worker(Job):
     # -- the start ---------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Take the token and make the job's files, and wait for a while where there is no room for them.
+        """Claim the work and make the job's files. If there is no room for them, wait for a while.
 
         Raises:
-            Fenced: The work of this job was given to another job.
-            Unsafe: The run's folder is not the user's own and private.
+            Fenced: Another job has the work of this job, or the server took it back.
+            Unsafe: The run's folder is not private, or does not belong to the user.
             OSError: The files can't be made.
         """
         self.folder.open()
@@ -140,17 +148,18 @@ class Worker(Job):
             import json
 
             printed = f',"printed":{json.dumps(self.printed)}'
-        # By hand: json is imported only once tasks are running. None of the other values needs an escape.
+        # This JSON is written by hand, because json is imported only when tasks are running. No other value here needs
+        # an escape.
         self.results.append(
             f'{{"begin":{time.time():.3f},"token":"{self.token}","job":"{self.job}","restart":{self.restart},'
             f'"node":{self.node},"nodes":{self.nodes},"slots":{self.slot_count}{printed}}}'
         )
 
     def make_files(self) -> None:
-        """Make the job's files, as far as they are not made.
+        """Make those of the job's files that do not exist yet.
 
         Raises:
-            OSError: One of them can't be made.
+            OSError: A file can't be made.
         """
         self.folder.make()
         if self.restart:
@@ -169,11 +178,11 @@ class Worker(Job):
                 self.folder.open_file(self.slot_log(number), os.O_TRUNC | os.O_NOFOLLOW)
 
     def slot_log(self, number: int) -> str:
-        """The file that has what the task in a slot printed so far."""
+        """Return the name of the file with the output of the task that runs in a slot."""
         return f"slot-{self.restart}-{self.node}-{number}"
 
     def skip_finished(self) -> None:
-        """A requeued job does not run again what an earlier start of it finished."""
+        """Skip the tasks that an earlier start of this job finished, before SLURM requeued it."""
         finished = set()
         for record in self.folder.records(self.token, self.max_out_bytes + 2 * RECORD_BYTES):
             task = record.get("task")
@@ -184,7 +193,7 @@ class Worker(Job):
             self.queue.is_done = lambda line: int(line[: line.index(b"\t")]) in finished
 
     def make_slots(self) -> list[Slot]:
-        """The slots of this node, the first one last."""
+        """Return the slots of this node. The first one is the last of the list."""
         cpu_sets = None if self.in_steps else split_cpus(self.slot_count, self.cpus_per_task)
         slots = []
         for number in reversed(range(self.slot_count)):
@@ -197,7 +206,7 @@ class Worker(Job):
         return slots
 
     def choose_starts(self, slots: list[Slot]) -> Starts:
-        """How tasks start, by the script's header."""
+        """Return what starts the tasks, as the script's header says."""
         pins = slots[-1].cpus is not None
         if self.in_steps:
             from .steps import Steps
@@ -213,7 +222,7 @@ class Worker(Job):
         return Starts(pins)
 
     def make_watch(self) -> MemoryWatch | None:
-        """The watch over the memory of tasks: where the script asks for it, and where slots are steps."""
+        """Return the watch over the memory of tasks. None if the script does not ask for it and slots are no steps."""
         memory_mb = int(self.header["memory_mb"])
         if not memory_mb:
             return None
@@ -224,7 +233,7 @@ class Worker(Job):
     # -- one task ----------------------------------------------------------------------------------------
 
     def begin(self, slot: Slot) -> list[str]:
-        """Write the args file of a task; return the task's command line."""
+        """Write the args file of a task. Return the task's command line."""
         index, attempt, args = slot.line.split(b"\t", 2)
         slot.index, slot.attempt = int(index), int(attempt)
         stem = f"{self.scratch}/{slot.index}-{slot.attempt}"
@@ -241,12 +250,12 @@ class Worker(Job):
         return [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
 
     def undo(self, slot: Slot) -> None:
-        """Remove what :meth:`begin` made for a task that did not start."""
+        """Remove the files that :meth:`begin` made for a task that did not start."""
         remove(slot.files[0])
         self.close_log(slot)
 
     def close_log(self, slot: Slot) -> None:
-        """Close the log of a task, where each has its own."""
+        """Close the log of a task, if each task has its own."""
         if self.logs.separate and slot.log_fd >= 0:
             os.close(slot.log_fd)
             slot.log_fd = -1
@@ -254,7 +263,7 @@ class Worker(Job):
     def finish(
         self, slot: Slot, status: int | None, usage: tuple[float, float] | None, verdict: tuple[str, str] | None
     ) -> bool:
-        """Write the record of a task that ended; see :meth:`.loop.Job.finish`."""
+        """Write the record of a task that ended. See :meth:`.loop.Job.finish`."""
         now = time.monotonic()
         record: dict[str, Any] = {
             "task": slot.index,
@@ -291,7 +300,7 @@ class Worker(Job):
         elif slot.first and not self.forks:
             self.note_startup(slot, record)
         if reason:
-            record["reason"] = reason[:4000]  # as much as of a log; a command's name may be longer
+            record["reason"] = reason[:4000]  # the same limit as for a log; the name of a command may be longer
         if out is not None:
             record["out"] = out
         self.logs.keep(slot.log_fd, record, 400 if state == "succeeded" else 4000)
@@ -301,7 +310,7 @@ class Worker(Job):
         try:
             self.results.write(record)
         except (RecursionError, TooLong) as error:
-            # A Python with less room than the depth that read_out() allows; or text of which JSON's escapes are long.
+            # This Python allows less depth than read_out() does, or the escapes of JSON make the text too long.
             del record["out"]
             if state == "succeeded":
                 deep = "the out-JSON is nested too deeply"
@@ -310,22 +319,23 @@ class Worker(Job):
         return True
 
     def is_to_repeat(self, starts: ForkStarts, slot: Slot, state: str, reason: str | None) -> bool:
-        """Whether a task that failed in a fork runs again; then nothing is left of its first try."""
+        """Return whether a task that failed in a fork runs again. If so, remove the files of its first try."""
         if not starts.task_ended(self.loop, slot, state, reason, self.header.get("fork_fallback") == "1"):
             return False
         for path in slot.files:
             remove(path)
         try:
-            os.ftruncate(slot.log_fd, 0)  # the log is that of the second try
+            os.ftruncate(slot.log_fd, 0)  # keep only the log of the second try
         except OSError:
             pass
         self.close_log(slot)
         return True
 
     def note_startup(self, slot: Slot, record: dict[str, Any]) -> None:
-        """How long a task took until it read its args: most of that is the start of Python and its imports.
+        """Write into the record how many seconds passed until the task read its args.
 
-        By the time at which the file was last read. A file system that keeps none (noatime) leaves it out.
+        Most of this time is the start of Python and its imports. The access time of the file tells when it was read. If
+        the file system has no access times (noatime), nothing is written.
         """
         if not self.command[0].rpartition("/")[2].startswith("python"):
             return
@@ -337,22 +347,22 @@ class Worker(Job):
             record["startup_s"] = round(max(0.0, status.st_atime_ns / 1e9 - slot.began_clock), 3)
 
     def starved(self, slot: Slot) -> bool:
-        """Whether the kernel ended a process for lack of memory, that no task was told of yet."""
+        """Return whether the kernel ended a process for lack of memory, and no other task was told of it."""
         return slot.starved if self.in_steps else self.oom_kills.is_one_more()
 
     # -- between tasks -----------------------------------------------------------------------------------
 
     def is_blocked(self) -> bool:
-        """Whether results wait to be written, so that no task may start."""
+        """Return whether results are not written yet. Then no task may start."""
         return bool(self.results.pending)
 
     def look(self, now: float) -> str | None:
-        """Do what is due; return why the job is to end, or None."""
+        """Do what is due. Return why the job must end, or None."""
         self.results.look(now)
         return "the run was cancelled" if not self.loop.ending and self.folder.is_stopped() else None
 
     def complain(self, text: str) -> None:
-        """Print a sentence about trouble into the job's output, once."""
+        """Print a message into the job's output. Do not repeat it if it is the same as the last one."""
         if text != self.said:
             self.said = text
             try:
@@ -363,7 +373,7 @@ class Worker(Job):
     # -- the end -----------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Run the queue to its end, write what is left, clean up, and say how it ended.
+        """Run the tasks, write the last results, clean up, and write how the job ended.
 
         Returns:
             The exit code of the job: 0, or one of :data:`.protocol.EXITS`.
@@ -405,7 +415,7 @@ class Worker(Job):
         return NO_RESULTS_EXIT if self.results.pending else NO_STEPS_EXIT if stopping == NO_STEPS else 0
 
     def remove_scratch(self) -> None:
-        """Take away the folder of the tasks' files."""
+        """Remove the folder of the tasks' files."""
         if not self.scratch:
             return
         try:
@@ -417,10 +427,13 @@ class Worker(Job):
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a step ``worker - TASKS_PER_NODE SECONDS [FOLDER]``.
+    """Entry point: ``worker SCRIPT TASKS_PER_NODE``, or in a job step ``worker - TASKS_PER_NODE SECONDS [FOLDER]``.
 
-    Then the script comes on standard input, ``SECONDS`` (may be empty) is how long the job ran before the step, and
-    ``FOLDER`` is the script's working directory, as the tasks are to have it.
+    In a job step, standard input has the script. ``SECONDS`` says how long the job ran before the step; it may be
+    empty. ``FOLDER`` is the working directory of the script. The tasks get it, too.
+
+    Returns:
+        The exit code: 0, or one of :data:`.protocol.EXITS`.
     """
     prepare_process()
     path, tasks_per_node, *more = argv
@@ -428,7 +441,7 @@ def main(argv: list[str]) -> int:
     fd = 0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         header, command, lines = read_work(file.read())
-    # Of a process that has just begun, procps 4.0.2 now and then says that it is 4123168608 s old.
+    # procps 4.0.2 sometimes says that a process that has just begun is 4123168608 s old.
     before_s = float(before) if is_number(before) and len(before) < 10 else 0.0
     worker = Worker(header, command, lines, tasks_per_node, before_s)
     try:
