@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files and links that take their place in one step: nobody ever sees half of one. Standard library only."""
+"""Writes files and links that take their place in one step. Nobody ever sees half of one. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 def write_whole(
     path: str, content: bytes, prepare: Callable[[str], object] | None = None, prefix: str = ".fractal-slurm-"
 ) -> None:
-    """Write a file beside its place, and move it there.
+    """Write a file beside its place, then move it there.
 
     Args:
-        path: Its place.
-        content: Bytes.
-        prepare: Called with the path of the new file before it is moved: for owner and mode, which are the caller's
-            and 0600 without it.
-        prefix: What the new file's name begins with until then.
+        path: The file's place.
+        content: What the file holds.
+        prepare: Called with the path of the new file before it is moved, to set its owner and mode. Without it, the
+            file belongs to the caller and has the mode 0600.
+        prefix: What the new file's name begins with until it is moved.
 
     Raises:
-        OSError: It can't be written; what was in the place is still there.
+        OSError: The file can't be written. What was in the place is still there.
     """
     handle, temporary = tempfile.mkstemp(prefix=prefix, dir=os.path.dirname(path) or ".")  # 0600
     try:
@@ -44,10 +44,10 @@ def write_whole(
 
 
 def replace_link(path: str, target: str) -> None:
-    """Make a symbolic link, in the place of what is there.
+    """Make a symbolic link. It replaces what is in its place.
 
     Raises:
-        OSError: It can't be made; what was in the place is still there.
+        OSError: The link can't be made. What was in the place is still there.
     """
     temporary = "%s.new-%d" % (path, os.getpid())
     os.symlink(target, temporary)

@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs commands on a host: argv lists, a clean environment, a time limit. Standard library only.
+"""Runs commands on a host: from argv lists, in a clean environment, with a time limit. Standard library only.
 
-AnsibleModule.run_command has no time limit and can't become another user.
+AnsibleModule.run_command does not serve: it has no time limit, and can't become another user.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Answer(NamedTuple):
     err: str
 
 
-# Where commands are looked for, whatever the caller's PATH; the runtime has the same.
+# Where commands are looked for. The caller's PATH does not count. The runtime has the same folders.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What runs as another account may print what it wants.
+# Bounds in bytes: a command of another account may print without end.
 MAX_OUT, MAX_ERR = 1 << 26, 1 << 20
 
 
 def clean_environment(account: pwd.struct_passwd) -> dict[str, str]:
-    """What a command gets: nothing of the caller's, whose variables could change what it does.
+    """The environment of a command. It holds no variable of the caller, since these could change what it does.
 
     Args:
-        account: The account that it runs as, as :mod:`pwd` has it.
+        account: The account that the command runs as.
     """
     return {
         "PATH": PATH,
@@ -64,14 +64,14 @@ def run(
 
     Args:
         argv: The command line.
-        timeout: Seconds after which it is ended.
-        user: Name of the account to run it as; None for this one.
-        environment: Variables in addition to PATH, HOME, USER and LC_ALL.
+        timeout: Seconds after which the command is ended.
+        user: Name of the account that it runs as; None for the caller's own.
+        environment: Further variables, which replace those of :func:`clean_environment`.
         stdin: What it reads on standard input.
 
     Returns:
-        An :class:`Answer`; its status is 124 where the time ran out or it printed too much, and 127 where there is no
-        such command.
+        What it said. The status is 124 where the time ran out or it printed too much. It is 127 where the command can't
+        be started.
     """
     account = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
     variables = dict(clean_environment(account), **(environment or {}))
@@ -106,10 +106,11 @@ def run(
 
 
 def _read_both(process: subprocess.Popen[bytes], timeout: float) -> tuple[Iterable[bytearray], str | None]:
-    """What a process prints, until it ends.
+    """Read what a process prints, until it ends.
 
     Returns:
-        Two values: standard output and standard error; and why the process has to be ended, or None.
+        Two values. The first holds standard output and standard error. The second says why the process must be ended,
+        or is None.
     """
     texts: dict[Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
     bounds: dict[Any, int] = {process.stdout: MAX_OUT, process.stderr: MAX_ERR}
@@ -123,7 +124,7 @@ def _read_both(process: subprocess.Popen[bytes], timeout: float) -> tuple[Iterab
             if left <= 0:
                 trouble = "no answer within %d seconds" % timeout
                 break
-            # What it left behind may hold the pipes for ever; what itself printed is there by now.
+            # Processes that it left behind may hold the pipes for ever. What itself printed has arrived by now.
             ready = selector.select(min(left, 0.5))
             if not ready and process.poll() is not None:
                 break
@@ -160,15 +161,15 @@ def call_as(user: str, function: Callable[..., Any], *arguments: Any, **options:
 
     Args:
         user: Name of the account.
-        function: What to call; what it returns must be JSON, and at most 64 kB of it.
-        arguments: What it gets.
-        options: ``timeout``: seconds after which it is ended (default 60).
+        function: What to call. Its result must fit into 64 kB of JSON.
+        arguments: The function's arguments.
+        options: ``timeout``, the seconds after which the process is ended; 60 if left out.
 
     Returns:
-        What it returned.
+        The function's result.
 
     Raises:
-        OSError: It raised one, or gave no answer in time.
+        OSError: The function raised one, or gave no answer in time.
     """
     timeout = options.pop("timeout", 60)
     account = pwd.getpwnam(user)
@@ -190,8 +191,8 @@ def call_as(user: str, function: Callable[..., Any], *arguments: Any, **options:
             text += chunk
     finally:
         os.close(reader)
-        os.kill(child, signal.SIGKILL)  # a zombie takes it, too
-        for _attempt in range(20):  # one that hangs in a file system can't be waited for
+        os.kill(child, signal.SIGKILL)  # the signal does no harm to one that has ended
+        for _attempt in range(20):  # no endless wait: it may hang in a file system
             if os.waitpid(child, os.WNOHANG)[0]:
                 break
             time.sleep(0.05)

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where shells look for the completions of a command, and what is ours there. Standard library only."""
+"""Finds where shells look for completions, and which files there are ours. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SHELLS = (
     ("zsh", "zsh/site-functions", "_" + NAME),
     ("fish", "fish/vendor_completions.d", NAME + ".fish"),
 )
-# What stands in each of our files, and in no other of their names.
+# Each of our files holds this text. A file of the same name that is not ours does not.
 _MARK = "_FRACTAL_SLURM_COMPLETE"
 _MOST_BYTES = 1000000
 
 
 def _candidates(command: str | None) -> list[tuple[str, str]]:
-    """Shell and file of each place that is looked at for a link to the command."""
+    """All places where a shell may look for completions: a list of (shell, file)."""
     folder, name = os.path.split(command or "")
     if name != NAME or os.path.basename(folder) != "bin":
-        return []  # a completion is for a command of this name, and PATH has it elsewhere
+        return []  # shells complete a command by its name in PATH
     base = os.path.dirname(folder)
     shares = [os.path.join(base, "share")]
     if base == "/usr/local":
@@ -35,10 +35,10 @@ def _candidates(command: str | None) -> list[tuple[str, str]]:
 
 
 def places(command: str | None) -> dict[str, str]:
-    """The file of each shell that is on the host: no folder is made for one that is not.
+    """Shell to the file for its completions. A shell without a folder for them is left out.
 
     Args:
-        command: Path of the link to the command; empty for none.
+        command: Path of the link to the command; None or empty for no link.
     """
     found: dict[str, str] = {}
     for shell, path in _candidates(command):
@@ -48,7 +48,7 @@ def places(command: str | None) -> dict[str, str]:
 
 
 def ours(command: str | None) -> list[str]:
-    """Our files, in all places."""
+    """The files that are ours, in all places."""
     found = []
     for _shell, path in _candidates(command):
         try:
@@ -61,10 +61,10 @@ def ours(command: str | None) -> list[str]:
 
 
 def text(python: str, shell: str) -> str | None:
-    """The completions of a version of the runtime, or None where it has none.
+    """The completions that a version of the runtime prints, or None where it prints none.
 
     Args:
-        python: The Python of that version.
+        python: Path of that version's Python.
         shell: bash, zsh or fish.
     """
     argv = [python, "-I", "-m", "fractal_slurm.cli", "completion", shell]

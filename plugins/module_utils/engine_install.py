@@ -1,9 +1,9 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the module ``fractal.slurm.server_engine`` puts the engine into the virtual environment of a fractal-server.
+"""Puts the engine into the virtual environment of a fractal-server, for the module ``fractal.slurm.server_engine``.
 
-All that is added lies in one folder of the environment, and one .pth file names it. So Python looks there last: no
-package of the server's is replaced, and what is taken away leaves nothing behind. Standard library only.
+All that is added lies in one folder of the environment. One .pth file names the folder, so Python looks there last. No
+package of the server is replaced. Removing the engine leaves nothing behind. Standard library only.
 
 The environment's owner decides what runs in it. So nothing in it is run, read or written with other rights than theirs.
 """
@@ -36,7 +36,7 @@ PACKAGE = "fractal-slurm"
 _VERSION_FOLDER = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
 _KEPT = 2
 _WORK_S = 900
-# What the environment has, without what is ours.
+# Describes the environment. What is ours is left out.
 _DESCRIBE = (
     """
 import importlib.metadata, json, os, platform, sys, sysconfig
@@ -51,7 +51,7 @@ print(json.dumps({"version": sys.version_info[:2], "platform": sysconfig.get_pla
 """
     % FOLDER
 )
-# Exit code 0: all is well. 3: the lines say what this fractal-server lacks. Anything else: it does not even start.
+# Exit code 0: all is well. 3: the lines say what this fractal-server lacks. Anything else: the engine does not start.
 _CHECK = """
 import importlib, importlib.metadata, os, runpy, sys
 folder = sys.argv[1]
@@ -88,7 +88,7 @@ class Venv:
         path: Its folder.
 
     Raises:
-        EngineError: There is none, or root would have to trust what others can write.
+        EngineError: It is none that we may use, or root would have to trust what others can write.
     """
 
     def __init__(self, path: str) -> None:
@@ -116,7 +116,7 @@ class Venv:
         return run([self.python, "-I", "-B"] + list(words), timeout=120, user=self._user)
 
     def _as_owner(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function that changes the environment, with its owner's rights."""
+        """Call a function that changes the environment, with the rights of the environment's owner."""
         try:
             if self._user is None:
                 return function(*arguments)
@@ -136,7 +136,7 @@ class Venv:
         return found
 
     def faults(self) -> list[str]:
-        """Why nothing can be installed, one sentence each."""
+        """Why nothing can be installed, one sentence for each fault."""
         found = self.found
         faults = []
         if tuple(found["version"]) < runtime_install.MINIMUM or found["implementation"] != "cpython":
@@ -163,7 +163,7 @@ class Venv:
         return faults
 
     def target(self) -> dict[str, str]:
-        """What wheels have to fit."""
+        """The Python, machine and C library that wheels have to fit."""
         return {
             "python": ".".join(map(str, self.found["version"])),
             "machine": self.found["platform"][len("linux-") :],
@@ -171,19 +171,24 @@ class Venv:
         }
 
     def folder(self, version: str) -> str:
-        """Where a version lies."""
+        """The folder of a version."""
         return os.path.join(self.path, FOLDER, version)
 
     def _pth(self) -> str:
         return os.path.join(self.found["purelib"], PTH)
 
     def current(self) -> str | None:
-        """The version that Python is told of, or None."""
+        """The version that the .pth file names, or None."""
         text = _read(self._pth())
         return os.path.basename(text.strip()) if text else None
 
     def is_sound(self, version: str, digest: str) -> bool:
-        """Whether a version is wholly installed, from this source and for this Python, and in use."""
+        """Whether a version is wholly installed, and in use.
+
+        Args:
+            version: Its name.
+            digest: Checksum of the source that it must come from.
+        """
         try:
             marker = json.loads(_read(os.path.join(self.folder(version), MARKER)) or "{}")
         except ValueError:
@@ -196,13 +201,13 @@ class Venv:
         )
 
     def check(self, folder: str) -> list[str]:
-        """What the engine says of this fractal-server.
+        """Ask the engine whether it supports this fractal-server.
 
         Args:
-            folder: Where the engine lies.
+            folder: The folder in which the engine lies.
 
         Returns:
-            Sentences, none where all is well.
+            A sentence for each fault; none where all is well.
         """
         answer = self._run("-c", _CHECK, folder)
         lines = [line.strip() for line in (answer.out or answer.err).splitlines() if line.strip()]
@@ -214,13 +219,13 @@ class Venv:
         return ["the engine does not start in %s: %s" % (self.path, said[-1] if said else answer.status)]
 
     def try_out(self, archive: str) -> list[str]:
-        """Install in a folder that is removed again, and ask the engine.
+        """Install the engine in a folder that is removed again, and ask it.
 
         Args:
             archive: Path of the archive of wheels.
 
         Returns:
-            Its faults.
+            The faults, as :meth:`check` has them.
         """
         holder: str = self._as_owner(_make_holder)
         try:
@@ -231,7 +236,7 @@ class Venv:
             self._as_owner(_remove_tree, holder)
 
     def install(self, version: str, digest: str, archive: str) -> list[str]:
-        """Install a version, ask the engine, and only then tell Python of it.
+        """Install a version and ask the engine. Only if all is well, write the .pth file.
 
         Args:
             version: Its name.
@@ -239,7 +244,7 @@ class Venv:
             archive: Path of the archive of wheels.
 
         Returns:
-            The engine's faults. Where there are any, all is as it was.
+            The faults, as :meth:`check` has them. If there are any, the environment is as it was.
         """
         folder = self.folder(version)
         build = os.path.join(self.path, FOLDER, ".build")
@@ -256,22 +261,22 @@ class Venv:
             self._as_owner(_remove_if_empty, os.path.dirname(build))
 
     def _fill(self, folder: str, archive: str) -> None:
-        with open(archive, "rb") as stream:  # with our rights; what is done with it has the owner's
+        with open(archive, "rb") as stream:  # opened with our rights, and read with the owner's
             self._as_owner(_fill, folder, self.python, stream.fileno(), sorted(self.found["distributions"]))
 
     def superfluous(self) -> list[str]:
-        """Folders of versions that are neither in use nor the last that was."""
+        """Folders of old versions. The one in use is kept, and the newest of the others."""
         base = os.path.join(self.path, FOLDER)
         names = [name for name in _list(base) if _VERSION_FOLDER.fullmatch(name) and name != self.current()]
         names.sort(key=lambda name: os.lstat(os.path.join(base, name)).st_mtime, reverse=True)
         return [os.path.join(base, name) for name in names[_KEPT - 1 :]]
 
     def remnants(self) -> list[str]:
-        """All paths of ours."""
+        """All paths in the environment that are ours."""
         return [path for path in (self._pth(), os.path.join(self.path, FOLDER)) if os.path.lexists(path)]
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files and folders of ours."""
+        """Remove files and folders that are ours."""
         for path in paths:
             self._as_owner(_remove_tree, path)
 
@@ -291,7 +296,7 @@ def _read(path: str) -> str | None:
         return None
 
 
-# What follows is called as the environment's owner.
+# The functions that follow run with the rights of the environment's owner.
 
 
 def _make_holder() -> str:
@@ -311,7 +316,7 @@ def _remove_if_empty(folder: str) -> None:
 
 
 def _fill(folder: str, python: str, descriptor: int, present: list[str]) -> None:
-    """Install what the environment lacks into a folder."""
+    """Install those wheels into a folder that the environment lacks."""
     os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="fractal-slurm-engine-") as work:
         with os.fdopen(os.dup(descriptor), "rb") as archive:
@@ -319,7 +324,7 @@ def _fill(folder: str, python: str, descriptor: int, present: list[str]) -> None
             try:
                 wheels = runtime_install.unpack(archive, work)
             except runtime_install.InstallError as error:
-                raise OSError(str(error)) from None  # an OSError is what comes back from the owner's process
+                raise OSError(str(error)) from None  # call_as hands on an OSError alone
         pip = next(os.path.join(work, name) for name in wheels if wheels[name]["name"] == "pip")
         missing = [name for name in sorted(wheels) if wheels[name]["name"] not in present + ["pip"]]
         _must(
@@ -327,7 +332,7 @@ def _fill(folder: str, python: str, descriptor: int, present: list[str]) -> None
             + ["--no-cache-dir", "--disable-pip-version-check", "--target", folder]
             + [os.path.join(work, name) for name in missing]
         )
-    # What is there already serves; what can't be compiled, Python compiles itself.
+    # The result is not checked: Python compiles itself what could not be compiled here.
     run([python, "-I", "-m", "compileall", "-q", folder], timeout=300)
     runtime_install.open_to_all(folder)
 

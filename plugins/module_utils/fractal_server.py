@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The resources of a fractal-server: by its API, or by the Python beside its fractalctl."""
+"""Reads and writes the resources of a fractal-server, by its API or by the Python beside its fractalctl."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ CONNECTION_RULES = {
 }
 SLURM_TYPES = ("slurm_sudo", "slurm_ssh")
 _MAX_BYTES = 16 * 1024 * 1024
-# What the server adds by itself: not to be sent back.
+# The server adds these by itself. They are not sent back.
 _OF_THE_SERVER = ("id", "timestamp_created")
-# What it fills in for options that were left out.
+# The server fills these in for options that were left out.
 _DEFAULTS = {"shebang_line": "#!/bin/sh", "use_mem_per_cpu": False}
-# Run by the server's own Python, with the settings that its fractalctl has. One JSON object in, one out.
+# The server's own Python runs this program, with the settings that its fractalctl has. It reads one JSON object, and
+# prints one.
 _PROGRAM = r"""
 import json, os, sys
 asked = json.load(sys.stdin)
@@ -87,25 +88,25 @@ class ServerError(Exception):
 
 
 def connect(params: Mapping[str, Any]) -> Fractalctl | Api:
-    """The way to the server that a module's parameters name.
+    """Connect to the server that a module's parameters name.
 
     Args:
-        params: Those of ``CONNECTION_SPEC``.
+        params: The parameters of ``CONNECTION_SPEC``.
 
     Raises:
-        ServerError: There is none.
+        ServerError: No server can be reached in this way.
     """
     return Fractalctl(params) if params["fractalctl"] else Api(params)
 
 
 class Api:
-    """The server's API, as an administrator.
+    """The server's API, used with an administrator's token or password.
 
     Args:
         params: A module's parameters.
 
     Raises:
-        ServerError: It can't be reached, or takes neither the token nor the password.
+        ServerError: The server can't be reached, or does not accept the token or the password.
     """
 
     _RESOURCES = "/admin/v2/resource/"
@@ -140,11 +141,11 @@ class Api:
         return found
 
     def create(self, body: Mapping[str, Any]) -> Any:
-        """Make a resource; returns it as the server tells it."""
+        """Make a resource. Returns the resource as the server tells it."""
         return self._call("POST", self._RESOURCES, json.dumps(body))
 
     def update(self, number: int, body: Mapping[str, Any]) -> Any:
-        """Give the resource of this id other values; returns it as the server tells it."""
+        """Give the resource of this id other values. Returns the resource as the server tells it."""
         return self._call("PUT", "%s%d/" % (self._RESOURCES, number), json.dumps(body))
 
     def remove(self, number: int) -> None:
@@ -163,7 +164,7 @@ class Api:
             text = answer.read(_MAX_BYTES + 1)
         except HTTPError as error:
             raise ServerError("%s: %s" % (where, _words_of(error))) from None
-        except Exception as error:  # of urllib, ssl, http.client and the system: all say that it does not answer
+        except Exception as error:  # by urllib, ssl, http.client or the system: each means that there is no answer
             raise ServerError(
                 "%s: no answer: %s: does the server run, and is api_url right?" % (where, error)
             ) from None
@@ -176,14 +177,14 @@ class Api:
 
 
 def _words_of(error: HTTPError) -> str:
-    """What an answer with a status of failure says, in one line."""
+    """What the server says when it refuses a request, in one line."""
     try:
         text = error.read(65536).decode("utf-8", "replace")
-    except Exception:  # the status says enough
+    except Exception:  # the status alone says enough
         text = ""
     try:
         detail = json.loads(text)["detail"]
-        if isinstance(detail, list):  # what pydantic says, with a place for each
+        if isinstance(detail, list):  # messages of pydantic, each with its place
             detail = "; ".join(
                 "%s: %s" % (".".join(map(str, entry.get("loc", [])[1:])), entry.get("msg")) for entry in detail
             )
@@ -199,7 +200,7 @@ def _words_of(error: HTTPError) -> str:
 
 
 class Fractalctl:
-    """The server's own code, run by the Python beside its fractalctl, with the settings that fractalctl would find.
+    """The server's own code. The Python beside its fractalctl runs it, with the settings that fractalctl would find.
 
     Args:
         params: A module's parameters.
@@ -225,11 +226,11 @@ class Fractalctl:
         return found
 
     def create(self, body: Mapping[str, Any]) -> Any:
-        """Make a resource; returns its values."""
+        """Make a resource. Returns its values."""
         return self._ask({"do": "write", "body": body})
 
     def update(self, number: int, body: Mapping[str, Any]) -> Any:
-        """Give the resource of this id other values; returns them."""
+        """Give the resource of this id other values. Returns these."""
         return self._ask({"do": "write", "id": number, "body": body})
 
     def remove(self, number: int) -> None:
@@ -237,7 +238,7 @@ class Fractalctl:
         self._ask({"do": "remove", "id": number})
 
     def _ask(self, question: Mapping[str, Any]) -> Any:
-        # The folder is entered by the program, as its user: fractal-server reads .fractal_server.env there.
+        # fractal-server reads .fractal_server.env in its folder. The program enters it with its user's rights.
         program = "import os\nos.chdir(%r)\n%s" % (self._folder, _PROGRAM)
         given = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
         try:
@@ -264,17 +265,17 @@ _SETTINGS = ("FRACTAL_", "POSTGRES_", "JWT_", "OAUTH_", "PG")
 
 
 def body_of(resource: Mapping[str, Any]) -> dict[str, Any]:
-    """What is sent to the server for a resource as it tells it."""
+    """The fields of a resource that are sent to the server. Those that it adds by itself are left out."""
     return {name: value for name, value in resource.items() if name not in _OF_THE_SERVER}
 
 
 def settled(config: Any) -> Any:
-    """Return a ``jobs_runner_config`` without values that are not set and without the server's own defaults.
+    """A ``jobs_runner_config`` without values that are not set, and without the server's own defaults.
 
-    Two that mean the same are then equal.
+    Two configurations that mean the same are then equal.
 
     Args:
-        config: What was read from the server, or what is to be written.
+        config: A configuration that was read from the server, or that is to be written.
     """
     if not isinstance(config, dict):
         return config

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a service user must be able to do as others, and what it must not; and sudo's answers. Standard library only."""
+"""Asks sudo whether a service user can do as others what it must, and nothing else. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from .commands import Answer
 
-# As good as everything: refused as anybody.
+# Who may run one of these may do anything. So they must be refused, whomever they would run as.
 REFUSED_COMMANDS = [["/bin/sh", "-c", "id"], ["/usr/bin/env"], ["/usr/bin/python3"], ["/usr/bin/tee", "/etc/passwd"]]
-# Forms of these commands that do nothing but print something: nothing else of what must be refused is ever tried.
+# Forms of these commands that only print something. Of what must be refused, nothing else is ever tried.
 _HARMLESS = (
     ["/bin/sh", "-c", "echo it ran"],
     ["/usr/bin/env"],
@@ -42,18 +42,18 @@ def forms(commands: Mapping[str, str], work_dir: str) -> list[list[str]]:
 
     Args:
         commands: Command to absolute path.
-        work_dir: A folder that users' work lies below.
+        work_dir: A folder below which users' work lies.
     """
     return [[commands[name]] + arguments for name, arguments in sudo_rules.examples(work_dir)]
 
 
 def harmless(line: list[str]) -> list[str] | None:
-    """The form of a command line that must be refused which harms nobody should it run, or None.
+    """A harmless form of a command line that must be refused; None where there is none.
 
-    It prints something on standard output, and does nothing else.
+    Should sudo run it, it prints something on standard output, and does nothing else.
 
     Args:
-        line: The command line: one of :func:`forms`, or of the site's own.
+        line: The command line: one of :func:`forms`, or one that the site names.
     """
     if line in REFUSED_COMMANDS:
         return _HARMLESS[REFUSED_COMMANDS.index(line)]
@@ -63,21 +63,21 @@ def harmless(line: list[str]) -> list[str] | None:
 
 
 def says_yes(answer: Answer) -> bool | None:
-    """Whether an answer of ``sudo -l`` is a yes; None where it is no answer."""
+    """Whether an answer of ``sudo -l`` means yes; None where it means neither yes nor no."""
     return {0: True, 1: False}.get(answer.status)
 
 
 def was_refused(answer: Answer) -> bool | None:
     """Whether sudo refused to run one of the harmless forms.
 
-    Judged by the exit status and by what the command would have printed. What sudo says is no proof: it warns on
-    standard error of other things, too, and then runs the command.
+    The exit status tells it, and what the command would have printed. Sudo's words are no proof: on standard error, it
+    also warns of other things, and then runs the command.
 
     Args:
-        answer: Of the call: an Answer.
+        answer: What the call of sudo said.
 
     Returns:
-        True; False where it ran; None where that can't be told.
+        True where sudo refused; False where the command ran; None where that can't be told.
     """
     if answer.status == 0 or answer.out.strip():
         return False
@@ -91,12 +91,12 @@ def sudos_words(answer: Answer) -> str:
 
 
 def expand(entries: Iterable[str], accounts: sudoers.HostAccounts, faults: list[str]) -> list[str]:
-    """The users of a list, groups replaced by their members.
+    """The users of a list. Groups are replaced by their members.
 
     Args:
-        entries: Users, and groups with a leading ``%``.
+        entries: Names of users, and of groups with a leading ``%``.
         accounts: The host's accounts.
-        faults: Gets a sentence for each that is unknown.
+        faults: A sentence for each unknown user or group is added to this list.
     """
     found: list[str] = []
     for entry in entries:
@@ -114,13 +114,13 @@ class Rights:
 
     Args:
         params: The parameters of :data:`ARGUMENT_SPEC`.
-        sudo: Path of sudo, or None.
+        sudo: Path of sudo; None where there is none, which is a fault.
 
     Attributes:
-        faults: Why sudo can't be asked, one sentence each.
-        users: Whom the service user should be able to act as.
-        matrix: After :meth:`ask`: a mapping for each user and command line.
-        surprises: After :meth:`ask`: what is not as it must be, one sentence each.
+        faults: Why sudo can't be asked, one sentence for each fault. Ask only where there is none.
+        users: The users as whom the service user must be able to act.
+        matrix: After :meth:`ask`, a mapping for each user and command line.
+        surprises: After :meth:`ask`, a sentence for each answer that is not as it must be.
     """
 
     def __init__(self, params: Mapping[str, Any], sudo: str | None) -> None:
@@ -146,17 +146,17 @@ class Rights:
     def check_rights(
         self, files: Mapping[str, str], asked_entries: Iterable[str], accepted: Iterable[str], host: str
     ) -> list[tuple[str, str, bool]]:
-        """Compare what sudo's rules give the service user with what was asked for; nothing is run as anybody.
+        """Compare what sudo's rules give the service user with what was asked for. No command is run.
 
         Args:
             files: Path to text of the sudoers files, as sudo reads them; empty where they can't be read.
             asked_entries: Names of users, and of groups with a leading ``%``.
-            accepted: Commands that are meant, too, as they stand in the rules.
+            accepted: Further commands that are meant, as they stand in the rules.
             host: This host's name.
 
         Returns:
-            A list of (where, what, whether it is no more than was asked for), one for each rule that is not our own
-            or that gives more.
+            A list of (where, what, covered), one for each rule that is not our own or that gives more. It is covered
+            where it gives no more than was asked for.
         """
         service = self._params["service_user"]
         names = list(dict.fromkeys(self.users + expand(asked_entries, self._accounts, [])))
@@ -184,7 +184,7 @@ class Rights:
             if path not in own or not covered:
                 words = "; ".join(dict.fromkeys(sudoers_rights.words_of(right) for right in rights))
                 found.append(("%s:%d" % (path, line), words[:500], covered))
-        # Sudo itself knows rules of directory services, too.
+        # Sudo also knows the rules of directory services.
         answer = run([self._sudo, "-n", "-ll", "-U", service])
         for rule in sudo_listing.parse_listing(answer.out):
             positive = sudo_listing.users_of(rule["run_as"] or "root")
@@ -197,7 +197,7 @@ class Rights:
         return found
 
     def ask(self) -> None:
-        """Ask sudo about each user and command line; nothing is run."""
+        """Ask sudo about each user and command line. No command is run."""
         service = self._params["service_user"]
         rules = sudo_listing.parse_listing(run([self._sudo, "-n", "-ll", "-U", service]).out)
         used = forms(self._commands, self._params["work_dirs"][0])
@@ -215,7 +215,7 @@ class Rights:
         return run([self._sudo, "-n", "-l", "-U", self._params["service_user"], "-u", user, "--"] + line)
 
     def judge(self, user: str, line: list[str], expected: bool, answer: Answer, rule: str | None) -> None:
-        """Keep an answer, and what it means."""
+        """Keep an answer in the matrix, and among the surprises where it is one."""
         allowed = says_yes(answer)
         if allowed is None:
             self.surprises.append(
@@ -237,15 +237,15 @@ class Rights:
         )
 
     def attempt(self, entry: Mapping[str, Any]) -> tuple[bool, str] | None:
-        """Try for real what must be refused, as the service user, where that can harm nobody.
+        """Try a command line that must be refused, as the service user, where that can harm nobody.
 
-        Sudo is asked about the very form first, and only what it refuses is tried.
+        Sudo is first asked about this very form. Only what it would refuse is tried.
 
         Args:
-            entry: One of :attr:`matrix`.
+            entry: An entry of :attr:`matrix`.
 
         Returns:
-            Whether it was refused, and in which words; None where nothing was tried.
+            Whether it was refused, and sudo's words; None where nothing was tried.
         """
         line = harmless(entry["command"])
         if line is None or entry["expected"] or entry["allowed"] or not entry["answered"]:

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A text file that a module keeps: written in one step, with check mode, diff and backup."""
+"""Keeps a text file for a module. The file is written in one step, with check mode, diff and backup."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MODE = re.compile(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444|[ugoa,]*[=+-][ugoarwx,=+-
 
 
 def mode_fault(mode: object) -> str | None:
-    """Why a file's mode can't be meant, or None.
+    """Why nobody can mean this mode of a file, or None.
 
-    YAML reads 0644 without quotes as the number 420, and as text that would be another mode.
+    YAML reads 0644 without quotes as the number 420. As text, 420 is another mode.
     """
     if isinstance(mode, str) and (
         re.fullmatch(r"0[0-7]{3}|[67][0-7]{2}|4[04]0|444", mode) or re.search(r"[=+-]", mode)
@@ -43,8 +43,8 @@ class ManagedFile:
     Args:
         module: The running module, with the common file arguments.
         path: The file.
-        backup: Keep a copy of a file that is replaced or removed.
-        manage_directory: Make the folder where it is missing, and remove it once it is empty.
+        backup: Whether to keep a copy of a file that is replaced or removed.
+        manage_directory: Whether to make the file's folder where it is missing, and to remove it once it is empty.
         variable: The role's variable that names the file, for messages.
     """
 
@@ -64,7 +64,7 @@ class ManagedFile:
         self._hint = " (%s)" % variable if variable else ""
 
     def faults(self) -> list[str]:
-        """Why the file could not be written, one sentence each."""
+        """Why the file can't be written, one sentence for each fault."""
         found = []
         missing = not os.path.isdir(self._directory)
         folder = os.path.dirname(self._directory) if missing and self._manage_directory else self._directory
@@ -92,9 +92,13 @@ class ManagedFile:
         return found
 
     def read(self) -> str | None:
-        """The file's text, or None where there is none."""
+        """The file's text; None where there is no plain file.
+
+        Raises:
+            OSError: The file can't be read, or is too big.
+        """
         try:
-            # O_NONBLOCK: a pipe that lies there keeps nobody waiting
+            # O_NONBLOCK: opening a pipe that lies there must not wait for its writer
             handle = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -109,7 +113,7 @@ class ManagedFile:
             return content.decode("utf-8", "surrogateescape")
 
     def write(self, text: str) -> dict[str, Any]:
-        """Bring the file to this text, and to the owner and mode that the module's arguments ask for.
+        """Give the file this text, and the owner and mode that the module's arguments name.
 
         Returns:
             The module's result. In check mode nothing is written.
@@ -138,10 +142,11 @@ class ManagedFile:
         return result
 
     def _put(self, text: str, attributes: Mapping[str, Any]) -> None:
-        """Give the file its text, owner and mode in one step: nobody sees, or opens, it with other rights."""
+        """Give the file its text, owner and mode in one step. So nobody can open it with other rights."""
 
         def prepare(temporary: str) -> None:
-            now = time.time()  # by this host's clock, and not a file server's: a service's start is compared with it
+            # The file's time is compared with a service's start. So it comes from this host, not from a file server.
+            now = time.time()
             os.utime(temporary, (now, now))
             if os.path.isfile(self.path):
                 old = os.stat(self.path)
@@ -149,24 +154,25 @@ class ManagedFile:
                 os.chmod(temporary, stat.S_IMODE(old.st_mode))
             elif attributes.get("mode") is None:
                 os.chmod(temporary, 0o644)
-            # chattr's would keep it from being moved: they follow once it is in its place
+            # The attributes of chattr could forbid to move the file. So they follow once it is in its place.
             at_once = dict(attributes, path=temporary, attributes=None)
             self._module.set_fs_attributes_if_different(at_once, False)
 
         write_whole(self.path, text.encode("utf-8", "surrogateescape"), prepare)
 
     def _keep_copy(self) -> str:
-        """The file as it is, once more under a name with the time in it. Returns the name."""
+        """Keep the file as it is under a name with the time in it. Returns the name."""
         name = "%s.%d.%s~" % (self.path, os.getpid(), time.strftime("%Y-%m-%d@%H:%M:%S"))
         try:
-            os.link(os.path.realpath(self.path), name)  # its text, owner and mode, and no moment without them
+            os.link(os.path.realpath(self.path), name)  # has the text, owner and mode at once
         except OSError:
-            os.umask(0o077)  # where there are no hard links: a copy that is never more open than the file
+            # There are no hard links here. A copy must never be more open than the file.
+            os.umask(0o077)
             name = self._module.backup_local(self.path)
         return name
 
     def remove(self) -> dict[str, Any]:
-        """Remove the file, and the folder where it is ours and empty.
+        """Remove the file, and its folder where that is ours and empty.
 
         Returns:
             The module's result. In check mode nothing is removed.
@@ -205,7 +211,7 @@ class ManagedFile:
 
 
 def unwritable(folder: str) -> str | None:
-    """Why nothing can be made in a folder that is there, or None."""
+    """Why nothing can be made in a folder, or None. The folder must be there."""
     if os.access(folder, os.W_OK | os.X_OK):
         return None
     try:

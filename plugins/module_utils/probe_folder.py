@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The folders in which verify's probe jobs work: made new, and removed without touching what is not ours.
+"""Makes and removes the folders in which the probe jobs of verify work. What is not ours is never touched.
 
-All of it is to be called as the user whose folders they are. Standard library only.
+Call these functions as the user who owns the folders. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-# A probe of another host may be at work beside ours; what a probe left that was killed looks the same.
+# Folders of such a name may lie beside ours: a probe of another host works there, or a probe was killed.
 _NAME = re.compile(r"verify-[0-9a-f]{16}")
 
 
@@ -26,12 +26,12 @@ def expand(template: str, user: str, home: str) -> str:
     """The probe folder of a user.
 
     Args:
-        template: A path; parts of it that are just USER or HOME are replaced.
+        template: A path. Each part that is just USER or HOME is replaced.
         user: The user's name.
         home: The user's home folder.
 
     Raises:
-        ValueError: It is not absolute then, or has ``..`` in it.
+        ValueError: The result is not absolute, or has ``..`` in it.
     """
     known = {"USER": user, "HOME": home.strip("/")}
     parts = template.split("/")
@@ -47,16 +47,16 @@ def expand(template: str, user: str, home: str) -> str:
 
 
 def make(folder: str) -> list[tuple[str, int, int]]:
-    """Make a new folder below ``folder``, and what is missing on the way.
+    """Make a new folder below ``folder``, and the folders that are missing on the way.
 
     Args:
-        folder: An absolute path. Where it exists, it must be empty but for other probes' folders.
+        folder: An absolute path. If the folder exists, it must hold nothing but folders of other probes.
 
     Returns:
-        What was made, outermost first: a list of (path, device, inode). The last is the new folder.
+        All folders that were made, from the outermost to the new one: a list of (path, device, inode).
 
     Raises:
-        OSError: It can't be made, or ``folder`` has something else in it.
+        OSError: The new folder can't be made, or ``folder`` holds something else.
     """
     made = []
     try:
@@ -93,15 +93,15 @@ def _identity(path: str) -> tuple[str, int, int]:
 
 
 def remove(made: Sequence[tuple[str, int, int]]) -> None:
-    """Remove what :func:`make` made: the new folder with all that is in it, the others where they are empty.
+    """Remove what :func:`make` made: the new folder with all that is in it, and the others if they are empty.
 
-    A folder that is another one by now is left alone, and links are not followed.
+    A folder that was exchanged meanwhile is left alone. Links are not followed.
 
     Raises:
         OSError: The new folder can't be removed.
     """
     path, device, inode = made[-1]
-    for attempt in range(3):  # a job's last words may come late
+    for attempt in range(3):  # a job may still write its last files
         try:
             _clear(path, device, inode)
             _remove_empty(path, device, inode)
@@ -117,7 +117,7 @@ def remove(made: Sequence[tuple[str, int, int]]) -> None:
 
 
 def _clear(path: str, device: int, inode: int) -> None:
-    """Remove all that is in a folder, by its descriptor."""
+    """Remove all that is in a folder. Its descriptor is used, so that nobody can exchange it meanwhile."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         info = os.fstat(handle)
@@ -145,7 +145,7 @@ def _remove_empty(path: str, device: int, inode: int) -> None:
 
 
 def _quietly(function: Callable[..., object], *arguments: Any, **options: Any) -> None:
-    """Call a function to which the folder may turn out not to be empty."""
+    """Call a function that removes a folder. The folder may stay, as when it is not empty."""
     try:
         function(*arguments, **options)
     except OSError:

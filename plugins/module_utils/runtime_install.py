@@ -1,9 +1,9 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How the module ``fractal.slurm.runtime`` installs, checks, switches and removes versions of the runtime on a host.
+"""Installs, checks, switches and removes versions of the runtime on a host, for the module ``fractal.slurm.runtime``.
 
-Layout below a prefix: a folder a version (a virtual environment with a marker), and a link ``current`` that is
-switched last. A version is built beside its folder and takes its place in one step. Standard library only.
+Below a prefix, each version has a folder: a virtual environment with a marker. A link ``current`` names one of them. It
+is switched last. A version is built beside its folder, and takes its place in one step. Standard library only.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ if TYPE_CHECKING:
 MARKER = "fractal-slurm-installed.json"
 CURRENT = "current"
 MINIMUM = (3, 10)
-# What one version takes, and some more: most of it are files of few kilobytes.
+# The room that one version takes, and some more. Most of its files have few kilobytes.
 _ROOM_BYTES, _ROOM_FILES = 150 * 1000 * 1000, 6000
 _UNPACKED_BYTES = 40 * 1000 * 1000
 _VERSION_FOLDER = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{8}")
-# What a version is built in. Just as long as the version's own name: paths are replaced, and sizes are compared.
+# The folder in which a version is built. Its name has the length of the version's own: paths in files are replaced, and
+# the sizes of files must stay as they are.
 _BUILD_FOLDER = re.compile(r"\.[0-9A-Za-z.+]*-[0-9a-f]{8}(\.old)?")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANDIDATES = ["/usr/bin/python3"] + [
     "%s/python3.%d" % (folder, minor) for minor in range(20, 9, -1) for folder in ("/usr/bin", "/usr/local/bin")
 ]
-# Written by a program of the interpreter in question.
+# The interpreter in question runs this program.
 _DESCRIBE = """
 import json, platform, sys, sysconfig
 print(json.dumps({"version": sys.version_info[:2], "platform": sysconfig.get_platform(),
@@ -75,20 +76,21 @@ class InstallError(Exception):
 
 
 def run_python(argv: Sequence[str], timeout: float = 900) -> tuple[int, str]:
-    """Run an interpreter without what pip and Python would read from the environment.
+    """Run an interpreter. Nothing in the environment changes what pip and Python do.
 
     Returns:
-        Exit code, and output with errors in one text.
+        Two values: the exit code, and one text with output and errors.
     """
     answer = run(argv, timeout=timeout, environment={"HOME": "/nonexistent", "PIP_CONFIG_FILE": os.devnull})
     return answer.status, "\n".join(text for text in (answer.out.strip(), answer.err) if text)
 
 
 def describe_python(path: str) -> dict[str, str] | str:
-    """What an interpreter is: version, machine and C library.
+    """Describe an interpreter: its version, machine and C library.
 
     Returns:
-        The description, or a sentence that says why the interpreter does not serve.
+        The description, with the keys path, python, machine and glibc; or a sentence that says why the interpreter does
+        not serve.
     """
     if not os.path.isfile(path) or not os.access(path, os.X_OK):
         return "%s is not there" % path
@@ -121,10 +123,10 @@ def find_python(wanted: str | None) -> dict[str, str] | str:
     """The interpreter to use.
 
     Args:
-        wanted: Absolute path that the administrator asks for, or None for the first that serves.
+        wanted: The absolute path that the administrator asks for; None for the first interpreter that serves.
 
     Returns:
-        The description of one, or a sentence that says why there is none.
+        The description of the interpreter, or a sentence that says why there is none.
     """
     if wanted:
         return describe_python(wanted)
@@ -139,7 +141,7 @@ def find_python(wanted: str | None) -> dict[str, str] | str:
 
 
 def python_package(os_release: str) -> str | None:
-    """The package of a distribution that brings a Python which serves, or None where it is not known.
+    """The package of this distribution that brings a Python which serves; None where none is known.
 
     Args:
         os_release: The text of /etc/os-release.
@@ -147,7 +149,7 @@ def python_package(os_release: str) -> str | None:
     fields = dict(re.findall(r"^(ID|ID_LIKE|VERSION_ID)=[\"']?([^\"'\n]*)", os_release, re.MULTILINE))
     names = [fields.get("ID", "")] + fields.get("ID_LIKE", "").split()
     version = tuple(int(part) for part in re.findall(r"[0-9]+", fields.get("VERSION_ID", "")))
-    # From which release on python3 is new enough; before it, what is there beside it.
+    # python3 is new enough from some release on. Before it, some distributions have a second package.
     if names[0] == "fedora":
         return "python3"
     if "rhel" in names or "fedora" in names:
@@ -162,10 +164,10 @@ def python_package(os_release: str) -> str | None:
 
 
 def target_of_package(package: str | None) -> dict[str, str] | None:
-    """What wheels have to fit once a package has brought its Python, or None where its name does not tell.
+    """What wheels have to fit once a package has brought its Python; None where its name does not tell.
 
     Args:
-        package: Its name, such as ``python3.11``.
+        package: The package's name, such as ``python3.11``.
     """
     found = re.fullmatch(r"python(3)\.?([0-9]{2})", package or "")
     libc, version = platform.libc_ver()
@@ -175,7 +177,7 @@ def target_of_package(package: str | None) -> dict[str, str] | None:
 
 
 def read_os_release() -> str:
-    """The text of /etc/os-release; empty where there is none."""
+    """The text of /etc/os-release. It is empty where there is no such file."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         try:
             with open(path, encoding="utf-8", errors="replace") as stream:
@@ -186,13 +188,13 @@ def read_os_release() -> str:
 
 
 def toml(settings: Mapping[str, object]) -> str:
-    """The text of our settings file.
+    """The text of the runtime's settings file.
 
     Args:
         settings: Names to strings, numbers and truth values.
     """
     lines = ["# Managed by Ansible (role fractal.slurm.runtime): what is changed by hand here is lost."]
-    # The values' JSON is TOML, too.
+    # Values of these types look the same in JSON and in TOML.
     lines += ["%s = %s" % (name, json.dumps(settings[name], ensure_ascii=False)) for name in sorted(settings)]
     return "\n".join(lines) + "\n"
 
@@ -202,7 +204,7 @@ class Prefix:
 
     Args:
         path: The folder.
-        command_link: Path of the link to the command, or None for no link.
+        command_link: Path of the link to the command; None for no link.
     """
 
     def __init__(self, path: str, command_link: str | None = None) -> None:
@@ -210,7 +212,7 @@ class Prefix:
         self._command_link = command_link
 
     def trust_fault(self) -> str | None:
-        """Why nothing below the prefix may be read, run or made: others could have put it there. Or None."""
+        """Why nothing below the prefix may be read, run or made, or None. Others could have put it there."""
         fault = fault_of_path(self.path)
         return (
             "the runtime's folder %s (fractal_slurm_runtime_prefix) is not safe: %s" % (self.path, fault)
@@ -223,7 +225,7 @@ class Prefix:
         return os.path.join(self.path, version)
 
     def versions(self) -> list[str]:
-        """Names of all installed versions, the newest installation first."""
+        """Names of all installed versions. The newest installation comes first."""
         try:
             names = [name for name in os.listdir(self.path) if self.marker(name) is not None]
         except FileNotFoundError:
@@ -238,10 +240,10 @@ class Prefix:
             return None
 
     def previous(self, bundled: str | None = None) -> str | None:
-        """The version that was current before the collection's own, or None where there is none to go back to.
+        """The version that was current before the collection's own; None where there is none to go back to.
 
-        However often it is asked, and wherever an upgrade did not arrive, the answer stays the same: a host that has
-        gone back, or that never had the collection's version, has the one that is meant already.
+        The answer stays the same however often a host goes back. A host that has gone back already has the version that
+        is meant. So does a host that never had the collection's version.
 
         Args:
             bundled: Name of the collection's own version.
@@ -258,7 +260,7 @@ class Prefix:
         return before if before and self.marker(before) is not None else None
 
     def _kept(self) -> list[str | None]:
-        """The versions that are never superfluous: the current one, and what it can be exchanged for."""
+        """The versions that are never superfluous: the current one, and those that it can be exchanged for."""
         current = self.current()
         marker = self.marker(current or "") or {}
         return [current, marker.get("replaced"), marker.get("gone_back_from")]
@@ -267,7 +269,7 @@ class Prefix:
         return os.path.join(self.folder(version), MARKER)
 
     def marker(self, version: str) -> dict[str, Any] | None:
-        """What was written when a version had been installed, or None."""
+        """The marker of a version, which is written when it has been installed; None where there is none."""
         if not _VERSION_FOLDER.fullmatch(version):
             return None
         try:
@@ -278,11 +280,11 @@ class Prefix:
             return None
 
     def is_sound(self, version: str, digest: str | None = None) -> bool:
-        """Whether a version is wholly installed: its marker is there, fits, and the import test passes.
+        """Whether a version is wholly installed: its marker is there and fits, and the import test passes.
 
         Args:
             version: Its name.
-            digest: Checksum of the source that it must come from, or None for any.
+            digest: Checksum of the source that it must come from; None for any.
         """
         marker = self.marker(version)
         if marker is None or (digest is not None and marker.get("digest") != digest):
@@ -292,31 +294,32 @@ class Prefix:
     def install(self, version: str, digest: str, python: str, archive: str) -> None:
         """Install a version from an archive of wheels.
 
-        It is built and tried beside its folder: where the version is there already and broken, runs in flight use it.
+        The version is built and tried beside its folder. A broken version may be there already, and runs in flight may
+        use it.
 
         Args:
             version: Its name.
             digest: Checksum of the source.
             python: Path of the interpreter.
-            archive: The archive of wheels with their manifest.
+            archive: Path of the archive of wheels with their manifest.
 
         Raises:
-            InstallError: A step failed; with its words. What was there before is there still.
+            InstallError: A step failed. The message has the words of that step. What was there before is still there.
         """
         os.umask(0o022)
         _make_folders(self.path)
-        fault = self.trust_fault()  # others may have been quicker to make a part of it
+        fault = self.trust_fault()  # others may have made a part of it meanwhile
         if fault:
             raise InstallError(fault)
         with _alone(self.path):
-            if not self.is_sound(version, digest):  # else another run of Ansible has made it meanwhile
+            if not self.is_sound(version, digest):  # another run of Ansible may have made it meanwhile
                 self._install(version, digest, python, archive)
 
     def _install(self, version: str, digest: str, python: str, archive: str) -> None:
         folder = self.folder(version)
         build = self.folder("." + version[1:])
         if os.path.lexists(build):
-            shutil.rmtree(build)  # what is left of an installation that did not end
+            shutil.rmtree(build)  # left by an installation that did not end
         try:
             wheels = _build(build, folder, python, archive)
             before = self.marker(version) or {}
@@ -332,10 +335,10 @@ class Prefix:
                 shutil.rmtree(build)
 
     def place_faults(self, installs: bool) -> list[str]:
-        """Why the prefix can't be changed, one sentence each.
+        """Why the prefix can't be changed, one sentence for each fault.
 
         Args:
-            installs: Whether a version will be installed, and not a link set alone.
+            installs: Whether a version will be installed. Else only links will be set.
         """
         faults = []
         folder = _nearest(self.path)
@@ -377,11 +380,12 @@ class Prefix:
         return "%s (fractal_slurm_runtime_command)" % fault if fault else None
 
     def switch(self, version: str, back: bool = False) -> None:
-        """Make a version the current one; each link is replaced in one step.
+        """Make a version the current one. Each link is replaced in one step.
 
         Args:
             version: Its name.
-            back: Whether this is a way back: then what it had replaced itself stays known.
+            back: Whether this goes back to an older version. Then the marker still says which version that one had
+                replaced.
 
         Raises:
             InstallError: The version is not installed. The links are as they were.
@@ -406,7 +410,7 @@ class Prefix:
         return [name for name in chosen[kept:] if not self.in_use(name)]
 
     def in_use(self, version: str) -> list[int]:
-        """Ids of the processes on this host that run from a version's folder."""
+        """Ids of the processes on this host that run something in a version's folder."""
         folder = self.folder(version) + "/"
         found = []
         for name in os.listdir("/proc"):
@@ -422,7 +426,7 @@ class Prefix:
         return found
 
     def uses(self) -> list[str]:
-        """What runs from any version on this host, one sentence a version."""
+        """What runs on this host, one sentence for each version in use."""
         found = []
         for name in self.versions():
             pids = self.in_use(name)
@@ -432,13 +436,13 @@ class Prefix:
         return found
 
     def delete(self, version: str) -> None:
-        """Remove a version; its marker first, so that it never counts as installed by half."""
+        """Remove a version. Its marker goes first, so that half a version never counts as installed."""
         if os.path.exists(self._marker_path(version)):
             os.unlink(self._marker_path(version))
         shutil.rmtree(self.folder(version))
 
     def remnants(self) -> list[str]:
-        """All paths of ours: versions, whole or not, and links."""
+        """All paths that are ours: versions, whole or not, and links."""
         found = []
         if self._command_link and (_read_link(self._command_link) or "").startswith(self.path + "/"):
             found.append(self._command_link)
@@ -452,7 +456,7 @@ class Prefix:
         return found
 
     def remove_all(self) -> None:
-        """Remove all that is ours, and the folder itself where nothing else is in it."""
+        """Remove all that is ours, and the prefix itself where nothing else is in it."""
         for path in self.remnants():
             if os.path.islink(path):
                 os.unlink(path)
@@ -463,10 +467,10 @@ class Prefix:
 
 
 def queued_jobs(bin_dirs: Iterable[str]) -> list[str]:
-    """Jobs of ours that SLURM knows, in a sentence. What can't be asked is not known, and no reason.
+    """Our jobs in SLURM's queue, as a list of at most one sentence. It is empty where SLURM can't be asked.
 
     Args:
-        bin_dirs: Where squeue is looked for first.
+        bin_dirs: Folders in which squeue is looked for first.
     """
     folders = list(bin_dirs) + ["/usr/bin", "/usr/local/bin"]
     squeue = next(
@@ -485,11 +489,11 @@ def queued_jobs(bin_dirs: Iterable[str]) -> list[str]:
 
 
 def journals(settings_file: str | None, service_user: str | None) -> list[str]:
-    """Folders with journals, as far as they can be told: those of the settings, or of the service user.
+    """Folders with journals, as far as they can be found: that of the settings, or that of the service user.
 
     Args:
-        settings_file: The runtime's settings file; may be empty or missing.
-        service_user: Name of the account that runs the service, or None.
+        settings_file: Path of the runtime's settings file. It may be None or empty, and the file may be missing.
+        service_user: Name of the account that runs the service; None where that is not known.
     """
     found = []
     try:
@@ -505,10 +509,10 @@ def journals(settings_file: str | None, service_user: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[None]:
-    """Wait for others that install to a folder, and keep them waiting, where the file system can lock folders."""
+    """Let one process at a time install to a folder, where the file system can lock folders."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # NFS locks files alone; there, one host installs for all
+        with contextlib.suppress(OSError):  # NFS locks files alone: there, one host installs for all
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -516,7 +520,7 @@ def _alone(folder: str) -> Iterator[None]:
 
 
 def _import_fault(folder: str) -> str | None:
-    """Why the version in a folder does not work, or None. It is run only if none but us could have written it."""
+    """Why the version in a folder does not work, or None. It only runs if nobody else could have written it."""
     python = os.path.join(folder, "bin", "python")
     if not os.path.exists(python):
         return "there is no %s" % python
@@ -531,10 +535,10 @@ def _build(build: str, folder: str, python: str, archive: str) -> dict[str, dict
     """Make a virtual environment that will be moved.
 
     Args:
-        build: Where it is made.
-        folder: Where it will be; its paths are those of this folder.
+        build: The folder in which it is made.
+        folder: The folder to which it will be moved. All paths in it name this folder.
         python: Path of the interpreter.
-        archive: The archive of wheels with their manifest.
+        archive: Path of the archive of wheels with their manifest.
 
     Returns:
         The manifest: file name to name, version and sha256.
@@ -547,7 +551,7 @@ def _build(build: str, folder: str, python: str, archive: str) -> dict[str, dict
                 wheel = wheels[name]
                 stream.write("%s==%s --hash=sha256:%s\n" % (wheel["name"], wheel["version"], wheel["sha256"]))
         pip = next(os.path.join(work, name) for name in wheels if wheels[name]["name"] == "pip")
-        # Without pip: Debian keeps ensurepip in a package of its own. A wheel of pip runs as it is.
+        # Made without pip, since Debian keeps ensurepip in a package of its own. A wheel of pip runs as it is.
         _must([python, "-I", "-m", "venv", "--without-pip", build], "the virtual environment can't be made")
         interpreter = os.path.join(build, "bin", "python")
         _must(
@@ -584,14 +588,14 @@ def _write_marker(folder: str, marker: Mapping[str, Any]) -> None:
 
 
 def _take_place(build: str, folder: str) -> None:
-    """Put a folder in the place of another, so that there is one of them at any moment where the system can do that."""
+    """Put a folder in the place of another. Where the system can exchange them, one is there at any moment."""
     if not os.path.lexists(folder):
         os.rename(build, folder)
         return
     exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     paths = (os.fsencode(build), os.fsencode(folder))
     if exchange is None or exchange(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
-        # Not on NFS, nor with a C library before 2.28: then the folder is away for a moment.
+        # NFS can't exchange them, nor can a C library before 2.28. Then the folder is away for a moment.
         away = build + ".old"
         os.rename(folder, away)
         os.rename(build, folder)
@@ -599,14 +603,14 @@ def _take_place(build: str, folder: str) -> None:
 
 
 def _nearest(path: str) -> str:
-    """The last part of a path that is there."""
+    """The deepest folder of a path that is there."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
 
 
 def _room_fault(folder: str, size: int, files: int) -> str | None:
-    """Why something does not fit into a file system, or None. What a file system does not count is enough."""
+    """Why something does not fit into a file system, or None. What a file system does not count never runs out."""
     try:
         room = os.statvfs(folder)
     except OSError:
@@ -632,12 +636,12 @@ def _make_folders(path: str) -> None:
         try:
             os.mkdir(path, 0o755)
         except FileExistsError:
-            return  # whoever made it: it is checked before it is used
+            return  # others made it meanwhile; it is checked before it is used
         os.chmod(path, 0o755)  # noqa: S103 - for all to use, whatever the umask
 
 
 def open_to_all(folder: str) -> None:
-    """Make everything readable by all, and runnable what its owner can run."""
+    """Let all users read everything, and run what its owner can run."""
     for parent, _folders, files in os.walk(folder):
         os.chmod(parent, 0o755)  # noqa: S103 - for all to use
         for name in files:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         commands: list[str]
 
 
-# A pattern that takes more of the processor's time is not read here; what sudo makes of it is sudo's to say.
+# The processor's time that a pattern may take, in seconds. One that takes more is given up: sudo itself knows.
 _PATIENCE_S = 0.2
 _MAX_PATTERN = 65536
-_unreadable: set[str] = set()  # patterns that were given up
+_unreadable: set[str] = set()  # the patterns that were given up
 
 _FIELD = re.compile(r"    (RunAsUsers|RunAsGroups|Options|Commands|[A-Z][A-Za-z]+): ?(.*)")
 
@@ -40,8 +40,8 @@ def parse_listing(text: str) -> list[Rule]:
         text: The output, in the C locale.
 
     Returns:
-        A list of rules in sudo's order, each with ``source`` (the file, where this sudo names it, else None),
-        ``run_as`` and ``groups`` (whom, as it is written), ``options`` and ``commands`` (a list).
+        The rules in sudo's order. ``source`` is the rule's file, or None where this sudo does not name it. ``run_as``
+        and ``groups`` say as whom commands may run, in the words of the rule.
     """
     rules: list[Rule] = []
     field = None
@@ -80,13 +80,13 @@ def parse_listing(text: str) -> list[Rule]:
 
 
 def deciding_rule(rules: Sequence[Rule], user: User, groups: Collection[str], line: Sequence[str]) -> str | None:
-    """The rule that a command line as a user falls under, as a sentence, or None.
+    """The rule that allows a command line, as a sentence; None where no rule does.
 
-    The last rule that matches counts, as it does for sudo.
+    The last rule that matches counts, as it does for sudo. If a pattern can't be tried here, the sentence says so.
 
     Args:
         rules: What :func:`parse_listing` returned.
-        user: As whom, a :class:`sudoers.User`.
+        user: The user that the command would run as.
         groups: Names of all groups of that user.
         line: The command line, with an absolute path.
     """
@@ -106,18 +106,18 @@ def deciding_rule(rules: Sequence[Rule], user: User, groups: Collection[str], li
 
 
 def users_of(run_as: str) -> list[str]:
-    """The entries of a list of users, as sudo prints it, that are not negated."""
+    """The entries of a list of users, as sudo prints it. Those with a ! are left out."""
     return [entry for entry in _entries(run_as) if not entry.startswith(("!", "%!"))]
 
 
 def _entries(run_as: str) -> list[str]:
-    """The entries of a list of users, as sudo prints it, without the quotes that it has around some."""
+    """The entries of a list of users, as sudo prints it. The quotes around some are left out."""
     found = re.findall(r'(?:[^,"]|"[^"]*")+', run_as)
     return [entry.strip().replace('"', "") for entry in found if entry.strip()]
 
 
 def _names_user(run_as: str, user: User, groups: Collection[str]) -> bool:
-    """Whether a list of users, as sudo prints it, ends up with this user in it: the last entry that names it counts."""
+    """Whether a list of users, as sudo prints it, holds this user. The last entry that names the user counts."""
     named = {"ALL", user.name, "#%d" % user.uid} | {"%" + name for name in groups}
     for entry in reversed(_entries(run_as)):
         # sudo 1.9.13 prints "!%wheel" as "%!wheel"
@@ -128,7 +128,10 @@ def _names_user(run_as: str, user: User, groups: Collection[str]) -> bool:
 
 
 def _names_command(granted: str, line: Sequence[str]) -> bool | None:
-    """Whether a command of a rule, with or without arguments, is this command line; None where that is unknown."""
+    """Whether a command of a rule allows this command line; None where that is unknown.
+
+    A command without arguments allows any.
+    """
     path, _blank, arguments = granted.partition(" ")
     given = " ".join(line[1:])
     if granted == "ALL":
@@ -147,13 +150,13 @@ def _names_command(granted: str, line: Sequence[str]) -> bool | None:
 
 
 def _matches(pattern: str, text: str, translate: Callable[[str], str] = str) -> bool | None:
-    """Whether a text matches a pattern; None where Python can't say so soon, or has not what POSIX has."""
-    # Python reads [[:alpha:]] in a way of its own.
+    """Whether a text matches a pattern; None where Python takes too long, or would read the pattern in another way."""
+    # To Python, [[:alpha:]] is not the class of POSIX.
     if pattern in _unreadable or len(pattern) > _MAX_PATTERN or "[:" in pattern:
         return None
     previous = signal.signal(signal.SIGVTALRM, _give_up)
     try:
-        # Again and again: one that comes while Python can't heed it is lost.
+        # The timer repeats: a signal is lost where it comes while Python can't react.
         signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE_S, _PATIENCE_S)
         try:
             return re.match(translate(pattern), text) is not None

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What sudo lets the service account do: which commands, in which forms, as whom. Standard library only.
 
-The runtime has the same rules in ``fractal_slurm/sudo_rules.py``, and can't be imported on a host that has none yet; a
-test holds that the two agree.
+The runtime has the same rules. A host may have no runtime yet, so they are not imported from there. A test makes sure
+that the two agree.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ SLURM_COMMANDS = ("sbatch", "scancel")
 RUNAS_ALIAS = "FRACTAL_IMPERSONATE_USERS"
 CMND_ALIAS = "FRACTAL_CMD"
 
-# Each form that the runtime uses: the command; its first arguments; what follows them: "" for nothing, "ids" for ids of
-# jobs, "below" for paths below a work folder, "work" for such paths or work folders; words that may stand before.
+# Each form of a command that the runtime uses, in four parts:
+# 1. The command.
+# 2. Its first arguments.
+# 3. What follows them: "" for nothing, "ids" for ids of jobs, "below" for paths below a work folder, "work" for a work
+#    folder or paths below it.
+# 4. Words that may stand before the first arguments.
 FORMS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = (
     ("sbatch", ("--parsable",), "", ()),
     ("scancel", (), "ids", ()),
@@ -26,20 +30,20 @@ FORMS: tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...] = (
 )
 COMMANDS = tuple(dict.fromkeys(form[0] for form in FORMS))
 
-# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$; and groups such as
-# "Domain Users". Sudo takes all of them, in quotes where it would read them as something else.
+# Names as Unix and directory services have them: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$; and groups
+# such as "Domain Users". Sudo takes all of them. Some need quotes, or sudo would read them as something else.
 _USER_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?")
 _GROUP_NAME = re.compile(r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+&'() -]*[A-Za-z0-9_.@+&'()-])?\$?")
 _MAX_NAME = 255
 
 
 def fault_of_account_name(name: str, what: str, is_group: bool = False) -> str | None:
-    """The fault of a user's or group's name, or None where sudo and SLURM take it as just that.
+    """The fault of a user's or group's name, or None where sudo and SLURM take it as it is.
 
     Args:
-        name: The name; a group's without its %.
-        what: How messages call it.
-        is_group: Whether it is a group's: these may have blanks and some signs more.
+        name: The name. That of a group comes without its %.
+        what: What messages call it.
+        is_group: Whether it is a group's. Such names may have blanks, and some signs more.
     """
     if name == "ALL":
         return "%s %r: the name is not allowed: sudoers reads it as everybody; name users and %%groups" % (what, name)
@@ -53,7 +57,7 @@ def fault_of_account_name(name: str, what: str, is_group: bool = False) -> str |
 
 
 def examples(work_dir: str) -> list[tuple[str, list[str]]]:
-    """Arguments of each form, all options in it, as they would be for a run below a work folder.
+    """An example of each form, with all its options, as a run below a work folder would use it.
 
     Args:
         work_dir: The work folder.

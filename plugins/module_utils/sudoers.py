@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the module ``fractal.slurm.sudoers`` knows about sudoers files, accounts and binaries.
 
-Runs on the managed hosts: standard library only. Functions take values and return values; whoever reads
-the host does so through :class:`HostAccounts`, :class:`SudoersSet` and :func:`path_faults`.
+It runs on the managed hosts. Standard library only. Functions take values and return values. The host itself is read
+by :class:`HostAccounts`, :class:`SudoersSet`, :func:`find_commands`, :func:`path_faults` and :func:`read_file`.
 A fault is a sentence for the person who must act.
 """
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
     from .sudoers_reader import Member, Statement
 
-# Each of our files begins with it; what has it not is never overwritten or removed.
+# Each of our files begins with this line. A file that does not is never overwritten or removed.
 HEADER = "# Managed by Ansible (role fractal.slurm.sudoers)"
-# Commands of SLURM are looked for in the site's own folders first; cat, ls and mkdir in the system's only.
+# cat, ls and mkdir are looked for in these folders alone. For SLURM's commands, a site can name folders of its own.
 SYSTEM_DIRS = ("/usr/bin", "/bin")
 
-# Argument patterns (regular expressions) came with this release; sudo-rs has none.
+# Regular expressions for arguments came with this release of sudo. sudo-rs has none.
 HARDENED_SUDO_VERSION = (1, 9, 10)
 
-# What stands in sudoers without quotes: no name in capitals, which is an alias there, and none of its own words.
+# Names that need no quotes in sudoers. A name in capitals would be an alias there. Sudoers has words of its own, too.
 _PLAIN_NAME = re.compile(r"(?![A-Z][A-Z0-9_]*$)[A-Za-z_][A-Za-z0-9_.-]*")
 _OWN_WORDS = re.compile(r"sha(224|256|384|512)|sudoedit|list|Defaults|(Host|Cmnd|Cmd|User|Runas)_Alias")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# The users of what belongs to nobody, by any name.
+# Uids that mean nobody, whatever their name.
 _NOBODY = (65534, 65535)
 _MAX_INCLUDES = 128  # sudo's own limit on nesting
 
@@ -78,13 +78,13 @@ def fault_of_file_name(name: str) -> str | None:
 class HostAccounts:
     """Users and groups as the host's name service answers for them, each looked up by its key.
 
-    Nothing is enumerated, since directory services often refuse that: who has a group as primary group is read
-    from the local passwd file, and :attr:`listable` says whether that is the whole truth.
+    Accounts are never listed as a whole, since directory services often refuse that. So the local passwd file alone
+    says who has a group as primary group. :attr:`listable` says whether that is the whole truth.
 
     Args:
         passwd: The local file of users.
         nsswitch: The name service's configuration.
-        login_defs: Where UID_MIN and UID_MAX, the first and last uid of ordinary local users, are set.
+        login_defs: The file that sets UID_MIN and UID_MAX, the first and last uid of ordinary local users.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class HostAccounts:
         return user.name in local_uids(_read(self._passwd))
 
     def local_system_uids(self) -> set[int]:
-        """The uids of local accounts that are no ordinary users', but for root's."""
+        """The uids of the local system accounts. Root's is left out."""
         return {
             uid
             for uid in local_uids(_read(self._passwd)).values()
@@ -123,7 +123,7 @@ class HostAccounts:
 
         Args:
             uid: Its uid.
-            local: Whether it stands in the local passwd file: above UID_MAX, directories have ordinary users, too.
+            local: Whether it stands in the local passwd file. Directories may have ordinary users above UID_MAX.
         """
         if uid < self.uid_min:
             return "the uid %d, below this host's UID_MIN of %d" % (uid, self.uid_min)
@@ -132,7 +132,12 @@ class HostAccounts:
         return None
 
     def subject(self, name: str, host: str) -> sudoers_rights.Subject:
-        """What sudo's rules can know an account by: a :class:`sudoers_rights.Subject`."""
+        """All that sudo's rules can know an account by.
+
+        Args:
+            name: The account's name. It may be unknown on this host.
+            host: This host's name.
+        """
         user = self.user(name)
         if user is None:
             return sudoers_rights.Subject(name, None, (), (), host)
@@ -152,7 +157,7 @@ class HostAccounts:
         return frozenset(os.getgrouplist(user.name, user.gid))
 
     def group_names(self, user: User) -> set[str]:
-        """The names of a user's groups, as ``id -Gn`` has them; a group without a name is left out."""
+        """The names of a user's groups, as ``id -Gn`` has them. A group without a name is left out."""
         found = set()
         for gid in self.group_ids(user):
             try:
@@ -195,10 +200,11 @@ def parse_slurm_users(config: str) -> list[tuple[str, int | None, str]]:
         config: The text.
 
     Returns:
-        A list of (name, uid or None, the setting that names it: SlurmUser or SlurmdUser).
+        A list of (name, uid, setting). The uid is None where the text does not tell it. The setting is SlurmUser or
+        SlurmdUser.
     """
     found = []
-    # In slurm.conf a line may hold several settings, and a value quotes.
+    # In slurm.conf, a line may hold several settings, and a value may have quotes.
     pattern = r"(?:^|[ \t])(Slurmd?User)[ \t]*=[ \t]*\"?([^\s\"()]+)\"?(?:\(([0-9]{1,10})\))?"
     for line in config.splitlines():
         for setting, name, uid in re.findall(pattern, line.partition("#")[0], re.IGNORECASE):
@@ -228,7 +234,7 @@ def list_faults(entries: list[str], service_user: str, privileged_groups: Sequen
 
     Args:
         entries: Names of users, and of groups with a leading ``%``.
-        service_user: Who impersonates.
+        service_user: The account that impersonates the users.
         privileged_groups: Names of groups whose members are as good as root.
 
     Returns:
@@ -282,12 +288,12 @@ def account_faults(
 
     Args:
         entries: Names of users, and of groups with a leading ``%``.
-        accounts: What knows the host's accounts (see :class:`HostAccounts`).
-        service_user: Who impersonates; may be in the list, whatever its uid.
+        accounts: The host's accounts.
+        service_user: The account that impersonates the users. It may be in the list, whatever its uid.
         privileged_groups: Names of groups whose members are as good as root.
-        accept_system_users: Names of users below UID_MIN or above UID_MAX that are meant all the same.
-        accept_unlistable_groups: Take groups whose members can't all be listed.
-        slurm_users: Uids that SLURM's daemons run as, to the setting that names them.
+        accept_system_users: Names of users below UID_MIN or above UID_MAX that may be impersonated all the same.
+        accept_unlistable_groups: Whether to accept groups whose members can't all be listed.
+        slurm_users: Uids that SLURM's daemons run as, to the setting that names each.
 
     Returns:
         One sentence for each fault; empty where all is well.
@@ -355,14 +361,15 @@ def closing_entries(
     accept_system_users: Sequence[str] = (),
     slurm_users: Iterable[int] | None = None,
 ) -> list[str]:
-    """What closes the list of users by number, beside the names of privileged groups.
+    """The entries that close the list of users by number. :func:`render` adds those by name.
 
-    A group of another name may have a privileged one's number, and a system account may join an allowed group later.
+    Names are not enough: a group of another name may have the number of a privileged one. A system account may join an
+    allowed group later.
 
     Args:
         entries: Names of users, and of groups with a leading ``%``.
-        accounts: What knows the host's accounts.
-        service_user: Who impersonates; may be in the list, whatever its uid.
+        accounts: The host's accounts.
+        service_user: The account that impersonates the users. It may be in the list, whatever its uid.
         privileged_groups: Names of groups whose members are as good as root.
         accept_system_users: Names of system accounts that may be impersonated.
         slurm_users: Uids that SLURM's daemons run as.
@@ -377,7 +384,7 @@ def closing_entries(
 
 
 def empty_groups(entries: Iterable[str], accounts: HostAccounts) -> list[str]:
-    """Warnings of groups on the list in which nobody is, where their members can all be listed.
+    """Warnings of groups on the list that are empty. A group whose members can't all be listed is left out.
 
     Args:
         entries: Names of users, and of groups with a leading ``%``.
@@ -392,7 +399,7 @@ def empty_groups(entries: Iterable[str], accounts: HostAccounts) -> list[str]:
 
 
 def not_found(name: str, more: Iterable[str]) -> str:
-    """That a command is nowhere, and where it was looked for.
+    """The fault of a command that is nowhere, with the folders that were looked at.
 
     Args:
         name: The command.
@@ -433,13 +440,13 @@ def _group_faults(
 
 
 def path_faults(path: str, what: str) -> list[str]:
-    """Why a file can't be trusted: someone but root can change it, or a folder on the way to it.
+    """Why a file can't be trusted: another account than root can change it, or a folder on the way to it.
 
-    Follows symlinks step by step, so that a folder that holds a link counts too.
+    Links are followed step by step. So a folder that holds a link counts, too.
 
     Args:
-        path: Absolute path.
-        what: How messages call it.
+        path: An absolute path.
+        what: What messages call it.
 
     Returns:
         One sentence for each file or folder at fault.
@@ -458,14 +465,16 @@ def bin_dir_faults(bin_dirs: list[str]) -> list[str]:
 
 
 def find_commands(names: Iterable[str], bin_dirs: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Where the commands lie on this host.
+    """Find the commands on this host.
 
     Args:
         names: Names of commands.
-        bin_dirs: The site's own SLURM folders, absolute, first come first; SLURM's commands of no other place count.
+        bin_dirs: Absolute paths of the site's own SLURM folders. The first that has a command counts. If there are any,
+            SLURM's commands are looked for in no other place.
 
     Returns:
-        Two values: command to absolute path, and the faults (missing, or not safe from others than root).
+        Two values: command to absolute path, and the faults. A command is at fault if it is missing, or if others than
+        root can change it.
     """
     found: dict[str, str] = {}
     faults = bin_dir_faults(bin_dirs)
@@ -500,13 +509,13 @@ def render(
     """The text of our sudoers file.
 
     Args:
-        service_user: Who impersonates.
-        entries: Users, and groups with a leading ``%``.
+        service_user: The account that impersonates the users.
+        entries: Names of users, and of groups with a leading ``%``.
         commands: Command to absolute path.
-        arguments: Command to the argument patterns that it is narrowed to (hardened mode), or None.
+        arguments: Command to the patterns that its arguments must match, in hardened mode; None in the plain mode.
         privileged_groups: Names of groups whose members are never impersonated, whoever joins them later.
         closing: More entries that close the list, as :func:`closing_entries` makes them.
-        names: Of the two aliases, as :func:`alias_names` gives them.
+        names: Names of the two aliases, as :func:`alias_names` gives them.
     """
     closing = ["!root", "!#0"] + ["!" + quoted("%" + name) for name in privileged_groups] + list(closing)
     grants = []
@@ -529,7 +538,7 @@ def render(
 
 
 def service_user_of(text: str) -> str | None:
-    """Whose rights a file of ours holds; None where that can't be told."""
+    """The account whose rights a file of ours holds; None where that can't be told."""
     for statement in sudoers_reader.read(text):
         if statement.kind == "rule":
             first: Member = statement.value.users[0]
@@ -543,7 +552,7 @@ def fault_of_foreign_file(path: str, text: str, service_user: str | None) -> str
     Args:
         path: The file.
         text: Its text.
-        service_user: Who impersonates; None where that is not known.
+        service_user: The account that impersonates the users; None where that is not known.
     """
     if not text.startswith(HEADER):
         return (
@@ -561,12 +570,14 @@ def fault_of_foreign_file(path: str, text: str, service_user: str | None) -> str
 
 
 def alias_names(files: Mapping[str, str], own_file: str, service_user: str) -> tuple[str, ...]:
-    """Names of the two aliases of a service user: those that Fractal knows, where no other account's file has them.
+    """Names of the two aliases of a service user.
+
+    They are those that Fractal knows. Where another account's file has these, they end in the service user's name.
 
     Args:
         files: Path to text.
         own_file: Path of the service user's own file.
-        service_user: Who impersonates.
+        service_user: The account that impersonates the users.
     """
     plain = (RUNAS_ALIAS, CMND_ALIAS)
     for path, text in files.items():
@@ -582,17 +593,17 @@ def alias_names(files: Mapping[str, str], own_file: str, service_user: str) -> t
 def without_our_rights(
     text: str, service_user: str, commands: Collection[str], elsewhere: Iterable[str] = ()
 ) -> tuple[str, list[Statement], list[tuple[int, str]]]:
-    """A file without the rights that the role is to give: aliases of our names, and rules for these commands alone.
+    """Take the rights out of a file that the role gives: aliases of our names, and rules for these commands alone.
 
     Args:
         text: The file's text.
-        service_user: Who impersonates.
+        service_user: The account that impersonates the users.
         commands: Names of the commands.
-        elsewhere: Names of aliases that other files use, which stay.
+        elsewhere: Names of aliases that other files use. They stay.
 
     Returns:
-        Three values: the rest of the text; the statements that stay; and the faults, (line, sentence): what holds such
-        rights together with others.
+        Three values: the rest of the text, the statements that stay, and the faults, each (line, sentence). A statement
+        is at fault if it gives such rights together with others.
     """
     rules = sudoers_rights.Rules({"": text})
     groups: dict[tuple[int, int], list[Statement]] = {}
@@ -608,7 +619,7 @@ def without_our_rights(
             faults.append(
                 (statements[0].line, "has rights of this role together with others: take them apart by hand first")
             )
-    # Aliases that nobody uses without these go, too, and those that only such aliases use.
+    # Aliases that only these statements use go, too. So do those that only such aliases use.
     while True:
         used = sudoers_rights.alias_uses(found for span in groups if span not in gone for found in groups[span])
         let_go = sudoers_rights.alias_uses(found for span in gone for found in groups[span]) - used - set(elsewhere)
@@ -631,7 +642,7 @@ def without_our_rights(
 def _is_our_right(
     statement: Statement, rules: sudoers_rights.Rules, service_user: str, commands: Collection[str]
 ) -> bool | None:
-    """Whether a statement gives what this role gives, and nothing else; None where it gives that, and more."""
+    """Whether a statement gives what this role gives, and nothing else. None where it gives more besides that."""
     value = statement.value
     plain = (RUNAS_ALIAS, CMND_ALIAS)
     if statement.kind == "alias":
@@ -657,7 +668,7 @@ def alias_clashes(
 ) -> list[str]:
     """Definitions of our alias names in other files of the set.
 
-    Two definitions are dangerous: sudo keeps the first it reads, which could be one that grants more.
+    Two definitions are dangerous. Sudo keeps the first that it reads, and that one could grant more.
 
     Args:
         files: Path to text.
@@ -676,11 +687,11 @@ def alias_clashes(
 
 
 def hidden_clashes(main: str, found: Collection[str], names: Iterable[str] = (RUNAS_ALIAS, CMND_ALIAS)) -> list[str]:
-    """The same for definitions that only sudo's own parser finds.
+    """Definitions of our alias names that only sudo's own parser finds.
 
     Args:
         main: Path of the main file.
-        found: Names of all aliases of the set.
+        found: Names of all aliases that the parser finds in the set.
         names: The names that are ours.
     """
     return [
@@ -691,12 +702,12 @@ def hidden_clashes(main: str, found: Collection[str], names: Iterable[str] = (RU
 
 
 def read_otherwise(said: str, copy: str, originals: Mapping[str, str]) -> str | None:
-    """The fault of a set of which visudo read other files than we did; None where there is none.
+    """The fault of a set if visudo read other files of it than we did, or None.
 
     Args:
-        said: The output of ``visudo -c``, which names each file; sudo-rs names none.
+        said: The output of ``visudo -c``. It names each file, but sudo-rs names none.
         copy: Path of the main file's copy.
-        originals: Copy to original for all files.
+        originals: Path of the copy to path of the original, for all files.
     """
     ending = ": parsed OK"
     read = {line[: -len(ending)] for line in said.splitlines() if line.endswith(ending)}
@@ -710,7 +721,7 @@ def read_otherwise(said: str, copy: str, originals: Mapping[str, str]) -> str | 
 
 
 def set_warnings(files: Mapping[str, str], subject: sudoers_rights.Subject | None = None) -> list[str]:
-    """Settings in the set that matter to us, as sentences; see :func:`sudoers_rights.set_warnings`."""
+    """Settings in the set that matter to us, as :func:`sudoers_rights.set_warnings` has them."""
     return sudoers_rights.set_warnings(files, subject)
 
 
@@ -718,22 +729,22 @@ def parse_sudo_version(text: str) -> tuple[int, ...] | None:
     """The version of sudo from the output of ``sudo -V``.
 
     Returns:
-        A tuple of numbers; None for sudo-rs and anything else that is not the original sudo.
+        A tuple of numbers; None for sudo-rs, and for all else that is not the original sudo.
     """
     match = re.search(r"^Sudo version ([0-9]+)\.([0-9]+)\.([0-9]+)", text, re.MULTILINE)
     return tuple(int(part) for part in match.groups()) if match else None
 
 
 class SudoersSet:
-    """The complete set of sudoers files of a host, with a change of ours to it.
+    """The complete set of sudoers files of a host, with changes of ours.
 
     Args:
         main: The main file, usually /etc/sudoers.
-        hostname: The host's name, for ``%h`` in include paths; what follows its first dot is left out, as sudo does.
-        overrides: Path to text of files that are taken to be other than they are; None for a missing one.
+        hostname: The host's name, for ``%h`` in include paths. What follows its first dot is left out, as sudo does.
+        overrides: Our changes, path to text. They count instead of the files on the host. None stands for no file.
 
     Attributes:
-        files: Path to text of all files that sudo would read, in the order of their first reading.
+        files: Path to text of all files that sudo would read, in the order in which it first reads them.
         folders: The included folders.
     """
 
@@ -747,7 +758,7 @@ class SudoersSet:
         self._load(main, 0)
 
     def _load(self, path: str, depth: int) -> None:
-        """Read a file and those that it includes; a missing one is left out, and named by visudo."""
+        """Read a file and those that it includes. A missing one is left out: visudo names it."""
         if path in self.files or depth > _MAX_INCLUDES:
             return
         if path in self._overrides:
@@ -775,7 +786,7 @@ class SudoersSet:
         return os.path.normpath(os.path.join(os.path.dirname(path), raw))
 
     def _names(self, folder: str) -> list[str]:
-        """What sudo reads in an included folder, in its order."""
+        """The names of the files that sudo reads in an included folder, in its order."""
         try:
             names = set(os.listdir(folder))
         except OSError:
@@ -786,10 +797,10 @@ class SudoersSet:
         return sorted(name for name in names if "." not in name and not name.endswith("~"))
 
     def write_copy(self, folder: str) -> tuple[str, dict[str, str]]:
-        """Write the whole set to an empty folder, its includes pointing at the copies.
+        """Write the whole set to an empty folder. The includes name the copies.
 
         Returns:
-            Two values: the path of the main file's copy, and copy to original for all files.
+            Two values: the path of the main file's copy, and path of the copy to path of the original, for all files.
         """
         copies = {}
         for number, original in enumerate(self.folders):
@@ -802,7 +813,7 @@ class SudoersSet:
             )
         for path, text in self.files.items():
             for (start, end), target in reversed(self._includes[path]):
-                # The rest of the line stays as this sudo reads it. A missing file stays missing.
+                # The rest of the line stays as it is. A missing file stays missing.
                 name = copies.get(target) or re.sub(r'([ \t\\"])', r"\\\1", target)
                 text = "%s %s %s" % (text[:start], name, text[end:])
             handle = os.open(copies[path], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o440)
@@ -812,7 +823,7 @@ class SudoersSet:
 
 
 def read_file(path: str) -> str | None:
-    """The text of a file; None for what sudo does not read either: no file, a pipe, a device."""
+    """The text of a file; None where there is no plain file, or it can't be opened."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
@@ -825,7 +836,7 @@ def read_file(path: str) -> str | None:
 
 
 def name_originals(message: str, originals: Mapping[str, str]) -> str:
-    """Put the files' real names into what visudo said about their copies."""
+    """Replace the paths of the copies in visudo's words by those of the originals."""
     for copy in sorted(originals, key=len, reverse=True):
         message = message.replace(copy, originals[copy])
     return message

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reads the text of one sudoers file as sudo does: its includes, aliases, settings and rules, with their lines.
 
-Only texts that visudo accepts are read rightly; a line that is none of sudo's becomes a statement of kind ``unread``.
-Standard library only; takes text and returns values.
+Only texts that visudo accepts are read rightly. A line that sudo would not accept becomes a statement of kind
+``unread``. Standard library only. The functions take text and return values.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ _NAMES = [
     _BLANKS,
     _CONTINUED,
 ]
-# For each state of the reading: what may come. The longest counts; of two, the first.
+# Each state of the reading, and what may come in it. The longest match counts. Of two that are as long, the first does.
 _STATE_TEXTS = {
     "start": [
         ("include", r"@include"),
@@ -166,7 +166,7 @@ _STATE_TEXTS = {
         *_NAMES,
         _COMMENT,
     ],
-    # Whom settings are for: between "Defaults:" and the first blank.
+    # Between "Defaults:" and the first blank: whom settings are for.
     "binding": [("sign", r"[ \t]*,[ \t]*"), ("end_binding", r"[ \t]+"), *_ANYWHERE, *_NAMES],
     "setting": [("setting", r"[a-z_]+"), _NOT, _NEWLINE, _BLANKS, _CONTINUED, _COMMENT],
     "value": [
@@ -196,11 +196,11 @@ _BEHIND_NUL = re.compile(r"\0[^\n]*")
 
 
 class _Unread(Exception):
-    """What stands here is none of sudo's."""
+    """Sudo would not accept what stands here."""
 
 
 class _Lexer:
-    """Cuts a text into what sudo's grammar is made of.
+    """Cuts a text into the tokens of sudo's grammar.
 
     Args:
         text: The whole file.
@@ -214,7 +214,7 @@ class _Lexer:
         self._line_start = True
 
     def statements(self) -> Iterator[tuple[int, list[_Token] | None, tuple[int, int]]]:
-        """For each statement its line, its tokens (None where one is at fault), and where it begins and ends."""
+        """For each statement its line, its tokens, and its span. The tokens are None where one is at fault."""
         while self._at < len(self._text):
             self._state, self._line_start = "start", True
             line, begin = self._line, self._at
@@ -247,7 +247,7 @@ class _Lexer:
                 continue
             line = self._line
             if kind in ("old_include", "old_includedir"):
-                # Only the word is taken; what follows is read by itself.
+                # Only the word is taken. What follows is read by itself.
                 kind = kind[4:]
                 self._back(start + 1 + len(kind))
             elif kind == "defaults":
@@ -324,7 +324,7 @@ class _Lexer:
         self._line_start = False
 
     def _took_continuation(self) -> bool:
-        """Go on behind a line's end that a backslash continues, and the blanks that follow it, if one is here."""
+        """Skip the end of a line that a backslash continues, and the blanks that follow. Says whether there was one."""
         continued = _CONTINUATION.match(self._text, self._at)
         if continued:
             self._take(continued.end())
@@ -334,7 +334,7 @@ class _Lexer:
         return continued is not None
 
     def _string(self) -> str:
-        """The rest of a text in quotes."""
+        """The text up to the closing quote."""
         found = []
         while True:
             if self._took_continuation():
@@ -355,7 +355,7 @@ class _Lexer:
         return "".join(found)
 
     def _arguments(self) -> str:
-        """The arguments of a command, with a blank before each, up to the sign that ends them."""
+        """The arguments of a command, up to the sign that ends them. A blank stands before each."""
         found = ""
         blank = False
         while self._at < len(self._text):
@@ -386,7 +386,7 @@ class _Lexer:
         return found
 
     def _regex_arguments(self) -> str:
-        """A regular expression over all arguments, to its closing $."""
+        """A regular expression for all arguments, up to its closing $."""
         found = ""
         while True:
             if self._took_continuation():
@@ -407,7 +407,7 @@ _OF_NAMES = ("start", "binding")
 
 
 def _unescaped(text: str) -> str:
-    """A word without its backslashes; a backslash, x and two digits are a character."""
+    """A word without its backslashes. A backslash, x and two digits stand for a character."""
     return re.sub(
         r"\\(x[0-9A-Fa-f]{2}|.)",
         lambda match: chr(int(match.group(1)[1:], 16)) if len(match.group(1)) == 3 else match.group(1),
@@ -417,7 +417,7 @@ def _unescaped(text: str) -> str:
 
 
 def _with_plain_id(text: str) -> str:
-    """A member; the number of one that is a number (``#5``, ``%#5``) as sudo counts it, without zeros before it."""
+    """A member as sudo takes it: a number (``#5``, ``%#5``) has no zeros before it, and is wrapped at 32 bits."""
     match = _MEMBER_ID.fullmatch(text)
     if not match or not -(2**31) <= int(match.group(2)) < 2**32:
         return text
@@ -430,7 +430,7 @@ def _unescaped_command(text: str) -> str:
 
 
 class _Parser:
-    """Makes a statement of its tokens.
+    """Makes statements of the tokens of one.
 
     Args:
         tokens: The tokens, at least one.
@@ -447,7 +447,7 @@ class _Parser:
         return token if token and (not kinds or token.type in kinds) else None
 
     def _sign(self, text: str) -> bool:
-        """Take a sign if it is the next."""
+        """Take this sign if it comes next, and say whether it did."""
         token = self._peek("sign", "comma")
         if token and token.text == text:
             self._at += 1
@@ -581,7 +581,7 @@ class _Parser:
 
 
 def _with_tag(tags: list[str], name: str) -> list[str]:
-    """Tags with one more, which undoes its opposite."""
+    """Tags with one more. It replaces its opposite."""
     opposite = name[2:] if name.startswith("NO") else "NO" + name
     return [tag for tag in tags if tag not in (name, opposite)] + [name]
 
@@ -589,7 +589,7 @@ def _with_tag(tags: list[str], name: str) -> list[str]:
 def read(text: str) -> list[Statement]:
     """The statements of a sudoers file, in order."""
     found: list[Statement] = []
-    # Of a line with a NUL in it sudo reads what is before that. Blanks keep all places as they are.
+    # Sudo reads a line up to a NUL. Blanks in place of the rest keep all places as they are.
     text = _BEHIND_NUL.sub(lambda match: " " * len(match.group()), text)
     for line, tokens, span in _Lexer(text).statements():
         try:
@@ -602,7 +602,7 @@ def read(text: str) -> list[Statement]:
 
 
 def aliases_of_json(text: str) -> set[str]:
-    """The names of all aliases in what ``cvtsudoers -f json`` printed; empty where that is no JSON, as happens."""
+    """The names of all aliases in what ``cvtsudoers -f json`` printed. There are none where that is no JSON."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host's sudoers files say of one account: settings that concern it, and rules that give it rights.
+"""Says what a host's sudoers files mean for one account: which settings concern it, which rights it has.
 
-Standard library only; takes texts and returns values.
+Standard library only. The functions take texts and return values.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Right(NamedTuple):
 
 
 _MAX_DEPTH = 32  # of aliases in aliases
-# Variables that make SLURM's commands, or programs that jobs start, do what whoever sets them wants.
+# Whoever sets these variables decides what SLURM's commands do, or what programs do that jobs start.
 _RISKY_VARIABLE = re.compile(
     r"\*|(SLURM|SBATCH|SCANCEL|SRUN|LD|PYTHON|BASH|MUNGE)[_*].*|PATH|ENV|IFS|PERL5LIB|SHELLOPTS"
 )
-# Sudo's own libraries, which it puts into LD_PRELOAD of what it runs: sbatch hands that on to the jobs.
+# With these settings, sudo puts a library of its own into LD_PRELOAD. sbatch hands that on to the jobs.
 _PRELOADING = ("noexec", "intercept", "log_subcmds")
 
 
@@ -85,16 +85,16 @@ class Rules:
                 self._aliases.setdefault((statement.value.type, statement.value.name), statement.value.members)
 
     def of_kind(self, kind: str) -> list[tuple[str, int, Any]]:
-        """The statements of a kind: a list of (path, line, value)."""
+        """All statements of a kind: a list of (path, line, value)."""
         return [(path, found.line, found.value) for path, found in self._found if found.kind == kind]
 
     def resolve(self, members: Iterable[Member], kind: str, depth: int = 0) -> list[Member]:
-        """A list of members with its aliases replaced by what they stand for, where that is known.
+        """Replace the aliases in a list by the members that they stand for, where these are known.
 
         Args:
-            members: Of a statement.
-            kind: Of the aliases: Host, Cmnd, User or Runas.
-            depth: Of the aliases so far.
+            members: The members of a statement.
+            kind: The kind of the aliases: Host, Cmnd, User or Runas.
+            depth: How many aliases led to this list.
         """
         found = []
         for member in members:
@@ -107,12 +107,12 @@ class Rules:
         return found
 
     def names(self, members: Iterable[Member], kind: str, test: Callable[[Member], bool | None]) -> bool | None:
-        """Whether a list names something: the last member that does decides.
+        """Whether a list names something. The last member that names it decides.
 
         Args:
-            members: Of a statement.
-            kind: Of the aliases in it.
-            test: Says of a member whether it does; None where that can't be known.
+            members: The members of a statement.
+            kind: The kind of the aliases among them.
+            test: Says whether a member names it; None where that can't be known.
 
         Returns:
             True or False; None where it can't be known.
@@ -130,7 +130,7 @@ def alias_uses(statements: Iterable[Statement]) -> set[str]:
     """The names of all aliases that statements use.
 
     Args:
-        statements: Of any kinds.
+        statements: Statements of any kind.
     """
     members: list[Member] = []
     for statement in statements:
@@ -145,7 +145,7 @@ def alias_uses(statements: Iterable[Statement]) -> set[str]:
 
 
 def is_user(member: Member, subject: Subject) -> bool | None:
-    """Whether a member of a list is this account: by name, uid or group; None where that can't be known."""
+    """Whether a member of a list names this account, by name, uid or group; None where that can't be known."""
     if member.kind == "group":
         name = member.text[1:]
         if name.startswith(":"):
@@ -159,7 +159,7 @@ def is_user(member: Member, subject: Subject) -> bool | None:
 
 
 def is_host(member: Member, subject: Subject) -> bool | None:
-    """Whether a member of a list is this host; None where that can't be known (addresses, netgroups)."""
+    """Whether a member of a list names this host; None where that can't be known, as of addresses and netgroups."""
     if member.kind == "netgroup" or re.fullmatch(r"[0-9A-Fa-f.:/]*[.:/][0-9A-Fa-f.:/]*", member.text):
         return None
     host, pattern = subject.host.lower(), member.text.lower()
@@ -169,7 +169,7 @@ def is_host(member: Member, subject: Subject) -> bool | None:
 
 
 def _concerns(rules: Rules, value: Defaults, subject: Subject) -> bool:
-    """Whether settings concern an account's calls of our commands; what can't be known counts as if they did."""
+    """Whether settings concern an account's calls of our commands. If that can't be known, the answer is yes."""
     if value.binding == ":":
         return rules.names(value.members, "User", lambda member: is_user(member, subject)) is not False
     if value.binding == "@":
@@ -192,14 +192,15 @@ def final_settings(rules: Rules, subject: Subject | None = None) -> dict[str, tu
 
     Args:
         rules: The :class:`Rules`.
-        subject: The account; None takes each setting, whomever it is for.
+        subject: The account. None takes each setting, whomever it is for.
 
     Returns:
-        Name to (path, line, operator, value); of a list, the value is what is in it, name to (path, line).
+        Name to (path, line, operator, value). The value of a list, such as env_keep, is a mapping of each entry to its
+        (path, line).
     """
     found: dict[str, tuple[str, int, str, Any]] = {}
     settings = rules.of_kind("defaults")
-    # As sudo applies them: those for whom and by what last.
+    # Sudo applies them in this order: the settings for whom commands run as, and for commands, come last.
     for bindings in (("", ":", "@"), (">",), ("!",)):
         for path, line, value in settings:
             if value.binding not in bindings or (subject is not None and not _concerns(rules, value, subject)):
@@ -220,11 +221,11 @@ def final_settings(rules: Rules, subject: Subject | None = None) -> dict[str, tu
 
 
 def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> list[str]:
-    """Settings that matter to us, as sentences, each with file and line.
+    """Settings that matter to us: a sentence for each, with its file and line.
 
     Args:
         files: Path to text.
-        subject: The service user; None takes each setting, whomever it is for.
+        subject: The service user. None takes each setting, whomever it is for.
     """
     rules = Rules(files)
     settings = final_settings(rules, subject)
@@ -280,7 +281,7 @@ def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> li
             )
     for name in sorted(settings):
         if name == "umask" and settings[name][3] in ("022", "0022"):
-            continue  # what sudo does anyway
+            continue  # sudo's default
         if (name in ("umask", "env_file", "restricted_env_file") or name.startswith("rlimit_")) and settings[name][
             2
         ] == "=":
@@ -304,15 +305,14 @@ def _setenv_words(name: str, user: str) -> str:
 def rights(rules: Rules, subject: Subject) -> list[Right]:
     """What an account may run as others by the rules of the files, in their order.
 
-    Rules whose users or hosts can't be known here, as of netgroups, are left out.
+    Rules whose users can't be known here, as of netgroups, are left out.
 
     Args:
         rules: The :class:`Rules`.
         subject: The account.
 
     Returns:
-        A list of :class:`Right`, one for each command, aliases resolved; ``run_as`` is None where none is given, which
-        is root.
+        A right for each command, with its aliases resolved.
     """
     found = []
     for path, line, value in rules.of_kind("rule"):
@@ -331,7 +331,7 @@ def rights(rules: Rules, subject: Subject) -> list[Right]:
 
 
 def words_of(right: Right) -> str:
-    """A right as sudoers writes it."""
+    """A right in the words of sudoers."""
     run_as = "root" if right.run_as is None else ", ".join(map(_text, right.run_as))
     groups = " : " + ", ".join(map(_text, right.groups)) if right.groups else ""
     return "(%s%s) %s%s" % (run_as, groups, "" if right.password else "NOPASSWD: ", _text(right.command))
@@ -342,7 +342,7 @@ def _text(member: Member) -> str:
 
 
 def foreign_rights(rules: Rules, subject: Subject, own_file: str | None) -> list[tuple[str, int, list[Right]]]:
-    """Rules of other files that give an account rights: a list of (path, line, rights)."""
+    """Rules that give an account rights, and stand in other files than ours: a list of (path, line, rights)."""
     found: dict[tuple[str, int], list[Right]] = {}
     for right in rights(rules, subject):
         if right.path != own_file and not right.command.negated:
@@ -351,7 +351,7 @@ def foreign_rights(rules: Rules, subject: Subject, own_file: str | None) -> list
 
 
 def foreign_warnings(rules: Rules, subject: Subject, own_file: str | None) -> list[str]:
-    """The same as sentences."""
+    """The rules that :func:`foreign_rights` finds, as sentences."""
     return [
         "%s:%d: gives %s rights that this role did not: %s; what is taken off the role's list stays allowed there"
         % (path, line, subject.name, "; ".join(dict.fromkeys(words_of(right) for right in found))[:500])
@@ -364,11 +364,11 @@ class Asked:
 
     Args:
         entries: Names of users, and of groups with a leading ``%``.
-        users: The accounts that these are, groups replaced by their members: a list of (name, uid).
-        members: Gives the names of a group's members that can be seen, None where there is no such group.
+        users: The same users with the members of the groups: a list of (name, uid).
+        members: Gives the names of a group's members that can be seen; None where there is no such group.
         commands: Absolute paths of the commands.
-        service_user: The account itself, as which it may run what it wants.
-        accepted: Commands that are meant, too, as they stand in the rules.
+        service_user: The account itself. It may run the commands as itself, too.
+        accepted: Further commands that are meant, as they stand in the rules.
     """
 
     def __init__(
@@ -391,8 +391,9 @@ class Asked:
         """Whether a right is no more than what was asked for.
 
         Args:
-            run_as: Whom it may run as: texts of sudoers, those that are negated left out; empty for the account itself.
-            groups: Whether it may choose a group.
+            run_as: The users that the command may run as, in the words of sudoers. Those with a ! are left out. There
+                are none where the account may run it as itself alone.
+            groups: Whether the account may choose a group.
             command: The command as it stands in the rule.
         """
         if command in self._accepted or command == "list":

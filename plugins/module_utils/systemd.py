@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Units of systemd: what they are, what a drop-in gives them, and when a restart is due. Standard library only."""
+"""Handles units of systemd: their state, their drop-ins, and whether they need a restart. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ def unit_name(name: str) -> str:
 
 
 def unit_state(unit: str, more: Iterable[str] = ()) -> dict[str, str] | str:
-    """What systemd says of a unit: a dictionary, or a sentence that says why it says nothing.
+    """Ask systemd for properties of a unit.
 
     Args:
-        unit: Its whole name.
+        unit: The unit's whole name.
         more: Names of further properties.
+
+    Returns:
+        Property to value; or a sentence that says why systemd gave no answer.
     """
     names = ",".join(("LoadState", "ActiveState", "ActiveEnterTimestampMonotonic") + tuple(more))
     answer = run(["systemctl", "show", "--property", names, unit], timeout=30)
@@ -41,7 +44,13 @@ def unit_state(unit: str, more: Iterable[str] = ()) -> dict[str, str] | str:
 
 
 def unit_faults(variable: str, name: str, must_exist: bool) -> list[str]:
-    """Why a unit can't be used, one sentence each."""
+    """Why a unit can't be used, one sentence for each fault.
+
+    Args:
+        variable: The variable that names the unit, for messages.
+        name: The unit's name, as the variable has it.
+        must_exist: Whether systemd must know the unit.
+    """
     if not _UNIT.fullmatch(name):
         return ["%s: found %r; the name of a systemd unit is allowed" % (variable, name)]
     unit = unit_name(name)
@@ -61,7 +70,12 @@ def unit_faults(variable: str, name: str, must_exist: bool) -> list[str]:
 
 
 def started_before(state: Mapping[str, str], moment: float) -> bool:
-    """Whether a unit runs, and has run since before a moment (seconds since 1970)."""
+    """Whether a unit runs, and was started before a moment.
+
+    Args:
+        state: What :func:`unit_state` returned.
+        moment: Seconds since 1970.
+    """
     if state.get("ActiveState") != "active":
         return False
     since_boot = int(state.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
@@ -69,17 +83,18 @@ def started_before(state: Mapping[str, str], moment: float) -> bool:
 
 
 def drop_in_path(name: str, file: str) -> str:
-    """Where a drop-in of a unit lies."""
+    """The path of a drop-in of a unit."""
     return os.path.join(UNIT_FOLDER, unit_name(name) + ".d", file)
 
 
 def drop_in_text(role: str, variables: Mapping[str, str]) -> str:
-    """The text of a drop-in that sets environment variables. systemd reads % as a specifier.
+    """The text of a drop-in that sets environment variables.
 
     Args:
-        role: Name of the role that keeps it.
-        variables: Names to values, each in one line.
+        role: Name of the role that keeps the drop-in.
+        variables: Names to values. No value has more than one line.
     """
+    # systemd reads % as a specifier, and %% as the sign.
     lines = [
         'Environment="%s"' % re.sub(r'(["\\])', r"\\\1", "%s=%s" % entry).replace("%", "%%")
         for entry in sorted(variables.items())
@@ -88,7 +103,7 @@ def drop_in_text(role: str, variables: Mapping[str, str]) -> str:
 
 
 def act(module: Any, *words: str) -> None:
-    """Run systemctl; where that fails, the module does, with its words."""
+    """Run systemctl. If it fails, the module fails with its words."""
     answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
     if answer.status != 0:
         fault = "systemctl %s failed: %s" % (" ".join(words), " ".join(answer.err.split()) or answer.status)

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who else has to do with a path: could others exchange what lies there, can they reach it? Standard library only."""
+"""Says whether others could exchange what lies at a path, and whether they can reach it. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def fault_of_path(
 ) -> str | None:
     """Why a path can't be trusted: another account owns a part of it, or could write it.
 
-    Links are followed step by step, so that a folder which holds a link counts, too. A folder in which only owners
-    may rename and remove (the sticky bit, as /tmp has it) passes as the parent of something that is there already.
+    Links are followed step by step. So a folder that holds a link counts, too. With the sticky bit, as /tmp has it,
+    only owners may rename and remove. A folder with this bit passes as the parent of something that is there already.
 
     Args:
-        path: Absolute path. Its last parts may be missing: then the folder that they would be made in counts.
+        path: An absolute path. Its last parts may be missing. Then the folder that they would be made in counts.
         owners: Uids that may own a part; None for :func:`trusted_owners`.
-        private_groups: Whether a group that has its owner's name and no other member may write.
-        is_made: Whether what is missing is made next, and this asked again: then the sticky bit will do for it, too.
+        private_groups: Whether a group may write that has its owner's name and no other member.
+        is_made: Whether the caller makes the missing parts next, and then asks again. If so, a folder with the sticky
+            bit passes as their parent, too.
 
     Returns:
         A sentence that names the part and says what to do, or None.
@@ -48,11 +49,14 @@ def faults_of_path(
     is_made: bool = False,
     strict: bool = False,
 ) -> Iterator[str]:
-    """All that :func:`fault_of_path` would say, a sentence for each part of the path.
+    """All that :func:`fault_of_path` would say: a sentence for each part of the path.
 
     Args:
-        path: As there, and so ``owners``, ``private_groups`` and ``is_made``.
-        strict: Whether a missing part is a fault, too, and a folder that others can write is one with a sticky bit.
+        path: As for :func:`fault_of_path`.
+        owners: As there.
+        private_groups: As there.
+        is_made: As there.
+        strict: Whether a missing part is a fault, too, and a sticky bit excuses nothing.
     """
     owners = trusted_owners() if owners is None else owners
     todo = [(os.path.abspath(path), False)]
@@ -79,17 +83,17 @@ def faults_of_path(
         if fault:
             yield fault
         if stat.S_ISLNK(info.st_mode):
-            # normpath would take a/link/.. for a: the folder is resolved first
+            # normpath would take a/link/.. for a. So the folder is resolved first.
             folder = os.path.realpath(os.path.dirname(current))
             todo.append((os.path.normpath(os.path.join(folder, os.readlink(current))), has_child))
 
 
 def unreachable_part(path: str, last: int = stat.S_IXOTH) -> str | None:
-    """The first part of a path that other users can't pass, or None. Links are followed; a missing part is none.
+    """The first part of a path that other users can't pass, or None. Links are followed. A missing part does not count.
 
     Args:
-        path: Absolute path.
-        last: The bits of its mode that others need of a file at its end: to run it, by default.
+        path: An absolute path.
+        last: The bits of the mode that others need of a file at the end of the path. The default lets them run it.
     """
     for way in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
         parts = [way]
@@ -106,9 +110,9 @@ def unreachable_part(path: str, last: int = stat.S_IXOTH) -> str | None:
 
 
 def fault_of_tree(folder: str, owners: frozenset[int] | None = None) -> str | None:
-    """Why something below a folder can't be trusted, links that lead out of it included.
+    """Why something below a folder can't be trusted. Links that lead out of the folder are looked at, too.
 
-    The way to the folder itself is not looked at: see :func:`fault_of_path`.
+    The way to the folder itself is not: see :func:`fault_of_path`.
 
     Returns:
         A sentence, or None.
@@ -161,7 +165,7 @@ def _fault_of_part(
 
 
 def _is_private(info: os.stat_result) -> bool:
-    """Whether a group is the one that distributions make for its owner alone."""
+    """Whether the group of a file is the one that distributions make for the file's owner alone."""
     try:
         owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
     except KeyError:
