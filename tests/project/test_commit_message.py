@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -46,9 +47,11 @@ def test_says_what_is_wrong(message, fault):
 def test_reads_a_file_as_git_gives_it(tmp_path):
     file = tmp_path / "COMMIT_EDITMSG"
     file.write_text(GOOD)
-    assert subprocess.run([TOOLS / "commit-message", file], check=False).returncode == 0
+    assert subprocess.run([sys.executable, TOOLS / "commit-message", file], check=False).returncode == 0
     # what `git commit --verbose` adds is no body
     file.write_text("Keep it\n\n# ------------------------ >8 ------------------------\ndiff --git a b\n")
-    result = subprocess.run([TOOLS / "commit-message", file], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, TOOLS / "commit-message", file], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "body is missing" in result.stderr

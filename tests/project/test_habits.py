@@ -17,7 +17,7 @@ def test_hooks_do_each_check_of_the_linters_and_nothing_else():
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
     assert {repo["repo"] for repo in config["repos"]} == {"local"}, "hooks of other repositories need a network"
     assert [hook["entry"].split()[-1] for hook in hooks if "stages" not in hook] == checks
-    assert [hook["entry"] for hook in hooks if "stages" in hook] == ["tools/commit-message"]
+    assert [hook["entry"] for hook in hooks if "stages" in hook] == ["python3 tools/commit-message"]
 
 
 def test_each_tool_has_an_exact_version():

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Put the sources of the documentation into a folder: what people wrote, and the reference out of the code.
 

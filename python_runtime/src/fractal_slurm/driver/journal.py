@@ -197,7 +197,7 @@ class Journal:
             words = str(error)
         if words != "ok":
             self._damaged(words)
-        _ = self.record
+        self.record  # noqa: B018 - it notes what can't be read
         self.jobs()
         for _row in self.tasks():
             pass
