@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""fractal-server's jobs on this engine: its runner for ``slurm_sudo`` resources, replaced when the server starts.
+"""Run the jobs of fractal-server on our engine. When the server starts, its runner for ``slurm_sudo`` is replaced.
 
-Nothing of fractal-server is changed on disk. Two ways in:
+No file of fractal-server is changed. There are two ways to switch the engine on:
 
-- ``GUNICORN_CMD_ARGS="--config python:fractal_slurm_server.gunicorn_conf"`` leaves the start command as it is;
-- the app ``fractal_slurm_server.app:app`` in place of ``fractal_server.main:app``.
+- Set ``GUNICORN_CMD_ARGS="--config python:fractal_slurm_server.gunicorn_conf"``, and keep the start command.
+- Start the app ``fractal_slurm_server.app:app`` instead of ``fractal_server.main:app``.
 
-``FRACTAL_SLURM_ENGINE=off`` starts fractal-server with its own runner; ``python -m fractal_slurm_server`` tells whether
-the fractal-server of this Python is supported. Importing this package imports nothing of fractal-server.
+``FRACTAL_SLURM_ENGINE=off`` starts fractal-server with its own runner. ``python -m fractal_slurm_server`` says whether
+the fractal-server of this Python is supported. An import of this package imports nothing of fractal-server.
 """
 
 from .check import SUPPORTED, faults

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m fractal_slurm_server``: whether the fractal-server of this Python is supported. Exits with 0 or 3."""
+"""``python -m fractal_slurm_server`` says whether the fractal-server of this Python is supported: exit code 0 or 3."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import sys
 
 from .check import faults, version
 
-# What fractal-server can't even be imported without. Nothing is connected to here.
+# Variables that fractal-server needs for an import. This program connects to nothing.
 _PLACEHOLDERS = {"POSTGRES_DB": "none", "JWT_SECRET_KEY": "none"}
 
 
 def main() -> int:
-    """Print why it is not, a sentence a line; or that it is."""
+    """Print the reasons why it is not supported, one sentence per line, or print that it is supported.
+
+    Returns:
+        The exit code: 0 if it is supported, else 3.
+    """
     for name, value in _PLACEHOLDERS.items():
         os.environ.setdefault(name, value)
     found = faults()

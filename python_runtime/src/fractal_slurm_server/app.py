@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""fractal-server's app, with its slurm_sudo jobs on the engine: for gunicorn, uvicorn and others."""
+"""The app of fractal-server, with its slurm_sudo jobs on the engine. It is for gunicorn, uvicorn and other servers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Whether the fractal-server of this Python is one that the engine knows: its version, and the shape of what is used.
+"""Check whether the engine supports the fractal-server of this Python: its version, and the code that we use.
 
-A version alone tells little of a server that was patched, and nothing of one to come. So all that the adapter calls,
-replaces or inherits is looked at, too.
+The version alone is not enough, because a server may be patched. So we also check each function and class that the
+adapter calls, replaces or inherits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import re
 from typing import Any
 
-# The first version that is supported, and the first that is not known yet.
+# The first version that is supported, and the first version after these that is not known yet.
 SUPPORTED = ((2, 18), (2, 27))
 
 _RUNNER = "fractal_server.runner.executors.slurm_common.base_slurm_runner"
@@ -25,7 +25,7 @@ _MULTISUBMIT = (
     "base_command", "workflow_task_order", "workflow_task_id", "task_name", "list_parameters", "history_unit_ids",
     "list_task_files", "task_type", "config", "user_id",
 )  # fmt: skip
-# Functions and classes, with the arguments that they are called with, or overridden for.
+# Functions and classes that we call or override, with the arguments that they must have.
 _CALLED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("fractal_server.runner.v2._slurm_sudo", "process_workflow", ("job_id", "resource", "profile")),
     ("fractal_server.runner.executors.slurm_sudo.runner", "SlurmSudoRunner.submit", _SUBMIT),
@@ -52,9 +52,9 @@ _CALLED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("fractal_server.string_tools", "validate_cmd", ("command",)),
     ("fractal_server.zip_tools", "_zip_folder_to_file_and_remove", ("folder",)),
 )  # fmt: skip
-# What accounting records are made of; an argument that is not among them could not be filled in.
+# The arguments of accounting records that we know. We would have no value for any other one.
 _ACCOUNTING = {"user_id", "slurm_job_ids", "fractal_job_id", "resource_id"}
-# Objects of models, with the attributes that are read or set.
+# Models, with the attributes that we read or set.
 _FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("fractal_server.app.models.v2", "HistoryUnit", ("id", "status", "history_run_id", "logfile")),
     ("fractal_server.app.models.v2", "HistoryRun", ("id", "status", "job_id")),
@@ -66,14 +66,14 @@ _CONFIG = (
     "tasks_per_job", "parallel_tasks_per_job", "target_cpus_per_job", "max_cpus_per_job", "target_mem_per_job",
     "max_mem_per_job", "target_num_jobs", "max_num_jobs",
 )  # fmt: skip
-# What newer versions have beside these.
+# Further fields that only newer versions have.
 _NEWER = ("nodes", "needs_gpu", "pre_submission_commands")
 _FILES = ("wftask_subfolder_local", "wftask_subfolder_remote", "log_file_local", "metadiff_file_local",
           "args_file_local", "prefix_component")  # fmt: skip
 
 
 def version() -> str | None:
-    """The version of fractal-server in this Python; None if it is not there."""
+    """Return the version of fractal-server in this Python, or None if it is not installed."""
     try:
         return importlib.metadata.version("fractal-server")
     except importlib.metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ def version() -> str | None:
 
 
 def version_faults() -> list[str]:
-    """Why the version of fractal-server is not supported, in sentences. Imports nothing of it."""
+    """Return sentences that say why the version of fractal-server is not supported. This imports nothing of it."""
     found = version()
     allowed = f"{_words(SUPPORTED[0])} to {SUPPORTED[1][0]}.{SUPPORTED[1][1] - 1} are supported"
     if found is None:
@@ -93,13 +93,16 @@ def version_faults() -> list[str]:
 
 
 def faults() -> list[str]:
-    """Why the fractal-server of this Python can't run its jobs on the engine, in sentences; empty if it can."""
+    """Return sentences that say why this fractal-server can't run its jobs on the engine. Empty if it can."""
     found = version_faults()
     return found or shape_faults()
 
 
 def shape_faults() -> list[str]:
-    """What of fractal-server is not as the adapter knows it. Imports its modules, and connects to nothing."""
+    """Return sentences on each difference between fractal-server's code and what the adapter knows.
+
+    This imports modules of fractal-server. It makes no connection.
+    """
     found: list[str] = []
     for module, name, arguments in _CALLED:
         thing = _find(module, name, found)
@@ -133,7 +136,7 @@ def shape_faults() -> list[str]:
 def _find(module: str, name: str, found: list[str]) -> Any:
     try:
         thing: Any = importlib.import_module(module)
-    except Exception as error:  # its settings may be wrong, too: it says so in its own words
+    except Exception as error:  # for instance, its settings are wrong: show its own message
         words = " ".join(str(error).split())
         sentence = f"fractal-server can't be imported: {type(error).__name__}: {words}"
         if sentence not in found:

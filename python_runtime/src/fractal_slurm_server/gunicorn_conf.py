@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""For gunicorn: ``GUNICORN_CMD_ARGS="--config python:fractal_slurm_server.gunicorn_conf"``. Sets no option."""
+"""A config for gunicorn that sets no option.
+
+Use it with ``GUNICORN_CMD_ARGS="--config python:fractal_slurm_server.gunicorn_conf"``.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +12,5 @@ refuse_old_and_new()
 
 
 def post_fork(server: object, worker: object) -> None:
-    """In each worker, before it loads the app."""
+    """Install the engine. gunicorn calls this in each worker process, before it loads the app."""
     install()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which server process a job of fractal-server's belongs to, so that a later one takes up what a dead one left.
+"""Keep track of which server process a job of fractal-server belongs to.
 
-Each process keeps a lock, on a file that names the jobs that it began. A lock goes with its process, however that ends,
-and a later process that gets hold of it knows that nobody works on these jobs any more.
+So a later process can continue the jobs of an ended one. Each process has a file that lists the jobs that it began, and
+holds a lock on this file. When the process ends for any reason, the kernel frees the lock. If a later process gets the
+lock, nobody works on these jobs any more.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _SUFFIX = ".owner"
 
 @dataclass(frozen=True)
 class Left:
-    """What a process left that is gone.
+    """The jobs that an ended process left.
 
     Attributes:
-        owner: The process, by its own name.
-        jobs: The jobs of fractal-server's that it began.
+        owner: The name of the process.
+        jobs: The ids of the jobs of fractal-server that it began.
         path: Its file.
     """
 
@@ -35,10 +36,10 @@ class Left:
 
 
 class Owner:
-    """This process, as an owner of jobs.
+    """This process as the owner of jobs.
 
     Args:
-        folder: Where the files are; made, private, where it is missing.
+        folder: The folder of the files. If it is missing, a private folder is made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,14 +48,18 @@ class Owner:
         self.folder = folder
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Locked under another name first: nobody may find it without its lock.
+        # The file gets its name only after it is locked. So nobody finds it without a lock.
         draft = folder / f".{self.name}"
         self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         draft.rename(folder / f"{self.name}{_SUFFIX}")
 
     def note(self, job: int) -> None:
-        """This process begins a job."""
+        """Note that this process begins a job.
+
+        Args:
+            job: The id of the job of fractal-server.
+        """
         with self._lock:
             os.write(self._fd, f"{job}\n".encode())
             os.fdatasync(self._fd)
@@ -62,7 +67,14 @@ class Owner:
 
 @contextmanager
 def left(path: Path) -> Iterator[Left | None]:
-    """What the process of a file left, for as long as nobody else takes it up; None while that process lives."""
+    """Lock the file of an ended process, and give the jobs that it left.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The jobs. None if the process is alive, or if another process works on its jobs.
+    """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -74,7 +86,7 @@ def left(path: Path) -> Iterator[Left | None]:
         except BlockingIOError:
             yield None
             return
-        if not path.exists():  # somebody took it up meanwhile
+        if not path.exists():  # another process has finished these jobs meanwhile
             yield None
             return
         words = os.pread(fd, 1 << 24, 0).decode("ascii", "replace").split()
@@ -85,5 +97,5 @@ def left(path: Path) -> Iterator[Left | None]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of all processes, oldest first."""
+    """Return the files of all processes, oldest first."""
     return sorted(folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime if path.exists() else 0.0)

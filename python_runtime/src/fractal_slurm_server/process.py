@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What one server process has of the engine: made when the first job needs it, and once after each fork."""
+"""The engines of one server process. An engine is made when the first job needs it. A forked process makes its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _pid = 0
 
 
 def engine(worker_python: str = "") -> Engine:
-    """The engine of this process, for jobs whose worker runs in this Python unless our settings name one.
+    """Return the engine of this process for a worker Python.
+
+    Args:
+        worker_python: The Python that runs our worker in jobs, unless our settings name one.
 
     Raises:
         SettingsError: Our settings are not valid.
@@ -33,7 +36,7 @@ def engine(worker_python: str = "") -> Engine:
 
 
 def owner() -> Owner:
-    """This process, as an owner of jobs."""
+    """Return this process as the owner of jobs."""
     global _owner
     with _lock:
         _forget_after_fork()
@@ -43,10 +46,13 @@ def owner() -> Owner:
 
 
 def settings(worker_python: str = "") -> Settings:
-    """Our settings, as fractal-server's jobs need them: ``time`` is the job's with it.
+    """Return our settings, changed for jobs of fractal-server: its ``time`` is the time of a job, not of a task.
+
+    Args:
+        worker_python: The Python that runs our worker in jobs, unless our settings name one.
 
     Raises:
-        SettingsError: They are not valid.
+        SettingsError: Our settings are not valid.
     """
     own = load_settings()
     return own.model_copy(
@@ -65,7 +71,7 @@ def _forget_after_fork() -> None:
 
 
 def _leave() -> None:
-    """The process ends: what it could not finish goes on in SLURM, for the next process to take up."""
+    """Leave the running jobs in SLURM at the end of this process. The next process continues them."""
     if _pid == os.getpid():
         for each in _engines.values():
             each.shutdown("leave", timeout=5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""After a restart: bring home what a server process left that is gone, and put the statuses of its jobs right."""
+"""After a restart, collect the results of jobs that an ended server process left, and correct their statuses."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .sheet import FAILED, Desk, Sheet
 
 SUBMITTED = "submitted"
 _TICK_S = 1.0
-# How long the database may be away at the start, in seconds.
+# How many seconds we wait for the database at the start.
 _DATABASE_WAIT_S = 300
 
 logger = logging.getLogger(__name__)
 
 
 def take_up() -> None:
-    """See to what dead processes left, beside all else."""
+    """Continue the jobs of ended processes, in a thread in the background."""
     threading.Thread(target=_take_up_all, name="fractal-slurm take up", daemon=True).start()
 
 
@@ -72,11 +72,11 @@ def _wait_for_database() -> None:
 
 
 def bring_home(found: Left, with_engine: Engine) -> None:
-    """See the runs of a process that is gone to their ends, then put its jobs right.
+    """Drive the runs of an ended process to their ends, then correct its jobs.
 
     Args:
-        found: What it left.
-        with_engine: Drives the runs.
+        found: The jobs that the process left.
+        with_engine: The engine that drives the runs.
     """
     runs: list[tuple[Sheet, Desk, RunHandle]] = []
     for stored in with_engine.stored():
@@ -108,11 +108,11 @@ def bring_home(found: Left, with_engine: Engine) -> None:
 
 
 def close_job(job_id: int, runs: Sequence[tuple[Sheet, Desk]]) -> None:
-    """Put a job right that nobody works on any more, if it is not right yet.
+    """Set a job to failed, if nobody works on it any more and it has no end yet.
 
     Args:
-        job_id: The job.
-        runs: What was brought home of it.
+        job_id: The id of the job of fractal-server.
+        runs: The runs of the job that were collected.
     """
     with next(get_sync_db()) as db:
         job = db.get(JobV2, job_id)

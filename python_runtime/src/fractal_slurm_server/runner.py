@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""fractal-server's runner for slurm_sudo resources, on the engine.
+"""A runner for slurm_sudo resources of fractal-server that uses our engine.
 
-fractal-server stays the authority: it resolves the config of each task, and this runner maps it. What is checked before
-a submission is checked by fractal-server's own code, which this class inherits.
+fractal-server decides: it resolves the config of each task, and this runner passes the values on. The checks before a
+submission are made by fractal-server's own code, which this class inherits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fractal_slurm.api import FractalSlurmError, RunEnd, RunRequest, SlurmConfig
 from .process import engine, owner
 from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
 
-# How often the stop of a job is looked for, and ends are written down, in seconds.
+# Seconds between two looks: whether the job was stopped, and which tasks have ended.
 _TICK_S = 0.3
-# A line that lets fractal-server's own jobs run through our slots: jobs of ours do without.
+# The line that starts the job hook in fractal-server's own jobs. Our jobs do not need it.
 _HOOK = re.compile(r"\.\s+\S*/fractal-job\.sh\s*")
 _MOST_SAID = 100
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineRunner(SlurmSudoRunner):
-    """Runs the tasks of one job of fractal-server's; see :class:`SlurmSudoRunner` for the arguments."""
+    """Runs the tasks of one job of fractal-server. For the arguments see :class:`SlurmSudoRunner`."""
 
     executor_error_log: str | None
 
@@ -48,10 +48,10 @@ class EngineRunner(SlurmSudoRunner):
             owner().note(self.fractal_job_id)
 
     def check_fractal_server_versions(self) -> None:
-        """The nodes need no fractal-server for the engine."""
+        """Check nothing: the engine needs no fractal-server on the nodes."""
 
     def _mkdir_remote_folder(self, folder: str) -> None:
-        """The engine makes what is missing when it makes the folder of a run."""
+        """Make nothing: the engine makes missing folders when it makes the folder of a run."""
 
     def submit(
         self,
@@ -67,7 +67,7 @@ class EngineRunner(SlurmSudoRunner):
         task_type: Any,
         user_id: int,
     ) -> tuple[Any, BaseException | None]:
-        """Run one task; as fractal-server's own."""
+        """Run one task. Arguments and results are those of fractal-server's own runner."""
         self.executor_error_log = None
         try:
             if self.is_shutdown():
@@ -105,7 +105,7 @@ class EngineRunner(SlurmSudoRunner):
         config: Any,
         user_id: int,
     ) -> tuple[dict[int, Any], dict[int, BaseException]]:
-        """Run one task for each parameter set; as fractal-server's own."""
+        """Run one task for each set of parameters. Arguments and results are those of fractal-server's own runner."""
         self.executor_error_log = None
         try:
             if self.is_shutdown():
@@ -165,10 +165,10 @@ class EngineRunner(SlurmSudoRunner):
     def _run(
         self, sheet: Sheet, base_command: str, parameters: Sequence[dict[str, Any]], config: Any, work_dir: str
     ) -> Desk:
-        """Run the tasks of a sheet to their ends.
+        """Run the tasks of a sheet, and wait until all have ended.
 
         Raises:
-            JobExecutionError: They can't be run.
+            JobExecutionError: The tasks can't be run.
             TaskExecutionError: The command is not one that fractal-server allows.
         """
         if not Path(sheet.folder).is_dir():
@@ -232,14 +232,14 @@ class EngineRunner(SlurmSudoRunner):
         account(sheet, job_ids)
 
     def _leave_note(self, sheet: Sheet, run_id: str, job_ids: Sequence[int], said: Sequence[str]) -> None:
-        """What else is to be known of the run, among the logs of the job."""
+        """Write a file with the run's id, its SLURM jobs and its messages, beside the logs of the job."""
         name = "par-engine.txt" if sheet.is_multisubmit else "non_par-engine.txt"
         lines = [f"run: {run_id}", f"SLURM jobs: {' '.join(map(str, job_ids)) or 'none'}", *said]
         (Path(sheet.folder) / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
-    """Leave an accounting record, with what this version of fractal-server has in one."""
+    """Write an accounting record, with the fields that this version of fractal-server has."""
     known = {
         "user_id": sheet.user,
         "slurm_job_ids": list(job_ids),
@@ -251,7 +251,7 @@ def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
 
 
 def map_config(config: Any, *, task_name: str) -> SlurmConfig:
-    """fractal-server's resolved config, as the engine has it: each value as it is."""
+    """Return fractal-server's resolved config in the form of the engine. The values are not changed."""
     values = config.model_dump()
     values["extra_lines"] = [line for line in values["extra_lines"] if line.strip() and not _HOOK.fullmatch(line)]
     values["job_name"] = values.get("job_name") or task_name.replace(" ", "_")
@@ -267,6 +267,6 @@ def _note(said: list[str], words: str) -> None:
 
 
 def _job_of(folder: Path) -> int | None:
-    """The id of fractal-server's job, where its runner is not told it: by the name of its folder."""
+    """Return the id of fractal-server's job from the name of its folder. Older versions do not pass the id."""
     match = re.search(r"_job_([0-9]{1,12})_", folder.name)
     return int(match[1]) if match else None

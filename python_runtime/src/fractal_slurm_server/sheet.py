@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One submission of fractal-server's: what it consists of, as a label of the engine's run, and how its tasks ended.
+"""One submission of fractal-server: its data, which is a label of the engine's run, and the results of its tasks.
 
-All that is written here looks as fractal-server's own runner leaves it: logs, metadiff files, statuses, errors. The
-same code serves a run that its workflow waits for, and one that a dead process left.
+Logs, metadiff files, statuses and errors have the same form as from fractal-server's own runner. The same code handles
+a run whose workflow waits for it, and a run that an ended process left.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from fractal_slurm.api import ClusterError, RunHandle, TaskEnd
 LABEL = "fractal-server"
 DONE, FAILED = "done", "failed"
 SHUTDOWN_MESSAGE = "Failed due to job-execution shutdown."
-# As many rows as fractal-server changes with one statement.
+# Number of rows to change with one statement, as in fractal-server.
 _ROWS = 2_000
-# Of a longer log, an error says the length alone; all of it is in its file.
+# If a log has more characters, an error shows only its length. The file has the whole log.
 _MOST_SHOWN = 100_000
 
-# What our worker says of a task that it could not start.
+# The message of our worker on a task that it could not start.
 _CANNOT_START = re.compile(r"(\S+) can't be started: .*", re.DOTALL)
 
 logger = logging.getLogger(__name__)
@@ -42,18 +42,18 @@ class Sheet:
     """One submission.
 
     Attributes:
-        owner: The server process that it belongs to.
-        job: The job of fractal-server's; None in its tests.
-        resource: The resource.
-        user: Who pays, by fractal-server's id.
-        task_type: Such as ``parallel``.
-        is_multisubmit: Whether it is one of many tasks.
-        order: The place of the task in its workflow.
-        task: The task's id.
-        task_name: Its name.
-        folder: The folder of its files, on the server.
-        stems: The beginning of the names of the files of each task.
-        units: The history unit of each task.
+        owner: The name of the server process that it belongs to.
+        job: The id of the job of fractal-server. None in fractal-server's tests.
+        resource: The id of the resource.
+        user: The id of the user in fractal-server, for accounting.
+        task_type: The type of the task, such as ``parallel``.
+        is_multisubmit: Whether the submission may have many tasks.
+        order: The position of the task in its workflow.
+        task: The id of the task in its workflow.
+        task_name: The name of the task.
+        folder: The folder of the files, on the server.
+        stems: For each task, the beginning of the names of its files.
+        units: For each task, the id of its history unit.
     """
 
     owner: str
@@ -70,33 +70,38 @@ class Sheet:
     units: Sequence[int] = field(default_factory=list)
 
     def label(self) -> dict[str, Any]:
-        """The sheet, as labels of a run have it."""
+        """Return the sheet as labels of a run."""
         return {LABEL: asdict(self)}
 
     @classmethod
     def of(cls, labels: Mapping[str, Any]) -> Sheet | None:
-        """The sheet of a run, if it is one of fractal-server's."""
+        """Return the sheet of a run, or None if the run is not one of fractal-server."""
         try:
             return cls(**labels[LABEL])
         except (KeyError, TypeError):
             return None
 
     def file(self, index: int, what: str) -> Path:
-        """A file of a task: ``args.json``, ``log.txt`` or ``metadiff.json``."""
+        """Return the path of a file of a task.
+
+        Args:
+            index: The number of the task in this submission.
+            what: ``args.json``, ``log.txt`` or ``metadiff.json``.
+        """
         return Path(self.folder) / f"{self.stems[index]}-{what}"
 
     def is_ours_to_set(self, state: str) -> bool:
-        """Whether the runner sets this status of a unit; that of compound tasks is left to its caller."""
+        """Return whether the runner sets this status of a unit. For compound tasks its caller sets most of them."""
         is_compound = self.task_type.endswith("compound")
         return not is_compound if self.is_multisubmit else (state == FAILED or not is_compound)
 
 
 class Desk:
-    """Takes the ends of a run's tasks as they come, and writes them down in handfuls.
+    """Receives the results of tasks one by one, and writes several of them at a time.
 
     Args:
         sheet: The submission.
-        is_alone: Whether no workflow waits for it: then all statuses are set here.
+        is_alone: Whether no workflow waits for the run. If so, all statuses are set here.
     """
 
     def __init__(self, sheet: Sheet, *, is_alone: bool = False) -> None:
@@ -107,11 +112,11 @@ class Desk:
         self._ends: SimpleQueue[TaskEnd] = SimpleQueue()
 
     def take(self, end: TaskEnd) -> None:
-        """A task ended."""
+        """Receive the result of a task."""
         self._ends.put(end)
 
     def write_down(self, handle: RunHandle, *, is_stopped: bool) -> None:
-        """Write down what ended since the last time: files first, then statuses.
+        """Write the results since the last call: first the files, then the statuses.
 
         Args:
             handle: The run.
@@ -155,7 +160,7 @@ class Desk:
             return {end.index: end.log_tail.encode() for end in ends if end.log_bytes}
 
     def _error(self, end: TaskEnd, log: bytes, *, is_stopped: bool) -> Any:
-        """What fractal-server's own runner would raise, in its words where it has any."""
+        """Return the error that fractal-server's own runner would raise, with the same words if it has any."""
         if end.exit_code is None and is_stopped:
             return JobExecutionError(SHUTDOWN_MESSAGE)
         if end.state == "not_run":
@@ -188,7 +193,7 @@ def set_statuses(units: Sequence[int], status: str, *, has_warnings: bool | None
     Args:
         units: Their ids.
         status: ``done`` or ``failed``.
-        has_warnings: Whether their logs have warnings; None to leave that as it is.
+        has_warnings: Whether their logs have warnings. None does not change this value.
     """
     values: dict[str, Any] = {"status": status}
     if has_warnings is not None and hasattr(HistoryUnit, "has_warnings"):  # since fractal-server 2.23

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Put the engine in the place of fractal-server's own runner, when the server's process starts."""
+"""Replace fractal-server's own runner by the engine, when the server process starts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import os
 from .check import faults, version, version_faults
 
 ENGINE_VARIABLE = "FRACTAL_SLURM_ENGINE"
-# on: the engine, or no server. if-supported: else fractal-server's own runner. off: that one in any case.
+# on: use the engine; if the server is not supported, it does not start. if-supported: use the engine if possible, else
+# fractal-server's own runner. off: always use fractal-server's own runner.
 MODES = ("on", "if-supported", "off")
 
-# One of gunicorn's own, so that it is in the server's log from the first second on.
+# A logger of gunicorn: its messages are in the server's log from the start.
 logger = logging.getLogger("gunicorn.error")
 
 
@@ -21,10 +22,10 @@ class NotSupported(RuntimeError):
 
 
 def mode() -> str:
-    """What FRACTAL_SLURM_ENGINE says.
+    """Return the mode that FRACTAL_SLURM_ENGINE sets: one of :data:`MODES`.
 
     Raises:
-        NotSupported: It has another value than it may have.
+        NotSupported: The variable has a value that is not allowed.
     """
     value = os.environ.get(ENGINE_VARIABLE, "on").strip().lower() or "on"
     if value not in MODES:
@@ -33,23 +34,23 @@ def mode() -> str:
 
 
 def refuse_old_and_new() -> None:
-    """Refuse to start where the version alone tells that it is not supported. Imports nothing of fractal-server.
+    """Refuse to start if the version of fractal-server is not supported. This imports nothing of fractal-server.
 
     Raises:
-        NotSupported: It is not, and the administrator did not allow fractal-server's own runner.
+        NotSupported: The version is not supported, and fractal-server's own runner is not allowed.
     """
     if mode() == "on" and (found := version_faults()):
         raise NotSupported(_refusal(found))
 
 
 def install() -> bool:
-    """Let the slurm_sudo jobs of this process run on the engine, and take up what an earlier process left.
+    """Run the slurm_sudo jobs of this process on the engine. Continue the jobs that an earlier process left.
 
     Returns:
-        Whether they do; False where fractal-server's own runner stays, since the administrator said so.
+        True if the jobs run on the engine. False if they run on fractal-server's own runner, as the mode allows.
 
     Raises:
-        NotSupported: This fractal-server is not supported, and its own runner was not allowed.
+        NotSupported: This fractal-server is not supported, and its own runner is not allowed.
     """
     wanted = mode()
     if wanted == "off":

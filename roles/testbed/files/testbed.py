@@ -47,7 +47,7 @@ USER_COMMENT = "fractal.slurm testbed"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNIT_FOLDER = Path("/etc/systemd/system")
 
-# Package -> what it must bring. Debian's mariadb-server-core has the server without a service or a user of its own.
+# Package -> the program that it must have. mariadb-server-core of Debian has the server, but no service and no user.
 PACKAGES = {
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -64,7 +64,7 @@ COMMANDS = (
     "sacct", "sacctmgr", "salloc", "sbatch", "scancel", "scontrol", "sdiag", "sinfo", "squeue", "srun", "sstat",
 )  # fmt: skip
 
-# Quick to react, and sturdy on a machine without cgroups.
+# Options for a cluster that reacts at once, and that works on a machine without cgroups.
 SLURM_CONF = {
     "SlurmUser": "slurm",
     "SlurmdUser": "root",
@@ -107,7 +107,7 @@ PARTITIONS = {
 
 
 class TestbedError(Exception):
-    """The testbed can't do what was asked; `messages` has one sentence for each reason."""
+    """The testbed can't do what was asked. `messages` has one sentence for each reason."""
 
     def __init__(self, *messages: str, exit_code: int = 1) -> None:
         super().__init__("\n".join(messages))
@@ -117,14 +117,14 @@ class TestbedError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the testbed is to be. Kept in BASE/settings.json, so that later calls need only the base folder."""
+    """The settings of the testbed. They are saved in BASE/settings.json, so that later calls need only the folder."""
 
     base: str = DEFAULT_BASE
-    """Folder for everything: root's, and reachable for the users."""
+    """The folder for everything. It belongs to root, and all users can enter it."""
     name: str = "local"
     """SLURM's ClusterName, and part of the names of systemd units."""
     port: int = 26800
-    """First of the ports: slurmctld here, slurmdbd one on, MariaDB two on, the nodes from eleven on."""
+    """The first port. It is for slurmctld; port+1 is for slurmdbd, port+2 for MariaDB, port+11 and up for the nodes."""
     nodes: int = 4
     """Logical nodes n1, n2 ... on this machine, each with a slurmd."""
     cpus: int = 4
@@ -132,23 +132,23 @@ class Settings:
     memory_mb: int = 8000
     """Memory of each node in MB, as SLURM counts it."""
     partitions: dict[str, dict[str, str]] = field(default_factory=lambda: PARTITIONS)
-    """Partition -> its options in slurm.conf's own terms."""
+    """Partition -> its options, as in slurm.conf."""
     slurm_conf: dict[str, str] = field(default_factory=dict)
-    """Options of slurm.conf to set otherwise, or in addition; null takes one out."""
+    """Options of slurm.conf to change or to add. The value null removes an option."""
     node_conf: dict[str, str] = field(default_factory=dict)
-    """Options of slurm.conf's NodeName line to add, for all nodes: Feature, Gres."""
+    """Options to add to the NodeName line of slurm.conf, for all nodes, such as Feature or Gres."""
     conf_files: dict[str, str] = field(default_factory=dict)
-    """Further files beside slurm.conf -> their content (gres.conf)."""
+    """Further files beside slurm.conf, such as gres.conf -> their content."""
     accounting: bool = False
     """Run slurmdbd and a MariaDB as well."""
     accounts: dict[str, list[str]] = field(default_factory=dict)
-    """With accounting: account -> the users associated with it."""
+    """Account -> the users that are associated with it. This needs accounting."""
     groups: list[str] = field(default_factory=list)
     """Groups to make on this machine."""
     users: dict[str, list[str]] = field(default_factory=dict)
-    """Users to make on this machine, with a home in BASE/home -> the groups they join."""
+    """Users to make on this machine -> the groups that they join. Their homes are in BASE/home."""
     install_packages: bool = True
-    """Install what is missing with apt-get; otherwise say what is missing."""
+    """Whether to install missing packages with apt-get. If not, a message says what is missing."""
 
     def __post_init__(self) -> None:
         faults = [f"{name}: {words}" for name, words in self._faults()]
@@ -193,7 +193,7 @@ class Settings:
 
 
 def read_settings(text: str | None, base: str | None) -> Settings:
-    """Settings from JSON text or `@FILE`, or else those that BASE was last started with.
+    """Read the settings from JSON text or `@FILE`. Without these, read the settings of the last start in BASE.
 
     Raises TestbedError for unreadable JSON, unknown names and bad values.
     """
@@ -226,7 +226,7 @@ def find_program(name: str) -> str | None:
 def run(
     argv: Sequence[str], *, timeout: float = 60, check: bool = True, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command without a shell and capture what it prints; a failure is a TestbedError with its words."""
+    """Run a command without a shell and capture its output. If it fails, raise a TestbedError with its message."""
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL, **options
@@ -240,7 +240,7 @@ def run(
 
 
 def exists(lookup: Callable[[str], Any], name: str) -> bool:
-    """Whether the user (pwd.getpwnam) or group (grp.getgrnam) is known to this machine."""
+    """Return whether this machine knows a user (pwd.getpwnam) or a group (grp.getgrnam)."""
     try:
         lookup(name)
     except KeyError:
@@ -249,9 +249,9 @@ def exists(lookup: Callable[[str], Any], name: str) -> bool:
 
 
 def loopback_address() -> tuple[str, bool]:
-    """A loopback address for SLURM, and whether SLURM can be kept to it.
+    """Return a loopback address for SLURM, and whether SLURM can listen on this address only.
 
-    Its daemons listen either everywhere or on the address of the machine's own name.
+    SLURM's daemons listen either on all addresses, or on the address of the machine's own name.
     """
     with contextlib.suppress(OSError):
         own = socket.gethostbyname(socket.gethostname())
@@ -266,7 +266,7 @@ def has_systemd() -> bool:
 
 @contextlib.contextmanager
 def machine_lock() -> Iterator[None]:
-    """One testbed at a time changes packages and users. The folder itself is locked, so that no file is left behind."""
+    """Let only one testbed at a time change packages and users. This locks a folder, so that no lock file remains."""
     handle = os.open("/run/lock", os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -288,7 +288,7 @@ POLICY_TEXT = "#!/bin/sh\n# Of the fractal.slurm testbed, while it installs: no 
 
 
 def is_our_policy() -> bool:
-    """Whether a testbed wrote the policy. One is left where a testbed was killed while it installed."""
+    """Return whether a testbed wrote the policy file. It remains if a testbed was killed during an installation."""
     with contextlib.suppress(OSError):
         return POLICY.read_text("utf-8", errors="replace") == POLICY_TEXT
     return False
@@ -296,7 +296,7 @@ def is_our_policy() -> bool:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let what asks us to end wait until the block is done: half an installation would harm the machine."""
+    """Hold signals that would end us until the block is done. An incomplete installation would harm the machine."""
     came: list[int] = []
     asking = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in asking}
@@ -311,7 +311,7 @@ def signals_wait() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_daemon_starts() -> Iterator[None]:
-    """Keep packages from starting their daemons. A policy of others stays; one that a killed testbed left is ours."""
+    """Prevent packages from starting their daemons, by a policy file. If there is one that is not ours, keep that."""
     theirs = os.path.lexists(POLICY) and not is_our_policy()
     if not theirs:
         write_file(POLICY, POLICY_TEXT, 0o755, "root")
@@ -323,18 +323,18 @@ def no_daemon_starts() -> Iterator[None]:
 
 
 def install_packages(packages: Sequence[str]) -> list[str]:
-    """Install with apt-get and let no daemon of theirs start; return the packages that were new."""
+    """Install packages with apt-get, without a start of their daemons. Return the packages that are new."""
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=900", "-qq", "-y"]
     install = [*apt, "--no-install-recommends", "install", *packages]
-    # a session of its own: Ctrl-C in a terminal does not end it half-way
+    # apt-get runs in its own session, so Ctrl-C in a terminal does not stop it half-way
     options: dict[str, Any] = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "start_new_session": True}
     before = installed_packages()
     with signals_wait(), no_daemon_starts():
         if run(install, timeout=1200, check=False, **options).returncode != 0:
-            run([*apt, "update"], timeout=600, **options)  # the lists were missing or old
+            run([*apt, "update"], timeout=600, **options)  # the lists of packages may be missing or old
             run(install, timeout=1200, **options)
     new = sorted(installed_packages() - before)
-    if has_systemd():  # nor shall they start with the next boot
+    if has_systemd():  # the daemons must not start at the next boot either
         for service in ("munge", "slurmctld", "slurmd", "slurmdbd"):
             if service in new:
                 run(["systemctl", "disable", "--quiet", f"{service}.service"])
@@ -350,7 +350,7 @@ def installed_packages() -> set[str]:
 
 @dataclass(frozen=True)
 class Daemon:
-    """One daemon of the testbed: how it is called, where it logs, what it listens on."""
+    """One daemon of the testbed: its name, command, log file, user and port."""
 
     name: str
     argv: list[str]
@@ -379,7 +379,7 @@ class Testbed:
 
     @property
     def daemons(self) -> list[Daemon]:
-        """All daemons in the order in which they start."""
+        """Return all daemons, in the order in which they start."""
         base, port, log = self.base, self.settings.port, self.base / "log"
         munge = base / "munge"
         every = [
@@ -422,7 +422,7 @@ class Testbed:
         return every
 
     def files(self) -> dict[Path, tuple[str, int, str]]:
-        """The files to write -> content, mode and owner."""
+        """Return the files to write, each with content, mode and owner."""
         base = self.base
         written = {
             base / "settings.json": (json.dumps(asdict(self.settings), indent=2) + "\n", 0o644, "root"),
@@ -433,7 +433,7 @@ class Testbed:
             ),
         }  # fmt: skip
         for command in COMMANDS:
-            # sudo drops SLURM_CONF, so each command sets it for itself
+            # sudo removes SLURM_CONF, so each command sets it itself
             real = find_program(command) or f"/usr/bin/{command}"
             text = f'#!/bin/sh\nSLURM_CONF={self.conf}\nexport SLURM_CONF\nexec {real} "$@"\n'
             written[base / "bin" / command] = (text, 0o755, "root")
@@ -463,9 +463,9 @@ class Testbed:
             **SLURM_CONF,
         }
         if loopback_only:
-            # NoInAddrAny binds srun, too, to the address of the machine's name. A step answers to where srun's call
-            # came from, and on the loopback that is 127.0.0.1: no step would start where the name has another
-            # (Debian writes 127.0.1.1).
+            # NoInAddrAny also binds srun to the address of the machine's name. A job step answers to the address from
+            # which srun called. On loopback this is 127.0.0.1. So no step would start if the name has another address
+            # (127.0.1.1 on Debian).
             options["CommunicationParameters"] = (
                 "NoInAddrAny,NoCtldInAddrAny" if address == "127.0.0.1" else "NoCtldInAddrAny"
             )
@@ -490,8 +490,8 @@ class Testbed:
         return "\n".join(["# Written by the fractal.slurm testbed; changed by its next start.", *lines, ""])
 
     def _cgroup_conf(self) -> str:
-        # slurmd loads a cgroup plugin though nothing uses one. Before 23.11 there was no way to say "none", and v1
-        # is the one that starts everywhere, with no cgroup mounted at all too.
+        # slurmd always loads a cgroup plugin, although we need none. Before 23.11 it could not be disabled. The plugin
+        # for v1 starts on every machine, even if no cgroup is mounted.
         return f"CgroupPlugin={'disabled' if slurm_version() >= (23, 11) else 'cgroup/v1'}\n"
 
     def _slurmdbd_conf(self) -> str:
@@ -524,13 +524,13 @@ class Testbed:
         return f"fractal-slurm-testbed-{self.settings.name}-{daemon.name}.service"
 
     def _argv(self, daemon: Daemon) -> list[str]:
-        """How a daemon is started: by a link of the testbed's own, so that its command line tells whose it is."""
+        """Return the command line of a daemon. It uses a link in BASE, so that we can recognize our processes."""
         return [str(self.base / "sbin" / daemon.argv[0]), *daemon.argv[1:]]
 
     def _unit_text(self, daemon: Daemon) -> str:
         argv = self._argv(daemon)
         environment = "".join(f"Environment={key}={value}\n" for key, value in self.environment.items())
-        # KillMode=process: jobs are cancelled first, and slurmstepd shall end in its own way.
+        # KillMode=process, because jobs are cancelled first, and slurmstepd must end by itself.
         return (
             f"[Unit]\nDescription={daemon.name} of the fractal.slurm testbed in {self.base}\n\n"
             f"[Service]\n{environment}User={daemon.user}\nExecStart={' '.join(argv)}\n"
@@ -540,20 +540,20 @@ class Testbed:
     # --- what is there
 
     def made(self) -> dict[str, list[str]]:
-        """What earlier starts made on this machine outside BASE: packages, groups, users."""
+        """Return what earlier starts made outside of BASE: packages, groups and users."""
         with contextlib.suppress(OSError, ValueError):
             made: dict[str, list[str]] = json.loads(self.made_file.read_text("utf-8"))
             return made
         return {"packages": [], "groups": [], "users": []}
 
     def remember(self, kind: str, names: Sequence[str]) -> None:
-        """Note what is about to be made, before it is, so that an interrupted start is cleaned up too."""
+        """Write down what will be made, before it is made. So `remove` also works after an interrupted start."""
         made = self.made()
         made[kind] = sorted({*made[kind], *names})
         write_file(self.made_file, json.dumps(made, indent=2) + "\n", 0o644, "root")
 
     def processes(self) -> dict[int, str]:
-        """The testbed's processes by their mark: pid -> command name; zombies, which have no command line, left out."""
+        """Return the testbed's processes (pid -> name of the command), found by their mark. Zombies are left out."""
         mark = f"{MARK}={self.base}".encode()
         unit = f"/fractal-slurm-testbed-{self.settings.name}-".encode() if has_systemd() else None
         path = f"{self.base}/sbin/".encode()
@@ -571,7 +571,7 @@ class Testbed:
         return found
 
     def running(self) -> bool:
-        """Whether as many of each daemon run as should."""
+        """Return whether all daemons run."""
         names = list(self.processes().values())
         wanted = [daemon.argv[0] for daemon in self.daemons]
         return all(names.count(name) >= wanted.count(name) for name in set(wanted))
@@ -592,7 +592,7 @@ class Testbed:
     # --- start
 
     def problems(self) -> Iterator[str]:
-        """Why it can't be started here; looked at before anything is changed."""
+        """Yield the reasons why the testbed can't start here. This is called before anything is changed."""
         if os.geteuid() != 0:
             yield "must run as root: it starts daemons and makes users."
         if self.missing_packages() and not find_program("apt-get"):
@@ -644,7 +644,7 @@ class Testbed:
         return [package for package, program in wanted.items() if not find_program(program)]
 
     def plan(self) -> list[str]:
-        """What start would do, in words; nothing where all is as it should be."""
+        """Return what start would do, in words. The list is empty if there is nothing to do."""
         if problems := list(self.problems()):
             raise TestbedError(*problems, exit_code=2)
         actions = []
@@ -657,7 +657,7 @@ class Testbed:
             else:
                 absent = [name for name in groups if user not in grp.getgrnam(name).gr_mem]
                 actions += [f"add user {user} to group {name}" for name in absent]
-        # Without the packages the paths of programs are not known yet, so nothing is said of files.
+        # Before the packages are installed, the paths of programs are not known. So the files are not listed.
         changed = [str(path) for path in self._changed_files()] if not packages else [str(self.base)]
         actions += [f"write {path}" for path in changed]
         if changed or not self.running():
@@ -672,7 +672,7 @@ class Testbed:
         ]
 
     def start(self, *, check: bool = False) -> list[str]:
-        """Bring the machine to the plan; return what was (or, with `check`, would be) done."""
+        """Do what :meth:`plan` says. Return what was done, or with `check` what would be done."""
         actions = self.plan()
         if check or not actions:
             return actions
@@ -785,8 +785,8 @@ class Testbed:
         if (folder / "mysql").is_dir():
             return
         make_folder(folder, "slurm", 0o700)
-        # A new database gives the cluster an id, and slurmctld stops where its state holds another: since SLURM 24.05
-        # it makes one up where there is no accounting.
+        # A new database gives the cluster an id. slurmctld stops if its state has another id. Since SLURM 24.05 it
+        # makes an id by itself if there is no accounting.
         (self.base / "state/clustername").unlink(missing_ok=True)
         installer = find_program("mariadb-install-db") or "mariadb-install-db"
         run([installer, "--no-defaults", "--user=slurm", f"--datadir={folder}",
@@ -822,7 +822,7 @@ class Testbed:
     # --- stop and remove
 
     def stop(self, *, check: bool = False) -> list[str]:
-        """Cancel all jobs and end the daemons; return what was (or, with `check`, would be) done."""
+        """Cancel all jobs and end the daemons. Return what was done, or with `check` what would be done."""
         if not self.processes():
             return []
         actions = ["stop the daemons"]
@@ -835,11 +835,11 @@ class Testbed:
                 if units:
                     run(["systemctl", "stop", *units], timeout=120)
             self._end({pid for pid, name in self.processes().items() if name in names})
-        self._end(set(self.processes()))  # what is left: slurmstepd
+        self._end(set(self.processes()))  # the rest: slurmstepd
         return actions
 
     def _cancel_jobs(self) -> None:
-        """Cancel first: slurmstepd and the tasks outlive slurmd, and slurmstepd ignores SIGTERM."""
+        """Cancel all jobs. slurmstepd and the tasks would go on without slurmd, and slurmstepd ignores SIGTERM."""
         with contextlib.suppress(TestbedError):
             if jobs := self.command("squeue", "-h", "-o", "%A", timeout=20).stdout.split():
                 self.command("scancel", *jobs, check=False, timeout=20)
@@ -854,13 +854,13 @@ class Testbed:
                 wait_until(lambda: not pids & set(self.processes()), "the end of the daemons", 10)
 
     def remove(self, *, check: bool = False) -> list[str]:
-        """Stop, and take away all that start made except the distribution's packages; return what was done."""
+        """Stop, and remove all that start made, except packages. Return what was done, or with `check` would be."""
         if not self.base.exists():
             return []
         if not self.made_file.exists():
             raise TestbedError(f"{self.base} is no testbed (it has no made.json); nothing was removed.", exit_code=2)
         made = self.made()
-        # Somebody may have deleted a user of ours and made one of the same name: the comment tells.
+        # Somebody may have deleted our user and made another one of the same name. Our users have a comment.
         users = [
             name for name in made["users"] if exists(pwd.getpwnam, name) and pwd.getpwnam(name).pw_gecos == USER_COMMENT
         ]
@@ -890,7 +890,7 @@ class Testbed:
 
     @staticmethod
     def _end_processes_of(uid: int) -> None:
-        """End what a user of ours left running, or the account can't be deleted."""
+        """End the processes of a user that we made. Without this, the account can't be deleted."""
         for entry in Path("/proc").iterdir():
             if entry.name.isascii() and entry.name.isdigit():
                 with contextlib.suppress(OSError):
@@ -899,7 +899,7 @@ class Testbed:
 
 
 def slurm_version() -> tuple[int, int]:
-    """(year, month) of the SLURM installed, or (0, 0) where there is none."""
+    """Return the version of the installed SLURM as (year, month), or (0, 0) if there is none."""
     program = find_program("slurmctld")
     found = re.search(r"([0-9]+)\.([0-9]+)", run([program, "-V"]).stdout) if program else None
     return (int(found[1]), int(found[2])) if found else (0, 0)
@@ -922,7 +922,7 @@ def make_folder(path: Path, owner: str = "root", mode: int = 0o755) -> None:
 
 
 def write_file(path: Path, text: str, mode: int, owner: str) -> None:
-    """Write at once or not at all, and never readable for more than `mode` says."""
+    """Write a file completely or not at all. At no time can others do more with it than `mode` allows."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as handle:
@@ -948,7 +948,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", metavar="DIR", help=f"the folder (default: {DEFAULT_BASE})")
     parser.add_argument("--check", action="store_true", help="say what would be done, and change nothing")
     given = parser.parse_args(arguments)
-    os.umask(0o022)  # nothing that is made is ever open to others, whatever the caller's umask
+    os.umask(0o022)  # others can't write in what we make, whatever the caller's umask is
     try:
         testbed = Testbed(read_settings(given.settings, given.base))
         if given.action == "status":

@@ -63,7 +63,7 @@ class Steps(Starts):
         """Give a task to the slot worker in the slot's job step. Start the job step if there is none.
 
         Raises:
-            OSError: As of :meth:`.starts.Starts.start`.
+            OSError: See :meth:`.loop.Starts.start`.
         """
         self._write_todo(slot, {"words": words, "log": slot.log_path})
         slot.handed_over = slot.began
