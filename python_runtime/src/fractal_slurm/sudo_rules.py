@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What sudo lets the service account do: which commands, in which forms, as whom.
+"""The commands that the service account may run through sudo, their arguments, and the users that it may run them as.
 
-The role ``fractal.slurm.sudoers`` grants just that. Its modules run on hosts that have no runtime yet, and have the
-same rules in ``plugins/module_utils/sudo_rules.py``; a test holds that the two agree.
+The role ``fractal.slurm.sudoers`` allows exactly these. Its modules run on hosts that may have no runtime yet. So they
+have the same rules in ``plugins/module_utils/sudo_rules.py``. A test checks that the two are the same.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CMND_ALIAS = "FRACTAL_CMD"
 
 
 class Form(NamedTuple):
-    """How a command is called.
+    """One allowed form of a command.
 
     Attributes:
-        command: Its name.
+        command: The name of the command.
         words: Its first arguments.
-        rest: What the others are: "" for none, "ids" for ids of jobs, "below" for paths below a work folder, "work" for
-            such paths or work folders.
-        optional: Words that may stand before the first ones.
+        rest: The kind of its other arguments: "" for none, "ids" for job ids, "below" for paths below a work folder,
+            "work" for such paths and for work folders.
+        optional: Arguments that may come before ``words``.
     """
 
     command: str
@@ -36,37 +36,40 @@ class Form(NamedTuple):
     optional: tuple[str, ...] = ()
 
 
-# The one list. sbatch reads its script from standard input.
+# All allowed forms. sbatch reads its script from standard input.
 FORMS = (
     Form("sbatch", ("--parsable",)),
     Form("scancel", (), "ids"),
     Form("cat", ("--",), "below"),
     Form("ls", ("--",), "below"),
-    # What is missing above a run's folder, the work folder itself included; the folder; names in it.
+    # The first form makes missing folders above a run's folder, the work folder included. The second one makes the
+    # run's folder and names in it.
     Form("mkdir", ("-p", "-m", "700", "--"), "work"),
     Form("mkdir", ("--",), "below", ("-m", "700")),
 )
 COMMANDS = tuple(dict.fromkeys(form.command for form in FORMS))
 
-# What Unix and directory services have: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$. Left out: a number,
-# which SLURM reads as a uid, and what sudo reads as something else. The role fractal.slurm.sudoers has the same rule.
+# User names of Unix and of directory services: anna, anna@site.org, SITE\anna, SITE+anna, 1anna, host$. A number is not
+# allowed, because SLURM reads it as a uid. Names with another meaning for sudo are not allowed either. The role
+# fractal.slurm.sudoers has the same rule.
 _USER_NAME = re.compile(
     r"(?!.*\\\\)(?![0-9]+\$?$)[A-Za-z0-9_](?:[A-Za-z0-9_.@\\+-]*[A-Za-z0-9_.@+-])?\$?",
 )
 _MAX_USER_NAME = 255
-# A path that cat, ls and mkdir may be given, as the hardened rules allow it: no blank, no name with a leading dot but
-# that of fractal-server's folder (others, such as .ssh, are nobody's business). Homes of a directory service may be
-# called user@domain.
+# A path that cat, ls and mkdir may get, as in the hardened rules. It has no blank. A name with a leading dot, such as
+# .ssh, is not allowed, except that of fractal-server's folder. The home of a user of a directory service may be called
+# user@domain.
 _SAFE_NAME = r"(\.fractal_cache|[A-Za-z0-9_][A-Za-z0-9_.@+-]*)"
 _SAFE_PATH = re.compile(rf"(/{_SAFE_NAME})+")
 _JOB_ID = re.compile(r"[0-9]{1,10}")
 
 
 def check_user_name(name: str) -> str:
-    """Accept the name of a user, as sudo and SLURM take it, those of directory services among them.
+    """Accept a user name that sudo and SLURM accept. Names of directory services are allowed.
 
     Raises:
-        FractalSlurmError: The text is no such name: ``#uid``, a number, or a name with blanks or quotes, for instance.
+        FractalSlurmError: The name is not allowed: ``#uid``, a number, root, or a name with blanks or quotes, for
+            instance.
     """
     if not _USER_NAME.fullmatch(name) or len(name) > _MAX_USER_NAME or name in ("root", "ALL"):
         raise FractalSlurmError(f"{name!r} is not allowed as a user to impersonate: give the name of an ordinary user")
@@ -74,10 +77,10 @@ def check_user_name(name: str) -> str:
 
 
 def check_path(path: str | Path, what: str) -> str:
-    """Accept an absolute path of plain names, which every rule of the sudoers role allows.
+    """Accept an absolute path of plain names. The rules of the sudoers role allow such paths.
 
     Raises:
-        FractalSlurmError: It is relative, or has ``..``, a name that begins with a dot other than
+        FractalSlurmError: The path is relative, or has ``..``, or a name with a leading dot other than
             ``.fractal_cache``, or a character other than letters, digits, ``_``, ``.``, ``@``, ``+`` and ``-``.
     """
     if not _SAFE_PATH.fullmatch(str(path)):
@@ -89,19 +92,19 @@ def check_path(path: str | Path, what: str) -> str:
 
 
 def clean_path(path: str, what: str) -> str:
-    """A path of plain names as :func:`check_path` takes it, without slashes that mean nothing.
+    """Remove double slashes and a slash at the end from a path. Accept it as :func:`check_path` does.
 
     Raises:
-        FractalSlurmError: As there.
+        FractalSlurmError: See :func:`check_path`.
     """
     return check_path(re.sub("/+", "/", path).rstrip("/") or path, what)
 
 
 def check_form(command: str, arguments: Sequence[str]) -> None:
-    """Accept the arguments of a command, if it may be called so as another user.
+    """Accept a command and its arguments, if they have one of the allowed :data:`FORMS`.
 
     Raises:
-        FractalSlurmError: No form of ours is like that.
+        FractalSlurmError: The command is not allowed, or not with these arguments.
     """
     if not any(_fits(form, arguments) for form in FORMS if form.command == command):
         allowed = "; ".join(" ".join((*form.words, form.rest)) for form in FORMS if form.command == command)
@@ -120,22 +123,22 @@ def _fits(form: Form, arguments: Sequence[str]) -> bool:
 
 
 def question(command: str) -> list[str]:
-    """Arguments to ask sudo about a command with, where no work folder is known; none where paths are among them."""
+    """Return arguments for a question to sudo whether a command is allowed. Empty if the command needs paths."""
     form = next(form for form in FORMS if form.command == command)
     return {"": list(form.words), "ids": [*form.words, "1"]}.get(form.rest, [])
 
 
 def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
-    """The argument patterns to which the hardened sudoers rules narrow each command.
+    """Return the patterns of arguments that the hardened sudoers rules allow for each command.
 
-    They are regular expressions as sudo 1.9.10 and newer take them (sudoers(5), "Command arguments"):
-    sudo joins the arguments with blanks before it matches.
+    They are regular expressions for sudo 1.9.10 and newer (sudoers(5), "Command arguments"). sudo joins the arguments
+    with blanks before it compares them.
 
     Args:
-        base_dirs: The work folders, absolute; paths below them are allowed.
+        base_dirs: The work folders, as absolute paths. Paths below them are allowed.
 
     Returns:
-        Command to patterns. They cover exactly :data:`FORMS`.
+        Name of a command -> its patterns. They match exactly :data:`FORMS`.
     """
     checked = [check_path(base.rstrip("/"), "the work folder") for base in base_dirs]
     bases = "|".join(re.escape(base).replace(r"\-", "-") for base in checked)
@@ -153,7 +156,7 @@ def hardened_arguments(base_dirs: Iterable[str]) -> dict[str, list[str]]:
 
 
 def rules_beyond(listing: str) -> list[str]:
-    """The rules in the output of ``sudo -l`` that allow something else than our commands.
+    """Return the rules in the output of ``sudo -l`` that allow other commands than ours.
 
     Args:
         listing: The output, in English.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""SLURM's commands: argv in, typed values out. What SLURM's words mean is known here and nowhere else.
+"""Run SLURM's commands, and return their output as typed values. Only this module interprets SLURM's messages.
 
-Everything that only reads (squeue, sacct, scontrol) runs as the service user itself; what acts as
-somebody else goes through :mod:`fractal_slurm.sudo`.
+Commands that only read (squeue, sacct, scontrol) run as the service account itself. Commands that act as another user
+run through :mod:`fractal_slurm.sudo`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .facts import parse as parse_facts
 
 
 class SlurmState:
-    """SLURM's words for the states of jobs (squeue(1), JOB STATE CODES). SLURM may say others, too."""
+    """SLURM's names of job states (squeue(1), JOB STATE CODES). SLURM may also print other names."""
 
     BOOT_FAIL = "BOOT_FAIL"
     CANCELLED = "CANCELLED"
@@ -60,7 +60,7 @@ FINAL_STATES = frozenset(
         SlurmState.TIMEOUT,
     }
 )
-# States for which nodes or SLURM are at fault, not the tasks.
+# States that are the fault of nodes or of SLURM, not of the tasks.
 NODE_FAULTS = frozenset(
     {
         SlurmState.BOOT_FAIL,
@@ -71,11 +71,11 @@ NODE_FAULTS = frozenset(
     }
 )
 
-# Reasons of a pending job that SLURM holds since nodes could not start it (a prolog failed), or were lost, too often.
+# Reasons of a pending job that SLURM holds, because too often nodes could not start it (a prolog failed) or were lost.
 HELD_REASONS = frozenset({"JobHoldMaxRequeue", "launch_failed_requeued_held", "launch failed requeued held"})
 # Reasons of a pending job that are normal.
 ORDINARY_REASONS = frozenset({"None", "Priority", "Resources", "BeginTime", "Prolog", "Cleaning", "Dependency"})
-# What to do about some of the others.
+# Explanations for some of the other reasons.
 PENDING_HINTS = {
     "PartitionConfig": ": no node of the partition can run it now (CPUs, memory, features, nodes down)",
     "JobHeldAdmin": ": an administrator holds it",
@@ -83,10 +83,10 @@ PENDING_HINTS = {
     "PartitionDown": ": the partition is down",
     "PartitionInactive": ": the partition takes no jobs now",
 }
-# The exit code of a job that SLURM could not start: its output file, its folder or its user are not as they should be.
-# squeue's reason, JobLaunchFailure, is the same for a job whose worker was killed.
+# The exit code of a job that SLURM could not start, because of its output file, its folder or its user. The reason of
+# squeue does not tell: JobLaunchFailure may also be a job whose worker was killed.
 LAUNCH_FAILED = "0:53"
-# The client never got an answer: the job may exist all the same.
+# Messages which say that the client got no answer. The job may still exist.
 _SILENCE = (
     "Unable to contact slurm controller",
     "Socket timed out",
@@ -105,14 +105,14 @@ _SILENCE = (
     "Unable to establish controller machine",
     "Unable to establish configuration source",
 )
-# A word of a command line is at most 128 KiB long (MAX_ARG_STRLEN); a name of ours at most 97 bytes.
+# A word of a command line can have 128 KiB (MAX_ARG_STRLEN). A job name of ours has at most 97 bytes.
 _MAX_IDS_PER_CALL = 1_000
 _JOB_ID = re.compile(r"([0-9]{1,10})(;\S+)?")
 _PLAIN_ID = re.compile(r"[0-9]{1,10}")
-# Enough for all nodes of the largest clusters, and for a thousand jobs with the longest names.
+# Most bytes of output: enough for all nodes of the largest clusters, and for a thousand jobs with the longest names.
 MAX_BYTES = 1 << 28
 _MAX_QUEUE_BYTES = 1 << 24
-# Of each job: id, state, nodes, time limit, elapsed time, partition, reason, first node, name.
+# The fields of a job: id, state, nodes, time limit, elapsed time, partition, reason, first node, name.
 _SQUEUE_FIELDS = ("%i", "%T", "%D", "%l", "%M", "%P", "%r", "%B", "%j")
 _SACCT_FIELDS = ("JobIDRaw", "State", "ExitCode", "NNodes", "JobName", "NodeList")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -125,25 +125,25 @@ class Submitted(Enum):
     """How a submission ended."""
 
     ACCEPTED = "accepted"
-    FULL = "full"  # a limit of the site: try again when there is room
-    TOO_LARGE = "too large"  # the script: try with fewer tasks
-    REFUSED = "refused"  # known to be final: waiting does not help
-    NOT_NOW = "not now"  # it may pass: try again, with patience
-    UNKNOWN = "unknown"  # no answer: the job may exist
+    FULL = "full"  # a limit of the site is reached: try again when there is room
+    TOO_LARGE = "too large"  # the script is too large: try with fewer tasks
+    REFUSED = "refused"  # the refusal is final: waiting does not help
+    NOT_NOW = "not now"  # the trouble may pass: try again later
+    UNKNOWN = "unknown"  # there was no answer: the job may exist
 
 
 @dataclass(frozen=True)
 class Submission:
-    """The outcome of one sbatch.
+    """The result of one sbatch.
 
     Attributes:
-        outcome: What became of it.
-        job_id: The job's id, if it was accepted.
-        words: What was said against it, on one line.
-        raw: The same, as it was said.
-        by_sudo: Whether sudo said it.
-        forbidden: Whether it is not allowed, in place of wrong.
-        exists_not: Whether it is sure that there is no job.
+        outcome: How the submission ended.
+        job_id: The job's id, if the job was accepted.
+        words: The error message, on one line.
+        raw: The error message, unchanged.
+        by_sudo: Whether the message is from sudo.
+        forbidden: Whether the user may not do this. If false, something in the job is wrong.
+        exists_not: Whether it is certain that there is no job.
     """
 
     outcome: Submitted
@@ -157,19 +157,19 @@ class Submission:
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """What SLURM says of a job.
+    """A job, as SLURM reports it.
 
     Attributes:
         job_id: Its id.
-        state: A state of squeue(1), long form, e.g. ``RUNNING``.
+        state: A state of squeue(1) in the long form, e.g. ``RUNNING``.
         reason: Why it waits, or how it ended.
         nodes: Number of nodes.
         name: Its name.
-        time_limit: Its time limit as SLURM writes it.
+        time_limit: Its time limit, as SLURM writes it.
         partition: Its partition.
-        elapsed_s: For how many seconds it has run; 0 where SLURM does not say.
-        host: The node of its script, where that was asked for.
-        node: The same by squeue, for people: of a job that ended it may be gone.
+        elapsed_s: Seconds that it has run. 0 if SLURM does not say.
+        host: The node of its script. Empty if nobody asked for it.
+        node: The node of its script, as squeue says. Only for display: it may be empty after the job has ended.
     """
 
     job_id: str
@@ -185,12 +185,12 @@ class SlurmJob:
 
     @property
     def is_final(self) -> bool:
-        """Whether SLURM is done with the job."""
+        """Whether the job is in a final state."""
         return self.state in FINAL_STATES
 
 
 class Answer(NamedTuple):
-    """What a command of SLURM's printed, and its exit code."""
+    """The exit code and the output of a command of SLURM."""
 
     returncode: int
     stdout: str
@@ -202,7 +202,7 @@ class Silence(ClusterError):
 
 
 def _elapsed_s(text: str) -> int:
-    """Return the seconds of squeue's %M; 0 if it prints none, or INVALID, as it does if clocks disagree."""
+    """Return the seconds of squeue's %M. It is 0 if squeue prints no time, or INVALID because clocks differ."""
     try:
         return parse_walltime(text)
     except FractalSlurmError:
@@ -210,7 +210,7 @@ def _elapsed_s(text: str) -> int:
 
 
 def _first_host(text: str) -> str:
-    """The first node of a list as sacct prints it; empty where there is none."""
+    """Return the first node of a list that sacct printed. Empty if there is none."""
     try:
         return expand_hostlist(text)[0]
     except FractalSlurmError:
@@ -218,7 +218,7 @@ def _first_host(text: str) -> str:
 
 
 def first_error(stderr: str) -> str:
-    """Return SLURM's words on one line, without the name of the command before them, cut if they are long."""
+    """Return SLURM's error message on one line, without the name of the command. A long message is cut."""
     lines = [
         re.sub(r"^(sbatch|squeue|sacct|scancel|scontrol|sinfo): (error|fatal): ", "", line.strip())
         for line in stderr.splitlines()
@@ -227,9 +227,14 @@ def first_error(stderr: str) -> str:
 
 
 def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
-    """Read the outcome of ``sbatch --parsable``.
+    """Read the result of ``sbatch --parsable``.
 
-    A site's wrapper may print around the id, so the id is the one line that is nothing else.
+    A wrapper of the site may print other lines, too. So we look for the one line that is only an id.
+
+    Args:
+        returncode: The exit code.
+        stdout: Standard output.
+        stderr: Standard error.
     """
     ids = [match[1] for line in stdout.splitlines() if (match := _JOB_ID.fullmatch(line.strip()))]
     if returncode == 0:
@@ -247,9 +252,9 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
         return Submission(
             Submitted.UNKNOWN, words=f"sbatch printed no job id, but {said[:200]!r}", raw=said or "nothing"
         )
-    said = stderr if stderr.strip() else stdout  # a script of the site may print its reason where it likes
+    said = stderr if stderr.strip() else stdout  # a script of the site may print its reason to standard output
     words = own_words(said)
-    # Silence first: sbatch may have waited for room, tried again, and then got no answer.
+    # Check for silence first: sbatch may have waited for room, tried again, and then got no answer.
     if returncode < 0 or any(sign in stderr for sign in _SILENCE):
         return Submission(Submitted.UNKNOWN, words=words)
     if says_sudo(stderr):
@@ -262,17 +267,17 @@ def judge_submission(returncode: int, stdout: str, stderr: str) -> Submission:
         Refusal.TOO_LARGE: Submitted.TOO_LARGE,
         Refusal.NOT_NOW: Submitted.NOT_NOW,
     }.get(kind, Submitted.REFUSED)
-    # What a script of the site says in sbatch's place leaves open whether it had submitted the job before.
+    # If the message is from a script of the site, that script may have submitted the job before.
     sure = kind is not Refusal.NOT_NOW or "Batch job submission failed" in said
     return Submission(outcome, words=words, raw=said, forbidden=kind is Refusal.FORBIDDEN, exists_not=sure)
 
 
 def read_squeue(text: str, mark: str) -> Iterator[SlurmJob]:
-    """The jobs in what squeue printed.
+    """Yield the jobs in the output of squeue.
 
     Args:
-        text: Its output: before each job ``<MARK>``, and between its fields ``|MARK|``.
-        mark: What no user could write into a name.
+        text: The output. ``<MARK>`` is before each job, and ``|MARK|`` is between its fields.
+        mark: A random text that no user could write into a name.
     """
     for row in text.split(f"<{mark}>")[1:]:
         fields = row.split(f"|{mark}|")
@@ -286,7 +291,7 @@ def read_squeue(text: str, mark: str) -> Iterator[SlurmJob]:
 
 
 def read_sacct(text: str, mark: str) -> Iterator[SlurmJob]:
-    """The jobs in what sacct printed, a line each, of fields with the mark between them."""
+    """Yield the jobs in the output of sacct. Each line is a job, with the mark between the fields."""
     for line in text.split("\n"):
         fields = line.split(mark)
         if len(fields) in (len(_SACCT_FIELDS) - 1, len(_SACCT_FIELDS)):
@@ -298,7 +303,12 @@ def read_sacct(text: str, mark: str) -> Iterator[SlurmJob]:
 
 
 def read_exit_code(text: str, job_id: str) -> str:
-    """Exit code and signal, e.g. ``73:0``, out of squeue's id and exit_code: a wait status, or the two; else empty."""
+    """Return exit code and signal of a job, e.g. ``73:0``. Empty if they can't be read.
+
+    Args:
+        text: The output of squeue: id and exit_code. The latter is a wait status, or already has the form ``73:0``.
+        job_id: The job's id.
+    """
     words = text.split()
     if len(words) != 2 or words[0] != job_id:
         return ""
@@ -312,13 +322,13 @@ def read_exit_code(text: str, job_id: str) -> str:
 
 
 def read_host(text: str, job_id: str) -> str:
-    """The node of a job's script, out of squeue's id, exit_code and BatchHost; empty where there is none."""
+    """Return the node of a job's script from squeue's id, exit_code and BatchHost. Empty if there is none."""
     words = text.split()
     return words[2] if len(words) == 3 and words[0] == job_id and _HOST.fullmatch(words[2]) else ""
 
 
 def _nodes(text: str) -> int:
-    """Return a number of nodes; 1 if the text is no number."""
+    """Return a number of nodes. It is 1 if the text is not a number."""
     return min(int(text), _MOST_NODES) if re.fullmatch(r"[0-9]{1,9}", text) else 1
 
 
@@ -328,11 +338,11 @@ class Slurm:
 
     Attributes:
         bin_dir: Folder of SLURM's commands.
-        sudo: Who crosses to other users.
+        sudo: Runs commands as other users.
         timeout: Seconds after which a command counts as unanswered.
         squeue_calls: Number of squeue calls so far.
-        squeue_s: How long it takes slurmctld to answer one, in seconds.
-        gate: Held while a job is submitted; bounds how many are at the same time.
+        squeue_s: Seconds that slurmctld needs to answer a squeue.
+        gate: Held while a job is submitted. It limits how many submissions run at the same time.
     """
 
     bin_dir: str
@@ -346,11 +356,11 @@ class Slurm:
     def _ask(
         self, command: str, *arguments: str, timeout: float | None = None, max_bytes: int = MAX_BYTES, **env: str
     ) -> Answer:
-        """Run a command of SLURM's as ourselves. ``env`` is added to its environment.
+        """Run a command of SLURM as the service account. ``env`` is added to its environment.
 
         Raises:
-            Silence: It did not end in time.
-            ClusterError: It is not there, can't be started, or printed more than ``max_bytes``.
+            Silence: The command did not end in time.
+            ClusterError: The command does not exist, can't be started, or printed more than ``max_bytes``.
         """
         try:
             result = run_command(
@@ -379,7 +389,7 @@ class Slurm:
         return result.stdout
 
     def config(self, timeout: float | None = None) -> dict[str, str]:
-        """``scontrol show config``, by name.
+        """Return the values of ``scontrol show config`` by name.
 
         Raises:
             Silence: slurmctld does not answer.
@@ -387,14 +397,14 @@ class Slurm:
         return parse_config_lines(self._answer("scontrol", "show", "config", timeout=timeout))
 
     def facts(self, users: Sequence[str] = (), *, timeout: float | None = None) -> Cluster:
-        """Partitions, nodes and limits, for :mod:`fractal_slurm.cluster.fit`.
+        """Return partitions, nodes and limits, for :mod:`fractal_slurm.cluster.fit`.
 
         Args:
-            users: Whose associations are wanted, where there is accounting; none for all.
+            users: The users whose associations are wanted, if there is accounting. Without any, those of all users are.
             timeout: Seconds for each command.
 
         Raises:
-            ClusterError: slurmctld does not answer, or not as SLURM does.
+            ClusterError: slurmctld does not answer, or the output is not that of SLURM.
         """
         accounting = self.config(timeout).get("AccountingStorageType", "").endswith("slurmdbd")
         outputs = {}
@@ -408,15 +418,15 @@ class Slurm:
         """Submit a script as ``user``.
 
         Args:
-            user: Whose job it becomes.
-            script: The script; sbatch reads it from standard input, so that no file of ours is needed.
+            user: The user of the job.
+            script: The script. sbatch reads it from standard input, so no file is needed.
             timeout: Seconds after which the submission counts as unanswered.
         """
         try:
             with self.gate:
                 result = self.sudo.run(user, "sbatch", ["--parsable"], stdin=script, timeout=timeout)
         except TimedOut as expired:
-            # Ended while it waited for room, in all likelihood; yet its last try may have been answered.
+            # Most likely sbatch was ended while it waited for room. But its last try may have submitted the job.
             if kind_of(expired.stderr) is Refusal.FULL:
                 return Submission(Submitted.UNKNOWN, words=own_words(expired.stderr), raw=expired.stderr)
             return Submission(Submitted.UNKNOWN, words=str(expired))
@@ -427,12 +437,12 @@ class Slurm:
         )
 
     def squeue(self, job_ids: Sequence[str] = (), *, names: Sequence[str] = (), user: str = "") -> dict[str, SlurmJob]:
-        """What slurmctld says of these jobs, in one call; jobs that it does not know (any more) are left out.
+        """Ask slurmctld for jobs. Jobs that it does not know, or does not know any more, are left out.
 
         Args:
             job_ids: Ids to look for.
             names: Job names to look for, if no ids are given.
-            user: Whose jobs of these names: everybody sees them in squeue, and can give them to jobs.
+            user: The user of the jobs with these names. Other users can see our names, and use them for their jobs.
 
         Raises:
             Silence: slurmctld does not answer.
@@ -450,8 +460,9 @@ class Slurm:
     def _squeue(self, *which: str) -> dict[str, SlurmJob]:
         self.squeue_calls += 1
         began = time.monotonic()
-        # Names are their users', who may put a newline into one and write what looks like another job behind it. So
-        # every field begins with a mark that nobody else knows: it is in the environment, not on the command line.
+        # Users choose the names of their jobs. A name may have a newline, followed by text that looks like another job.
+        # So every field begins with a random mark that nobody else knows. It is passed in the environment, because
+        # everybody can read a command line.
         mark = secrets.token_hex(8)
         result = self._ask(
             "squeue", "--noheader", "--states=all", *which,
@@ -461,13 +472,13 @@ class Slurm:
             if "Invalid job id specified" in result.stderr:
                 return {}
             raise Silence(f"squeue: {first_error(result.stderr)}")
-        # The quicker of the last two: one slow answer, from a slurmctld that just started, tells nothing.
+        # Use the faster of the last two answers: a slurmctld that has just started may give one slow answer.
         took = time.monotonic() - began
         self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
         return {state.job_id: state for state in read_squeue(result.stdout, mark)}
 
     def sacct(self, job_ids: Sequence[str]) -> dict[str, SlurmJob]:
-        """What the accounting says of these jobs; empty where there is none, or it does not answer."""
+        """Ask the accounting for jobs. The result is empty if there is no accounting, or if it does not answer."""
         mark = secrets.token_hex(8)
         found: dict[str, SlurmJob] = {}
         for first in range(0, len(job_ids), _MAX_IDS_PER_CALL):
@@ -480,17 +491,18 @@ class Slurm:
             except ClusterError:
                 return found
             if result.returncode == 0:
-                # Of a job that was requeued the last line is the newest.
+                # A requeued job has several lines. The last one is the newest.
                 found |= {state.job_id: state for state in read_sacct(result.stdout, mark) if state.job_id in some}
         return found
 
     def exists(self, job_id: str) -> bool | None:
-        """Whether slurmctld has a job that it does not show us: it refuses the script of one that is somebody else's.
+        """Return whether slurmctld has a job, even if it hides the job from us. None if there is no clear answer.
 
-        Nothing is changed by the question. None where there is no clear answer.
+        We ask for the script of the job. slurmctld refuses that for jobs of other users, with another message than for
+        jobs that do not exist. The question changes nothing.
         """
         try:
-            # A script that is shown is as long as SLURM takes any.
+            # If slurmctld shows the script, it may be as large as SLURM allows.
             result = self._ask("scontrol", "write", "batch_script", job_id, "-", max_bytes=_MAX_QUEUE_BYTES)
         except ClusterError:
             return None
@@ -500,14 +512,16 @@ class Slurm:
         return True if shown or "permission denied" in result.stderr else None
 
     def end_of(self, job_id: str) -> tuple[str, str]:
-        """How a job ended, and where: its exit code and signal as SLURM writes them (``73:0``), the node of its script.
+        """Return how a job ended, and where.
 
-        Both are empty where slurmctld forgot the job.
+        Returns:
+            Exit code and signal as SLURM writes them (``73:0``), and the node of the job's script. Both are empty if
+            slurmctld does not know the job any more.
 
         Raises:
             Silence: slurmctld does not answer.
         """
-        # Not scontrol, which prints the job's name, as its user wrote it, on the same line.
+        # We do not use scontrol: it prints the job's name on the same line, and the user chose this name.
         result = self._ask(
             "squeue",
             "--noheader",
@@ -521,11 +535,11 @@ class Slurm:
         return read_exit_code(code, job_id), read_host(result.stdout, job_id)
 
     def cancel(self, user: str, job_ids: Sequence[str]) -> None:
-        """Cancel jobs of ``user``'s, in one call. Ids that SLURM does not know do no harm.
+        """Cancel jobs of ``user`` with one call. Ids that SLURM does not know do no harm.
 
         Raises:
             Silence: slurmctld does not answer.
-            ClusterError: It was refused.
+            ClusterError: SLURM refused.
         """
         if not job_ids:
             return

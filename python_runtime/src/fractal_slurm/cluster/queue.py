@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The states of jobs, for all who ask at about the same time: one squeue, and one sacct for those that it forgot."""
+"""Ask SLURM for the states of jobs. Several runs share one squeue, and one sacct for jobs that squeue does not know."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .commands import Slurm, SlurmJob
 
 
 class Queue:
-    """What SLURM says of jobs.
+    """The states of jobs, as SLURM reports them.
 
-    Runs that share one ask together: whoever asks does so for the jobs of all of them, and the others take the answer
-    if it is new enough. So slurmctld is asked as often as by one run.
+    Several runs can share one object. If one run asks, it asks for the jobs of all runs. The other runs use the same
+    answer if it is new enough. So slurmctld gets no more questions than from a single run.
 
     Args:
         slurm: The cluster.
-        fresh_s: For so many seconds an answer is new enough for others. 0 for a run that is alone.
+        fresh_s: Seconds for which other runs may use an answer. 0 if there is only one run.
     """
 
     def __init__(self, slurm: Slurm, *, fresh_s: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Queue:
 
     @property
     def answer_s(self) -> float:
-        """How long it takes slurmctld to answer, in seconds."""
+        """Seconds that slurmctld needs for an answer."""
         return self._slurm.squeue_s
 
     @property
@@ -43,13 +43,13 @@ class Queue:
         return self._slurm.squeue_calls
 
     def states(self, run_id: str, job_ids: Sequence[str]) -> dict[str, SlurmJob | None]:
-        """How jobs are; None for those that neither squeue nor the accounting knows.
+        """Return the states of jobs. The state is None if neither squeue nor the accounting knows the job.
 
-        Jobs that are newer than the answer are left out: nothing is known of them yet.
+        Jobs that were submitted after the last question to SLURM are left out: nothing is known of them yet.
 
         Args:
-            run_id: Who asks.
-            job_ids: The jobs of the run that are out.
+            run_id: The run that asks.
+            job_ids: The submitted jobs of this run that have not ended.
 
         Raises:
             ClusterError: slurmctld does not answer, or squeue can't be run.
@@ -57,7 +57,7 @@ class Queue:
         called = time.monotonic()
         with self._lock:
             self._wanted[run_id] = frozenset(job_ids)
-            # An answer that was asked for while this call waited is as new as can be.
+            # If another run asked while this call waited for the lock, its answer is new enough.
             if self._asked_at <= called - self._fresh_s:
                 self._ask(frozenset().union(*self._wanted.values()))
             if self._trouble is not None:
@@ -65,7 +65,7 @@ class Queue:
             return {job_id: self._states.get(job_id) for job_id in job_ids if job_id in self._asked}
 
     def add(self, run_id: str, job_id: str) -> None:
-        """A run has another job out: whoever asks next asks for it, too.
+        """Note that a run has submitted a job. The next question to SLURM includes this job.
 
         Args:
             run_id: The run.
@@ -75,7 +75,7 @@ class Queue:
             self._wanted[run_id] = self._wanted.get(run_id, frozenset()) | {job_id}
 
     def leave(self, run_id: str) -> None:
-        """A run asks no more."""
+        """Note that a run asks no more."""
         with self._lock:
             self._wanted.pop(run_id, None)
 
@@ -88,5 +88,5 @@ class Queue:
             return
         missing = sorted(job_ids - set(self._states))
         if missing:
-            # Gone from slurmctld after MinJobAge: the accounting may know, or else the result files tell.
+            # slurmctld forgets a job after MinJobAge. The accounting may know it. If not, the result files say more.
             self._states |= {job_id: state for job_id, state in self._slurm.sacct(missing).items() if state.is_final}

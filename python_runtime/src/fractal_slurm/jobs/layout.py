@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every path and name in a user's work folder, once. What the job itself makes is named in the protocol of the node.
+"""All paths and names in a user's work folder. The names of files that a job makes are in the protocol of the node.
 
 WORK_DIR/RUN/                 the run's folder, private to the user
-  TOKEN.claim                 who may work on the tasks of a submission
-  TOKEN.claim.stop/           the job is to end
-  TOKEN.slurm.out             what the job printed outside of its tasks
+  TOKEN.claim                 says which job may work on the tasks of a submission
+  TOKEN.claim.stop/           says that the job must end
+  TOKEN.slurm.out             the output of the job, without that of its tasks
   TOKEN/                      the job's folder
     results-RESTART-NODE      records
-    log-RESTART-NODE          what the tasks printed, or
-    task-INDEX-ATTEMPT.log    the same, where each task has a file of its own
+    log-RESTART-NODE          the output of the tasks
+    task-INDEX-ATTEMPT.log    the output of one task, if each task has its own file
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _RESULTS = re.compile(r"results-[0-9]{1,9}-[0-9]{1,9}", re.ASCII)
 
 
 def run_folder(work_dir: str, run_id: str) -> str:
-    """The folder of a run. Where it is taken already, the driver makes one of a longer name beside it."""
+    """Return the path of a run's folder. If it exists already, the driver makes one with a longer name beside it."""
     return f"{work_dir}/{run_id}"
 
 
 def work_dir_of(folder: str) -> str:
-    """The user's work folder that a run's folder is in."""
+    """Return the user's work folder, which is the parent of a run's folder."""
     return folder.rpartition("/")[0]
 
 
 def claim_path(folder: str, token: str) -> str:
-    """Return the path of a job's claim: made by the job (a symlink), or by the driver to shut the job out."""
+    """Return the path of a job's claim. The job makes it (a symlink), or the driver, so that the job does no work."""
     return f"{folder}/{token}{CLAIM}"
 
 
@@ -41,12 +41,12 @@ def stop_path(folder: str, token: str) -> str:
 
 
 def output_path(folder: str, token: str) -> str:
-    """Return the path of the file for what a job prints outside of its tasks."""
+    """Return the path of the file for the output of a job, without that of its tasks."""
     return f"{folder}/{token}{OUTPUT}"
 
 
 def token_of_output(name: str) -> str:
-    """The token of the job whose output has this name in the run's folder; empty where it is no such name."""
+    """Return the token of the job whose output file has this name. Empty if it is not such a name."""
     return name[: -len(OUTPUT)] if name.endswith(OUTPUT) else ""
 
 
@@ -56,20 +56,20 @@ def job_folder(folder: str, token: str) -> str:
 
 
 def results_path(folder: str, token: str, *, restart: int = 0, node: int = 0) -> str:
-    """The records of one start of a job, on one of its nodes."""
+    """Return the path of the file with the records of one start of a job on one node."""
     return f"{job_folder(folder, token)}/{results_name(restart, node)}"
 
 
 def is_results_name(name: str) -> bool:
-    """Whether a name in a job's folder is that of records."""
+    """Return whether a name in a job's folder is that of a file with records."""
     return _RESULTS.fullmatch(name) is not None
 
 
 def log_path(folder: str, token: str, *, restart: int, node: int) -> str:
-    """What the tasks of one start of a job printed, on one of its nodes."""
+    """Return the path of the file with the output of the tasks, of one start of a job on one node."""
     return f"{job_folder(folder, token)}/{log_name(restart, node)}"
 
 
 def task_log_path(folder: str, token: str, *, index: int, attempt: int) -> str:
-    """What one attempt of a task printed, where each has a file of its own."""
+    """Return the path of the file with the output of one attempt of a task, if each task has its own file."""
     return f"{job_folder(folder, token)}/{task_log_name(index, attempt)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which tasks go into which job: pure arithmetic on a resolved config and the cluster's limits."""
+"""Decide which tasks go into which job. This only calculates with a resolved config and the cluster's limits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .script import JobSettings, ScriptTooLarge, job_limit_s, render
 
 @dataclass(frozen=True)
 class Plan:
-    """How the tasks of a run are spread over jobs.
+    """The jobs of a run, with the tasks of each job.
 
     Attributes:
-        config: The config, with the batching that holds.
-        batches: The tasks of each job, by their indices.
-        job_limit_s: Time limit of a full job, in seconds; None where the partition's default holds.
-        reason: Why the batching is as it is, a sentence.
+        config: The config, with the batching that is used.
+        batches: For each job, the indices of its tasks.
+        job_limit_s: Time limit of a full job in seconds. None: the partition's default is used.
+        reason: A sentence that explains the batching.
     """
 
     config: SlurmConfig
@@ -32,10 +32,15 @@ class Plan:
 
 
 def make_plan(resolution: Resolution, settings: JobSettings, tot_tasks: int) -> Plan:
-    """Spread the tasks over jobs.
+    """Spread the tasks of a run over jobs.
+
+    Args:
+        resolution: The merged config and its batching.
+        settings: The values that all scripts of the run share.
+        tot_tasks: Number of tasks.
 
     Raises:
-        ClusterError: A job would need more time than the partition allows, however it is batched.
+        ClusterError: With any batching, a job would need more time than it may have.
     """
     config, reason = fit_walltime(resolution.config, settings, tot_tasks, resolution.batching.reason)
     size = config.tasks_per_job
@@ -44,15 +49,15 @@ def make_plan(resolution: Resolution, settings: JobSettings, tot_tasks: int) -> 
 
 
 def fit_scripts(plan: Plan, settings: JobSettings, parameters: Sequence[str]) -> Plan:
-    """Put fewer tasks into those jobs whose scripts the cluster would refuse as too large: the tasks are in them.
+    """Split jobs whose scripts would be too large for the cluster. A script has the args of its tasks in it.
 
     Args:
         plan: The plan.
-        settings: What the run's scripts have in common.
-        parameters: The args-JSON of each task, one line each.
+        settings: The values that all scripts of the run share.
+        parameters: The args-JSON of each task, on one line.
 
     Raises:
-        ClusterError: That makes more jobs than max_num_jobs.
+        ClusterError: This would need more jobs than max_num_jobs.
     """
     batches: list[range] = []
     left = list(reversed(plan.batches))
@@ -76,7 +81,7 @@ def fit_scripts(plan: Plan, settings: JobSettings, parameters: Sequence[str]) ->
 
 
 def _fits_script(config: SlurmConfig, settings: JobSettings, batch: range, parameters: Sequence[str]) -> bool:
-    # A character takes up to four bytes, and a line two numbers; the rest of a script takes less than its margin.
+    # A character needs up to four bytes, and each line has two numbers. The rest of a script is small.
     size = sum(len(parameters[index]) for index in batch)
     if 4 * size + 40 * len(batch) < settings.max_script_bytes // 2:
         return True
@@ -88,10 +93,19 @@ def _fits_script(config: SlurmConfig, settings: JobSettings, batch: range, param
 
 
 def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, reason: str) -> tuple[SlurmConfig, str]:
-    """Put fewer tasks into a job where its time limit would be over the partition's.
+    """Put fewer tasks into a job if it would need more time than a job may have.
+
+    Args:
+        config: The merged config.
+        settings: The values that all scripts of the run share.
+        tot_tasks: Number of tasks.
+        reason: The sentence that explains the batching up to now.
+
+    Returns:
+        The config with the new batching, and the sentence that explains it.
 
     Raises:
-        ClusterError: One task alone is over it, or fewer tasks a job would make more jobs than max_num_jobs.
+        ClusterError: One task alone needs too much time, or smaller jobs would be more than max_num_jobs.
     """
     most, time_s = settings.max_walltime_s, config.time_s
     limit = job_limit_s(config, settings, min(config.tasks_per_job, tot_tasks))
@@ -118,12 +132,15 @@ def fit_walltime(config: SlurmConfig, settings: JobSettings, tot_tasks: int, rea
 
 
 def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> list[Sequence[int]]:
-    """Spread tasks that have to run again over new jobs, as the heuristics would spread that many.
+    """Spread tasks that must run again over new jobs. The heuristics decide, as for a run with only these tasks.
 
     Args:
         config: The config of the run.
-        settings: What the run's scripts have in common.
-        tasks: The tasks' indices.
+        settings: The values that all scripts of the run share.
+        tasks: The indices of the tasks.
+
+    Returns:
+        For each job, the indices of its tasks.
     """
     try:
         batching = heuristics(
@@ -146,13 +163,14 @@ def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> 
 
 
 def without_nodes(config: SlurmConfig, nodes: Sequence[str]) -> SlurmConfig:
-    """The same config, for jobs that are to run elsewhere than on these nodes.
+    """Return the config with some more nodes excluded.
 
-    Of sbatch's options the last one counts, and ``extra_lines`` come after ours: what they exclude is kept.
+    If sbatch gets an option twice, the last one counts. ``extra_lines`` come after our options. So if they exclude
+    nodes, we add a line that excludes those and ours.
 
     Args:
         config: The config.
-        nodes: Names of nodes.
+        nodes: Names of the nodes to exclude.
     """
     excluded = [config.exclude] if config.exclude else []
     said = [value for line in config.extra_lines for value in directive_values(line, "exclude", "x")]
