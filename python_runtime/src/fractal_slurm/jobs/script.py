@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The sbatch script: #SBATCH lines, exports, and the tasks, in one text that goes to sbatch's standard input.
+"""Write the sbatch script: #SBATCH lines, exports, and the tasks. sbatch reads it from standard input.
 
-SLURM keeps the script in a file of the node that only the user can read (0700), and the worker reads its
-tasks from there: so no file of ours has to be written by the server, and no neighbour sees one.
+SLURM keeps the script in a file on the node. Only the user can read this file (0700). The worker reads its tasks from
+there. So the server writes no file, and no other user can see the tasks.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..errors import FractalSlurmError, SpecError
 from ..node.protocol import HOOK, MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
 from .layout import claim_path, job_folder, output_path
 
-# slurmctld's own limit (slurm.conf, max_script_size) where it is not told; a little is left for what it adds.
+# The default of slurmctld's limit (max_script_size in slurm.conf). The margin is for what slurmctld adds.
 DEFAULT_MAX_SCRIPT_BYTES = 4 * 1024 * 1024
 _SCRIPT_MARGIN_BYTES = 4096
-# The longest name that squeue and sacct are asked to print in full.
+# Most characters of a task's name in a job name.
 _MAX_NAME = 80
 
-# No escaping by jinja2: that would be HTML's. Every value is checked and quoted before it gets here.
+# jinja2 must not escape values: it would do so for HTML. Every value is checked and quoted before it gets here.
 _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)  # noqa: S701
 _TEMPLATE = _ENVIRONMENT.from_string(
     """\
@@ -79,9 +79,9 @@ exit 127
 """
 )
 
-# Starts the worker on a node: arguments are the Python and the folder of node/, then the worker's own. A node may have
-# another Python than the host that submits: then the runtime's own there, or the system's. The script's first argument
-# and these names are seen by no task.
+# Starts the worker on a node. The arguments are the Python, the folder of node/, and the arguments of the worker. If
+# the node does not have this Python, it uses the Python of the runtime there, or the one of the system. Tasks do not
+# see the variables of this text.
 _START_WORKER = """\
 fractal_python=$1 fractal_folder=$2 fractal_node=${SLURMD_NODENAME:-$(uname -n)}
 shift 2
@@ -109,27 +109,27 @@ class JobSettings:
     """The values that all scripts of a run share, beside the SlurmConfig.
 
     Attributes:
-        command: The task's command, split.
-        run_folder: Folder of the run, in the user's work folder; the job's working directory.
-        cache_dir: The user's cache_dir: the base of user_local_exports, and the tasks' FRACTAL_CACHE_DIR.
-        worker_python: Python that runs the worker on the nodes, absolute.
-        worker_folder: The folder that has node/worker.py, absolute.
-        srun: How the script calls srun.
-        memory_limit: ``job`` or ``watch``.
-        isolation: ``none``, or ``step``: each slot in a step of its own.
-        task_logs: ``joined`` or ``separate``.
-        task_start: ``fresh``, or ``fork``: tasks are forked of a Python that has done their imports.
-        fork_fallback: Whether a task that failed in a fork runs once more in a new process.
+        command: The words of the task's command.
+        run_folder: Folder of the run, in the user's work folder. It is the job's working directory.
+        cache_dir: The user's cache_dir. It is the base of user_local_exports, and the tasks' FRACTAL_CACHE_DIR.
+        worker_python: Absolute path of the Python that runs the worker on the nodes.
+        worker_folder: Absolute path of the folder that has node/worker.py.
+        srun: The command srun in the script.
+        memory_limit: ``job`` (SLURM limits the job) or ``watch`` (the worker also watches each task).
+        isolation: ``none``, or ``step``: each slot is a job step.
+        task_logs: ``joined`` (one file for all tasks) or ``separate`` (a file for each task).
+        task_start: ``fresh``, or ``fork``: tasks are forks of a Python process that has done their imports.
+        fork_fallback: Whether a task that failed in a fork runs once more as a new process.
         max_out_bytes: The largest out-JSON, in bytes.
         kill_wait_s: SLURM's KillWait, in seconds.
-        max_script_bytes: The largest script that the cluster takes, in bytes.
-        time_scope: ``task`` or ``job``: what the option ``time`` limits.
-        start_slack_s: Seconds added to a job's limit for its start.
-        max_walltime_s: The longest limit that a job may have, in seconds, if there is one.
-        max_walltime_of: Who sets it, in words; empty for the partition.
-        slurm_output: Whether SLURM may open the job's output file by its path. Else the script does.
-        clear_preload: Whether sbatch is to leave out the LD_PRELOAD that sudo gave it.
-        run_id: The run's id, for the job's comment: so squeue leads back to the run. Empty where it is not known.
+        max_script_bytes: The largest script that the cluster accepts, in bytes.
+        time_scope: What the option ``time`` limits: ``task`` or ``job``.
+        start_slack_s: Seconds that are added to a job's time limit for its start.
+        max_walltime_s: The longest time limit that a job may have, in seconds. None for no limit.
+        max_walltime_of: Who sets this limit, in words. Empty for the partition.
+        slurm_output: Whether SLURM may open the job's output file by its path. If not, the script opens it.
+        clear_preload: Whether sbatch must not pass on the LD_PRELOAD that sudo gave it.
+        run_id: The run's id, for the job's comment, so that squeue shows it. Empty if it is not known.
     """
 
     command: tuple[str, ...]
@@ -156,23 +156,28 @@ class JobSettings:
 
 
 def safe_job_name(name: str) -> str:
-    """Return a job name with only such characters that a shell, sbatch and a log line take as they are."""
+    """Return a job name that is safe in a shell, for sbatch, and in a line of a log."""
     return re.sub(r"[^A-Za-z0-9_+-]", "_", name)[:_MAX_NAME] or "task"
 
 
 def quote(value: str, what: str) -> str:
-    """A word for the shell that runs the script.
+    """Quote a value for the shell that runs the script.
+
+    Args:
+        value: The value.
+        what: The name of the value in messages.
 
     Raises:
-        FractalSlurmError: It has a control character.
+        FractalSlurmError: The value has a control character.
     """
     return shlex.quote(check_text(value, what))
 
 
 def job_limit_s(config: SlurmConfig, settings: JobSettings, tasks: int) -> int | None:
-    """The time limit of a job with so many tasks, in seconds; None for the partition's default.
+    """Return the time limit of a job with so many tasks, in seconds. None stands for the partition's default.
 
-    ``time`` is that of one task, so a job with an in-job queue needs it once a round, and a little to start.
+    ``time`` is the time of one task. If a slot runs several tasks, one after the other, the job needs it as many times.
+    It also needs a little time to start.
     """
     time_s = config.time_s
     if time_s is None:
@@ -191,10 +196,10 @@ def rounds(config: SlurmConfig, tasks: int) -> int:
 
 
 def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int) -> list[tuple[str, str]]:
-    """The options of a job, in the order of the script."""
+    """Return the options of a job for sbatch, in the order of the script."""
     slots = min(config.parallel_tasks_per_job, tasks)
     limit = job_limit_s(config, settings, tasks)
-    # --mem is what each node gives: on several nodes each would have to hold the whole job's.
+    # --mem is the memory on each node. If a job had several nodes, each would need the memory of the whole job.
     if config.use_mem_per_cpu or config.nodes not in (None, "1"):
         memory = ("mem-per-cpu", f"{-(-config.memory_mb // config.cpus_per_task)}M")
     else:
@@ -218,9 +223,9 @@ def sbatch_options(config: SlurmConfig, settings: JobSettings, *, token: str, ta
         ("chdir", settings.run_folder if settings.slurm_output else "/"),
         ("output", output_path(settings.run_folder, token) if settings.slurm_output else "/dev/null"),
         ("open-mode", "append"),
-        # Not NONE: that runs the user's login profile on the node, which may wait, fail or exit. What sudo hands
-        # on is clean already (env_reset); its own variables are taken out below.
-        # Only with an explicit list can a variable be left out, and SLURM then runs the profile all the same.
+        # Not NONE: SLURM would run the user's login profile on the node, which may wait, fail or exit. The environment
+        # from sudo is clean already (env_reset), and the script removes sudo's own variables.
+        # Only an explicit list can leave out a variable. But with a list SLURM runs the profile, too.
         ("export", "ALL,LD_PRELOAD=" if settings.clear_preload else "ALL"),
         ("propagate", "NONE"),
     ]
@@ -238,20 +243,20 @@ def render(
 
     Args:
         config: The merged config.
-        settings: What the run's scripts have in common.
+        settings: The values that all scripts of the run share.
         token: The token of this submission.
-        tasks: Index, attempt and args-JSON (one line) of each task.
+        tasks: Index, attempt and args-JSON (on one line) of each task.
 
     Returns:
-        The script. It is plain where it fits the cluster's limit, else its tasks are compressed.
+        The script. If it would be too large for the cluster, its tasks are compressed.
 
     Raises:
-        FractalSlurmError: A value may not stand in a script.
-        ScriptTooLarge: It is over the limit even so: the tasks have to be spread over more jobs.
+        FractalSlurmError: A value is not allowed in a script.
+        ScriptTooLarge: The script is too large, even compressed. The tasks need more jobs.
     """
     checked = [check_extra_line(line) for line in config.extra_lines]
     directives = [line for line in checked if line.startswith(SBATCH_PREFIX)]
-    # The hook is for fractal-server's own scripts: this one has its worker.
+    # Leave out the line of the job hook: it is only for fractal-server's own scripts.
     lines = [line for line in checked if not line.startswith(SBATCH_PREFIX) and not line.strip().endswith(HOOK)]
     worker = " ".join(
         (
@@ -299,16 +304,16 @@ def render(
 
 
 class ScriptTooLarge(FractalSlurmError):
-    """A script is over the cluster's limit, compressed as it is."""
+    """A script is too large for the cluster, even compressed."""
 
 
 def export_path(cache_dir: str, path: str) -> str:
-    """A value of user_local_exports, below the user's cache_dir."""
+    """Return the absolute path for a value of user_local_exports. It is below the user's cache_dir."""
     return str(PurePosixPath(cache_dir) / check_export_path(path))
 
 
 def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: int, encoding: str) -> bytes:
-    """The head of the data part, as :func:`fractal_slurm.node.protocol.read_work` reads it."""
+    """Return the header of the data part. :func:`fractal_slurm.node.protocol.read_work` reads it."""
     task_time_s = config.time_s if config.time_s is not None and settings.time_scope == "task" else 0
     pairs: list[tuple[str, object]] = [
         ("encoding", encoding),
@@ -335,10 +340,11 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
 
 
 def split_command(command: str) -> tuple[str, ...]:
-    """Split a task's command into words, once and without a shell.
+    """Split a task's command into words, without a shell.
 
     Raises:
-        SpecError: It is empty, has an open quote or a control character.
+        SpecError: The command is empty, or has a quote that is not closed.
+        FractalSlurmError: The command has a control character.
     """
     check_text(command, "the command")
     try:
