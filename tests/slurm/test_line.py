@@ -163,6 +163,7 @@ class TestTasksThatFail:
         ids=["no JSON", "too large", "a folder"],
     )
     def test_a_bad_out_json_is_the_tasks_failure(self, call: Call, write: str, reason: str) -> None:
+        call.env["FRACTAL_SLURM_MAX_OUT_BYTES"] = "1000000"
         task = call.script(f'#!/bin/sh\ngrep -q 2 "$2" && {write}\nexit 0\n')
         outcome = call.run(call.spec(task, 4))
         assert outcome.code == 1

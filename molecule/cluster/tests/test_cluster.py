@@ -22,7 +22,8 @@ RUNTIME = "/usr/local/bin/fractal-slurm"
 @pytest.fixture(scope="module")
 def plate(host):
     """What the plate's demo printed, measured as two users."""
-    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /shared/plate")
+    python = "/opt/fractal-slurm/current/bin/python"
+    demo = host.run(f"{python} /opt/plate/demo.py --service-user fractal --users anna ben --base /shared/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr
     return demo.stdout
 

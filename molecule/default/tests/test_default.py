@@ -73,7 +73,8 @@ def test_host_is_ready(host):
 
 
 def test_a_plate_is_measured_as_two_users(host):
-    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
+    python = "/opt/fractal-slurm/current/bin/python"
+    demo = host.run(f"{python} /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr
     assert "96 of 96 wells measured" in demo.stdout
 

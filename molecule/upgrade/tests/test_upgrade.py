@@ -35,5 +35,6 @@ def test_the_run_that_began_before_ends_well(host):
 
 
 def test_a_new_run_works(host):
-    demo = host.run("/usr/bin/python3 /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
+    python = "/opt/fractal-slurm/current/bin/python"
+    demo = host.run(f"{python} /opt/plate/demo.py --service-user fractal --users anna ben --base /var/lib/plate")
     assert demo.rc == 0, demo.stdout + demo.stderr

@@ -817,7 +817,9 @@ class Testbed:
                 self.command("sacctmgr", "-i", "add", "account", account, f"Cluster={self.settings.name}")
             for user in users:
                 if f"{account}|{user}" not in known:
-                    self.command("sacctmgr", "-i", "add", "user", user, f"Account={account}")
+                    self.command(
+                        "sacctmgr", "-i", "add", "user", user, f"Account={account}", f"Cluster={self.settings.name}"
+                    )
 
     # --- stop and remove
 

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from fractal_slurm.config.documents import parse_json
+from fractal_slurm.config.documents import parse_json, parse_yaml
 from fractal_slurm.errors import ConfigFileError
 from hypothesis import given
 from samples import json_values
@@ -33,3 +33,11 @@ class TestReadingJson:
     def test_other_faults_keep_the_words_of_the_reader(self, text):
         with pytest.raises(ConfigFileError, match=r"x\.json:1:[0-9]+: no JSON: "):
             parse_json(text, source="x.json")
+
+
+class TestReadingYaml:
+    def test_takes_a_kind_of_str_that_a_program_made(self):
+        class Tagged(str):
+            """As ansible-core hands strings over."""
+
+        assert parse_yaml(Tagged('{"a": [1, "yes"]}'), source="x") == {"a": [1, "yes"]}

@@ -135,7 +135,8 @@ def parse_yaml(
     if len(text) > _MOST_YAML:
         raise error(f"{source}: is too large for YAML: at most {_MOST_YAML} characters are allowed; give it as JSON")
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        # Exactly a str: libyaml takes a subclass, as ansible-core's strings are, for a stream.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(str.__str__(text))
         try:
             node = loader.get_single_node()
             _check_nodes(node, source, len(text))
