@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,14 @@ class TestAttach:
 
     def test_states_that_are_over(self):
         assert [is_over(state) for state in ("driven", "planned", "done", "interrupted")] == [False, False, True, True]
+
+
+def test_lines_of_the_driver_itself_ask_for_no_more_looks(state_dir):
+    for others, expected in ((None, False), (state_dir, True)):
+        with make(state_dir, state="driven") as journal:
+            view_of(journal, quiet=False, json_lines=False, state_dir=others).show()
+            assert is_watched(journal.folder) is expected
+            shutil.rmtree(journal.folder)
 
 
 def test_status_watch_wants_a_terminal(state_dir):

@@ -80,6 +80,9 @@ class Follower:
         journal: Its journal.
         state_dir: Folder of all journals; None for the driver's own eyes.
         old: Whether failures from before the first look are news, too.
+
+    Attributes:
+        asks: Whether the driver is to look at SLURM and at results more often, for somebody who watches.
     """
 
     def __init__(self, journal: Journal, state_dir: Path | None, *, old: bool = False) -> None:
@@ -89,6 +92,7 @@ class Follower:
         self.run_id: str = journal.folder.name
         self.task_name = run.task_name
         self.created = run.created or time.time()
+        self.asks = True
         self._state_dir = state_dir
         self._looks: deque[tuple[float, int]] = deque()
         self._failed: set[int] = set() if old else set(journal.indices(TaskState.FAILED, TaskState.NOT_RUN))
@@ -96,7 +100,8 @@ class Follower:
 
     def look(self) -> Sight:
         """Look once, and let the driver know that somebody does."""
-        watch(self.journal.folder)
+        if self.asks:
+            watch(self.journal.folder)
         counts = self.journal.counts()
         state = self.journal.record.state
         if self._state_dir is not None:

@@ -176,4 +176,6 @@ def view_of(journal: Journal, *, quiet: bool, json_lines: bool, state_dir: Path 
         return Events(follower, own=state_dir is None)
     if can_live(sys.stderr):
         return LiveView(follower, sys.stderr, hint=hint)
+    # The driver's own lines go to a log more often than to a person: they are worth no calls of sudo.
+    follower.asks = state_dir is not None
     return Lines(follower)
