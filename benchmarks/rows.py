@@ -249,6 +249,7 @@ def worker_alone(environment: Environment, tasks: int, slots: int) -> tuple[Fini
     Returns the process, and all records of the worker's result file.
     """
     folder = environment.fresh_folder(USER, "worker")
+    folder.chmod(0o700)  # the worker takes no other
     script = folder / "script"
     request = {
         "command": EMPTY_TASK,
