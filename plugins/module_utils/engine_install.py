@@ -88,7 +88,7 @@ class Venv:
         path: Its folder.
 
     Raises:
-        EngineError: It is none that we may use, or root would have to trust what others can write.
+        EngineError: It can't be used: it is no such environment, or root would have to trust what others can write.
     """
 
     def __init__(self, path: str) -> None:
