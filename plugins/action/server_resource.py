@@ -8,17 +8,12 @@ import json
 from typing import Any
 
 from ..plugin_utils import jobs_runner
-from ..plugin_utils.arguments import convert
 from ..plugin_utils.config_action import ConfigActionBase
+from ..plugin_utils.config_input import CheckedConfig
 
-_HERE_ONLY = ("src", "template", "job_hook", "against_cluster", "users", "bin_dirs")
-_SPEC: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "default": "present"},
-    "against_cluster": {"type": "raw", "default": False},
-    "users": {"type": "list", "elements": "str", "default": []},
-    "bin_dirs": {"type": "list", "elements": "str", "default": []},
-    "known_faults": {"type": "list", "elements": "raw", "default": []},
-}
+
+def _content_of(checked: CheckedConfig) -> str:
+    return json.dumps(jobs_runner.to_jobs_runner_config(checked.config))
 
 
 class ActionModule(ConfigActionBase):
@@ -30,25 +25,4 @@ class ActionModule(ConfigActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Validate, then run the module on the host; see its documentation."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        task_vars = task_vars or {}
-        given = self._task.args
-        values, faults = convert({name: given[name] for name in _SPEC if name in given}, _SPEC)
-        arguments = {key: value for key, value in given.items() if key not in _HERE_ONLY}
-        warnings: list[str] = []
-        if values.get("state") == "present":
-            try:
-                checked = self.load_config(task_vars)
-                arguments["content"] = json.dumps(jobs_runner.to_jobs_runner_config(checked.config))
-                warnings += checked.warnings
-                if not faults:
-                    faults += self.against_cluster(values, checked.model, task_vars, warnings, result)
-            except ValueError as error:
-                faults += getattr(error, "messages", None) or str(error).splitlines()
-        known = list(dict.fromkeys([*values.get("known_faults", []), *faults]))
-        if known:  # the module adds what it finds on the host, and fails
-            arguments = {**arguments, "content": None, "known_faults": known}
-        result.update(self.execute("fractal.slurm.server_resource", arguments, task_vars))
-        result["differs"] = bool(result.get("changed"))
-        if warnings:
-            result["warnings"] = [*result.get("warnings", []), *warnings]
-        return result
+        return self.deploy("fractal.slurm.server_resource", _content_of, task_vars or {}, result)

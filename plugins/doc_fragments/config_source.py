@@ -28,3 +28,31 @@ options:
         run their tasks without an srun a task. Without it, C(extra_lines) stays as it is.
     type: str
 """
+
+    AGAINST_CLUSTER = r"""
+options:
+  against_cluster:
+    description:
+      - Whether to compare the configuration with the cluster that the host belongs to. What can never work is a
+        failure, what may have to wait a warning, and what the batching comes to is returned as advice.
+      - With V(auto) it is compared where the cluster answers, and a warning says where it does not.
+    type: str
+    default: "false"
+  users:
+    description:
+      - Where it is compared (O(against_cluster)), the users and groups (with a leading C(%)) whose accounts and limits
+        are looked at.
+    type: list
+    elements: str
+    default: []
+  bin_dirs:
+    description: Where it is compared (O(against_cluster)), folders in which SLURM's commands are looked for first.
+    type: list
+    elements: str
+    default: []
+  known_faults:
+    description: What was found before. The module adds its own faults and changes nothing.
+    type: list
+    elements: str
+    default: []
+"""

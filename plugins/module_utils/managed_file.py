@@ -13,10 +13,11 @@ import stat
 import time
 
 from .atomic import write_whole
+from .faults import fail
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, NoReturn
 
 _MAX_BYTES = 10 * 1024 * 1024
@@ -120,7 +121,7 @@ class ManagedFile:
         """
         faults = self.faults()
         if faults:
-            self._module.fail_json(msg="\n".join(faults), faults=faults, path=self.path)
+            fail(self._module, faults, path=self.path)
         try:
             return self._write(text)
         except OSError as error:
@@ -206,8 +207,7 @@ class ManagedFile:
             ": %s" % error.filename if error.filename and error.filename != self.path else "",
             self._hint,
         )
-        fail: Callable[..., NoReturn] = self._module.fail_json
-        fail(msg=fault, faults=[fault], path=self.path)
+        fail(self._module, [fault], path=self.path)
 
 
 def unwritable(folder: str) -> str | None:

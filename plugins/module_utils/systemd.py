@@ -9,6 +9,7 @@ import re
 import time
 
 from .commands import run
+from .faults import fail
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
@@ -107,4 +108,4 @@ def act(module: Any, *words: str) -> None:
     answer = run(["systemctl"] + list(words), timeout=_RESTART_S)
     if answer.status != 0:
         fault = "systemctl %s failed: %s" % (" ".join(words), " ".join(answer.err.split()) or answer.status)
-        module.fail_json(msg=fault, faults=[fault])
+        fail(module, [fault])

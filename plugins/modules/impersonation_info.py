@@ -104,6 +104,7 @@ users:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.faults import fail
 from ..module_utils.impersonation import ARGUMENT_SPEC, Rights
 
 
@@ -115,7 +116,7 @@ def main() -> None:
     )
     rights = Rights(module.params, module.get_bin_path("sudo"))
     if rights.faults:
-        module.fail_json(msg="\n".join(rights.faults), faults=rights.faults)
+        fail(module, rights.faults)
     rights.ask()
     allowed = sum(1 for entry in rights.matrix if entry["allowed"])
     result = {

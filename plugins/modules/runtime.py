@@ -215,6 +215,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import completions, runtime_install
+from ..module_utils.faults import fail
 from ..module_utils.managed_file import ManagedFile
 from ..module_utils.trusted_path import unreachable_part
 
@@ -222,12 +223,6 @@ TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
-
-
-def fail(module: AnsibleModule, faults: list[str]) -> NoReturn:
-    """End with all faults in one message."""
-    end: Callable[..., NoReturn] = module.fail_json
-    end(msg="\n".join(faults), faults=faults)
 
 
 def absent(module: AnsibleModule, prefix: runtime_install.Prefix, settings: ManagedFile | None) -> None:

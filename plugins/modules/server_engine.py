@@ -163,12 +163,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import runtime_install, systemd
 from ..module_utils.engine_install import MARKER, EngineError, Venv
+from ..module_utils.faults import fail
 from ..module_utils.managed_file import ManagedFile
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn
+    from collections.abc import Sequence
+    from typing import Any
 
 DROP_IN = "fractal-slurm-engine.conf"
 _GUNICORN = "GUNICORN_CMD_ARGS"
@@ -308,13 +309,6 @@ class Service:
         """When the drop-in and a marker were written, in seconds since 1970. A file that is not there has none."""
         paths = [marker] + ([self._drop_in.path] if self._drop_in is not None else [])
         return [os.stat(path).st_mtime for path in paths if os.path.exists(path)]
-
-
-def fail(module: AnsibleModule, faults: list[str]) -> NoReturn:
-    """End with all faults in one message."""
-    faults = list(dict.fromkeys(faults))
-    end: Callable[..., NoReturn] = module.fail_json
-    end(msg="\n".join(faults), faults=faults)
 
 
 def present(module: AnsibleModule, service: Service) -> None:

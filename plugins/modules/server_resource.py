@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - fractal.slurm.attributes
   - fractal.slurm.attributes.runtime
   - fractal.slurm.config_source
+  - fractal.slurm.config_source.against_cluster
   - fractal.slurm.server_connection
 attributes:
   check_mode:
@@ -54,30 +55,6 @@ options:
         C(tasks_pixi_config).
     type: dict
     default: {}
-  against_cluster:
-    description:
-      - Whether to compare the configuration with the cluster that the host belongs to. What can never work is a
-        failure, what may have to wait a warning, and what the batching comes to is returned as advice.
-      - With V(auto) it is compared where the cluster answers, and a warning says where it does not.
-    type: str
-    default: "false"
-  users:
-    description:
-      - Where it is compared (O(against_cluster)), the users and groups (with a leading C(%)) whose accounts and limits
-        are looked at.
-    type: list
-    elements: str
-    default: []
-  bin_dirs:
-    description: Where it is compared (O(against_cluster)), folders in which SLURM's commands are looked for first.
-    type: list
-    elements: str
-    default: []
-  known_faults:
-    description: What was found before. The module adds its own faults and changes nothing.
-    type: list
-    elements: str
-    default: []
 seealso:
   - module: fractal.slurm.server_resource_info
   - module: fractal.slurm.slurm_config
@@ -129,6 +106,7 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.faults import fail
 from ..module_utils.fractal_server import (
     CONNECTION_RULES,
     CONNECTION_SPEC,
@@ -225,7 +203,7 @@ def keep(module: AnsibleModule, server: Api | Fractalctl, resources: list[Resour
     current = find(resources, params["name"])
     faults = list(params["known_faults"]) + faults_of(current, resources, params)
     if faults:
-        module.fail_json(msg="\n".join(faults), faults=faults)
+        fail(module, faults)
     if not isinstance(params["content"], str):
         module.fail_json(
             msg="content is not validated: run this module by its action plugin, as fractal.slurm.server_resource"
@@ -287,7 +265,7 @@ def main() -> None:
         result = act(module, server, resources)
     except ServerError as error:
         faults = list(module.params["known_faults"]) + [str(error)]
-        module.fail_json(msg="\n".join(faults), faults=faults)
+        fail(module, faults)
     module.exit_json(**result)
 
 

@@ -90,6 +90,7 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import systemd
+from ..module_utils.faults import fail
 from ..module_utils.managed_file import ManagedFile
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
@@ -235,12 +236,12 @@ def main() -> None:
     service = Service(module)
     faults = service.faults()
     if faults:
-        module.fail_json(msg="\n".join(faults), faults=faults)
+        fail(module, faults)
     try:
         result = service.apply()
     except OSError as error:
         fault = "%s: %s" % (error.filename or module.params["config_path"], error.strerror or error)
-        module.fail_json(msg=fault, faults=[fault])
+        fail(module, [fault])
     module.exit_json(**result)
 
 

@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - fractal.slurm.attributes
   - fractal.slurm.attributes.runtime
   - fractal.slurm.config_source
+  - fractal.slurm.config_source.against_cluster
 attributes:
   check_mode:
     support: full
@@ -52,30 +53,6 @@ options:
     description: Make the file's folder (mode 0755) where it is missing, and remove it with the file once it is empty.
     type: bool
     default: false
-  against_cluster:
-    description:
-      - Whether to compare the configuration with the cluster that the host belongs to. What can never work is a
-        failure, what may have to wait a warning, and what the batching comes to is returned as advice.
-      - With V(auto) it is compared where the cluster answers, and a warning says where it does not.
-    type: str
-    default: "false"
-  users:
-    description:
-      - Where it is compared (O(against_cluster)), the users and groups (with a leading C(%)) whose accounts and limits
-        are looked at.
-    type: list
-    elements: str
-    default: []
-  bin_dirs:
-    description: Where it is compared (O(against_cluster)), folders in which SLURM's commands are looked for first.
-    type: list
-    elements: str
-    default: []
-  known_faults:
-    description: What was found before. The module adds its own faults and changes nothing.
-    type: list
-    elements: str
-    default: []
 seealso:
   - module: fractal.slurm.cluster_info
   - module: fractal.slurm.slurm_config_info
@@ -139,6 +116,7 @@ faults:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.faults import fail
 from ..module_utils.managed_file import ManagedFile, mode_fault
 
 
@@ -180,7 +158,7 @@ def main() -> None:
         faults.append("fractal_slurm_config_mode: %s" % fault)
     if faults:
         faults += file.faults()
-        module.fail_json(msg="\n".join(faults), faults=faults, path=params["path"])
+        fail(module, faults, path=params["path"])
     if not isinstance(params["content"], str):
         module.fail_json(
             msg="content is not validated: run this module by its action plugin, as fractal.slurm.slurm_config"

@@ -221,11 +221,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import sudo_rules, sudoers, sudoers_reader, sudoers_rights
 from ..module_utils.atomic import write_whole
 from ..module_utils.commands import run
+from ..module_utils.faults import fail
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, NoReturn
+    from collections.abc import Mapping
+    from typing import Any
 
 PRIVILEGED_GROUPS = [
     *("root", "sudo", "wheel", "admin", "adm", "staff", "docker", "lxd", "incus", "incus-admin", "libvirt"),
@@ -531,12 +532,6 @@ def wanted_text(
         names=names,
     )
     return text, commands, faults
-
-
-def fail(module: AnsibleModule, faults: list[str], **result: Any) -> NoReturn:
-    """End with all faults in one message."""
-    end: Callable[..., NoReturn] = module.fail_json
-    end(msg="\n".join(faults), faults=faults, **result)
 
 
 def main() -> None:

@@ -170,6 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import impersonation, probe_folder, sudoers
 from ..module_utils.commands import call_as, run
+from ..module_utils.faults import fail
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
@@ -627,7 +628,7 @@ def main() -> None:
     )
     verification = Verification(module.params, module.get_bin_path("sudo"), module.check_mode)
     if verification.rights.faults:
-        module.fail_json(msg="\n".join(verification.rights.faults), faults=verification.rights.faults)
+        fail(module, verification.rights.faults)
     if os.path.isabs(module.params["command"]) and not os.path.exists(module.params["command"]):
         module.fail_json(msg="the runtime is not installed: there is no %s" % module.params["command"])
     verification.run()

@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 
 from . import config_input
+from .arguments import convert
 from .cluster import look
 from .runtime import preload, runtime_module
 
@@ -123,8 +124,60 @@ def _is_file(name: Any) -> bool:
     return isinstance(name, str) and os.path.isfile(name)
 
 
+# Arguments of deploy() that the module on the host does not take, and what is needed of all on the controller.
+_HERE_ONLY = ("src", "template", "job_hook", "against_cluster", "users", "bin_dirs")
+_DEPLOY_SPEC: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "default": "present"},
+    "against_cluster": {"type": "raw", "default": False},
+    "users": {"type": "list", "elements": "str", "default": []},
+    "bin_dirs": {"type": "list", "elements": "str", "default": []},
+    "known_faults": {"type": "list", "elements": "raw", "default": []},
+}
+
+
 class ConfigActionBase(FractalActionBase):
     """An action that takes a configuration as ``content``, ``src`` or ``template``."""
+
+    def deploy(
+        self,
+        module: str,
+        content_of: Callable[[config_input.CheckedConfig], str],
+        task_vars: dict[str, Any],
+        result: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Validate the task's configuration, compare it with the cluster, and hand it to the module on the host.
+
+        Args:
+            module: The module's name. It takes the configuration as ``content``, and adds its own faults to
+                ``known_faults``.
+            content_of: Makes the content from the validated configuration. It may raise ValueError.
+            task_vars: The task's variables.
+            result: What the base class returned.
+
+        Returns:
+            The task's result.
+        """
+        given = self._task.args
+        values, faults = convert({name: given[name] for name in _DEPLOY_SPEC if name in given}, _DEPLOY_SPEC)
+        arguments = {key: value for key, value in given.items() if key not in _HERE_ONLY}
+        warnings: list[str] = []
+        if values.get("state") == "present":
+            try:
+                checked = self.load_config(task_vars)
+                arguments["content"] = content_of(checked)
+                warnings += checked.warnings
+                if not faults:
+                    faults += self.against_cluster(values, checked.model, task_vars, warnings, result)
+            except ValueError as error:
+                faults += self.refusal(error)["faults"]
+        known = list(dict.fromkeys([*values.get("known_faults", []), *faults]))
+        if known:  # the module adds what it finds on the host, and fails
+            arguments = {**arguments, "content": None, "known_faults": known}
+        result.update(self.execute(module, arguments, task_vars))
+        result["differs"] = bool(result.get("changed"))
+        if warnings:
+            result["warnings"] = [*result.get("warnings", []), *warnings]
+        return result
 
     def load_config(
         self, task_vars: dict[str, Any], arguments: Mapping[str, Any] | None = None

@@ -28,7 +28,7 @@ from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
 # Seconds between two looks: whether the job was stopped, and which tasks have ended.
 _TICK_S = 0.3
 # The line that starts the job hook in fractal-server's own jobs. Our jobs do not need it.
-_HOOK = re.compile(r"\.\s+\S*/fractal-job\.sh\s*")
+_HOOK = re.compile(r"(\[ ! -r \S+ \] \|\| )?\.\s+\S*/fractal-job\.sh\s*")
 _MOST_SAID = 100
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class EngineRunner(SlurmSudoRunner):
         try:
             handle = run.start(request, on_task_end=desk.take, say=lambda words: _note(said, words))
         except FractalSlurmError as error:
-            self._account(sheet, ())
+            account(sheet, ())
             raise JobExecutionError(str(error)) from None
         is_stopped = False
         try:
@@ -216,7 +216,7 @@ class EngineRunner(SlurmSudoRunner):
             handle.cancel()
             raise
         finally:
-            self._account(sheet, handle.job_ids())
+            account(sheet, handle.job_ids())
         run.set_labels(handle.run_id, {"taken": True})
         for index in range(len(parameters)):
             if index not in desk.results and index not in desk.errors:
@@ -227,9 +227,6 @@ class EngineRunner(SlurmSudoRunner):
             self.executor_error_log = "\n".join(said)
         self._leave_note(sheet, handle.run_id, handle.job_ids(), said)
         return desk
-
-    def _account(self, sheet: Sheet, job_ids: Sequence[int]) -> None:
-        account(sheet, job_ids)
 
     def _leave_note(self, sheet: Sheet, run_id: str, job_ids: Sequence[int], said: Sequence[str]) -> None:
         """Write a file with the run's id, its SLURM jobs and its messages, beside the logs of the job."""

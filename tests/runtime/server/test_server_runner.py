@@ -10,7 +10,9 @@ CONFIG = {
     "partition": "main", "cpus_per_task": 1, "mem_per_task_MB": 100, "prefix": "#SBATCH", "shebang_line": "#!/bin/sh",
     "use_mem_per_cpu": False, "job_name": None, "constraint": None, "gres": None, "gpus": None, "time": "01:00:00",
     "account": "acc", "nodelist": None, "nodes": 2, "exclude": None, "needs_gpu": False,
-    "extra_lines": ["#SBATCH -q x", "", ". /opt/share/fractal-job.sh"], "user_local_exports": {"A": "b"},
+    "extra_lines": [
+        "#SBATCH -q x", "", ". /opt/share/fractal-job.sh", "[ ! -r /o/fractal-job.sh ] || . /o/fractal-job.sh",
+    ], "user_local_exports": {"A": "b"},
     "tasks_per_job": 3, "parallel_tasks_per_job": 2, "target_cpus_per_job": 1, "max_cpus_per_job": 1,
     "target_mem_per_job": 1, "max_mem_per_job": 1, "target_num_jobs": 1, "max_num_jobs": 1,
 }  # fmt: skip

@@ -301,9 +301,7 @@ def _drive(
     cancel: bool = False,
     resumed: bool = False,
 ) -> NoReturn:
-    from dataclasses import replace
 
-    from ..driver.model import RunState
     from ..driver.runner import Detached, Runner
     from ..report import json_text
     from .printing import print_summary
@@ -327,8 +325,7 @@ def _drive(
             view.say(f"{state}; later: fractal-slurm resume {runner.run.id}")
             sys.exit(EXIT_INTERRUPTED)
         except FractalSlurmError:
-            if not any(job.may_be_out for job in journal.jobs()):
-                journal.write(replace(journal.record, state=RunState.REFUSED))
+            runner.note_end()
             raise
         finally:
             view.close()

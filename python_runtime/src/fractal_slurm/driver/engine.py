@@ -271,7 +271,7 @@ class RunHandle:
         for task in self._journal.tasks(*FINAL):
             self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
         self._journal.listener = self._tell
-        slurm = self._engine.connect()
+        slurm = self._engine._connect()
         runner = Runner(
             self._journal,
             self._engine.settings,
@@ -298,8 +298,7 @@ class RunHandle:
             except Detached:
                 is_left = True
             except FractalSlurmError:
-                if not any(job.may_be_out for job in journal.jobs()):
-                    journal.write(replace(journal.record, state=StoredState.REFUSED))
+                runner.note_end()
                 raise
         state = "left" if is_left else _ENDS[journal.record.state]
         self._end = _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
@@ -494,7 +493,7 @@ class Engine:
         """How often SLURM was asked for the states of jobs, for all runs together."""
         return self._queue.calls
 
-    def connect(self) -> Slurm:
+    def _connect(self) -> Slurm:
         """SLURM and sudo for one run; what is submitted at the same time is bounded for all together."""
         slurm = connect(self.settings)
         slurm.gate = self._gate

@@ -152,6 +152,16 @@ class Runner:
         self.report(force=True)
         return False
 
+    def note_end(self) -> None:
+        """After an error of :meth:`drive`: a run of which no job is out has ended, refused. Another can be resumed."""
+        if not self._has_jobs_out():
+            journal = self.run.journal
+            journal.write(replace(journal.record, state=RunState.REFUSED))
+
+    def _has_jobs_out(self) -> bool:
+        """Whether a job of the run may be in SLURM."""
+        return any(job.may_be_out for job in self.run.journal.jobs())
+
     def interrupt(self, delay_s: float = 0.0) -> None:
         """Cancel the run after a while, or, when that was asked for already, leave its jobs alone and stop driving.
 
@@ -184,7 +194,7 @@ class Runner:
         except Silence as silence:
             self.run.outage(f"{NO_ANSWER} ({silence}): waiting; running jobs go on")
         except ClusterError as error:
-            if not any(job.may_be_out for job in self.run.journal.jobs()):
+            if not self._has_jobs_out():
                 raise
             began = self.failing.setdefault(name, time.monotonic())
             if time.monotonic() - began > self.run.settings.refusal_wait_s:
