@@ -28,6 +28,8 @@ LANE = int(os.environ.get("FRACTAL_TEST_FIRST_LANE", "0")) + int(
 )
 BASE = Path(f"/var/lib/fractal-slurm-collection-test-{LANE}")
 SERVICE, USER, MEMBER, GROUP = (f"fsct{LANE}-{name}" for name in ("service", "anna", "ben", "lab"))
+# The uid of an account of the system that every Debian and Ubuntu has, and that runs nothing.
+SYSTEM_UID = str(pwd.getpwnam("games").pw_uid)
 if importlib.util.find_spec("ansible_collections") is None:
     sys.path.insert(0, str(ROOT / ".build" / "collections"))
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")

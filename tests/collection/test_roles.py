@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ansible_collections.fractal.slurm.plugins.plugin_utils import wheelhouse
 
-from .conftest import BASE, CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, USER, copy_collection
+from .conftest import BASE, CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, SYSTEM_UID, USER, copy_collection
 
 SITE, REMOVE, VALIDATE, UPGRADE = (f"fractal.slurm.{name}" for name in ("site", "remove", "validate", "upgrade"))
 
@@ -223,7 +223,8 @@ def accounts(machine):
     for argv in (
         ["groupadd", admins],
         ["groupadd", mixed],
-        ["useradd", "--system", "--no-create-home", system],
+        # One more system uid would change the sudoers files of all that run beside this.
+        ["useradd", "--non-unique", "--uid", SYSTEM_UID, "--no-create-home", system],
         ["useradd", "--no-create-home", "--gid", admins, "--groups", mixed, dora],
     ):
         subprocess.run(argv, check=True, capture_output=True)
@@ -403,7 +404,8 @@ class TestSudoers:
         assert outcome.changed == {"one": 1}, outcome.output
         assert main.read_text() == f"{before}# BEGIN\n# END\n{after}"
         assert oct(main.stat().st_mode) == "0o100440"
-        assert site.play(SITE, "--tags", "sudoers").changed == {"one": 0}
+        again = site.play(SITE, "--tags", "sudoers")
+        assert again.changed == {"one": 0}, again.output
         main.chmod(0o640)
         main.write_text(f"{before}{SERVICE}, bob ALL=(ALL) /usr/bin/cat\n")
         self.refused(site, f"{main}:3: has rights of this role together with others: take them apart")

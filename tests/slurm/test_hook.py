@@ -139,7 +139,7 @@ def test_runs_them_on_all_nodes_of_the_job(call: Call) -> None:
 def test_a_cancelled_job_keeps_the_results_it_has(call: Call) -> None:
     script = Script(call, "2.26.0-sudo", 30)
     quick = call.folder / "task.sh"
-    quick.write_text(quick.read_text().replace("sleep 30", '[ "$n" -lt 2 ] || sleep 31.5'))
+    quick.write_text(quick.read_text().replace("sleep 30", '[ "$n" -lt 2 ] || exec sleep 31.5'))
     script.submit()
     wait_for(lambda: all(script.outputs()[:2]), what="the first two tasks")
     slurm("scancel", script.job)
