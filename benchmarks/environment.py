@@ -13,6 +13,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,12 @@ class Environment:
         folder.mkdir(mode=0o755, parents=True)
         os.chown(folder, account.pw_uid, account.pw_gid)
         return folder
+
+    def wait_for_jobs(self, jobs: Sequence[int]) -> None:
+        """Wait until squeue has none of the jobs left among the unfinished."""
+        argv = [self.bin / "squeue", "--noheader", "--format=%i", f"--jobs={','.join(map(str, jobs))}"]
+        while self.run(argv).stdout.strip():
+            time.sleep(0.5)
 
     def give(self, folder: Path, destination: Path, user: str) -> None:
         """Move a folder to where a user keeps it, and make all of it the user's."""

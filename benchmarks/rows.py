@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -215,7 +214,7 @@ def throughput(environment: Environment, samples: int = 3) -> Iterator[Result]:
             int(environment.run([environment.bin / "sbatch", "--parsable"], user=USER, stdin=script).stdout)
             for _job in range(jobs)
         ]
-        wait_for_jobs(environment, submitted)
+        environment.wait_for_jobs(submitted)
         floor.append(slurm_span(environment, set(submitted)))
 
         report = run_ours(environment, "sh -c 'exec true'", tasks, jobs, mem="100M")
@@ -233,14 +232,6 @@ def throughput(environment: Environment, samples: int = 3) -> Iterator[Result]:
         best <= 1.25 * peer,
         {"ours_s": ours, "peer_s": floor, "ours_tasks_per_s": tasks / best, "peer_tasks_per_s": tasks / peer},
     )
-
-
-def wait_for_jobs(environment: Environment, jobs: list[int]) -> None:
-    """Wait until squeue has none of the jobs left among the unfinished."""
-    while environment.run(
-        [environment.bin / "squeue", "--noheader", "--format=%i", f"--jobs={','.join(map(str, jobs))}"]
-    ).stdout.strip():
-        time.sleep(0.5)
 
 
 def worker_alone(environment: Environment, tasks: int, slots: int) -> tuple[Finished, list[dict[str, Any]]]:

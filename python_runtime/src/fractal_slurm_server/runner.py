@@ -83,7 +83,6 @@ class EngineRunner(SlurmSudoRunner):
                 base_command,
                 [parameters],
                 config,
-                str(task_files.wftask_subfolder_remote),
             )  # fmt: skip
         except Exception as error:
             logger.error("fractal-slurm: task %r could not be run: %s", task_name, error)
@@ -124,7 +123,6 @@ class EngineRunner(SlurmSudoRunner):
                 base_command,
                 list_parameters,
                 self._enrich_slurm_config(config),
-                str(list_task_files[0].wftask_subfolder_remote),
             )  # fmt: skip
         except Exception as error:
             logger.error("fractal-slurm: task %r could not be run: %s", task_name, error)
@@ -162,9 +160,7 @@ class EngineRunner(SlurmSudoRunner):
             units=list(units),
         )
 
-    def _run(
-        self, sheet: Sheet, base_command: str, parameters: Sequence[dict[str, Any]], config: Any, work_dir: str
-    ) -> Desk:
+    def _run(self, sheet: Sheet, base_command: str, parameters: Sequence[dict[str, Any]], config: Any) -> Desk:
         """Run the tasks of a sheet, and wait until all have ended.
 
         Raises:
@@ -189,7 +185,8 @@ class EngineRunner(SlurmSudoRunner):
             parameters=parameters,
             config=map_config(config, task_name=sheet.task_name),
             cache_dir=str(self.user_cache_dir),
-            work_dir=work_dir,
+            # One folder for all tasks of the job: each that is missing costs two more calls of sudo.
+            work_dir=str(self.root_dir_remote),
             labels=sheet.label(),
         )
         end: RunEnd | None = None

@@ -113,7 +113,7 @@ class TestEngineRunner:
         assert multisubmit(begin(engine), tmp_path, 2) == ({0: {"n": 0}, 1: {"n": 1}}, {})
         (request,) = engine.requests
         assert (request.user, request.command) == ("ann", "/usr/bin/python3 /opt/measure.py")
-        assert request.work_dir == "/cache/.fractal_cache/j/1_measure"
+        assert request.work_dir == str(tmp_path / "remote")  # of the job, not of one of its tasks
         config = request.config
         assert (config.tasks_per_job, config.parallel_tasks_per_job, config.time) == (3, 2, "01:00:00")
         assert (config.account, config.job_name) == ("acc", "Measure_it")
