@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fractal_server.app.db import get_sync_db
@@ -16,7 +17,7 @@ from fractal_server.utils import get_timestamp
 from fractal_server.zip_tools import _zip_folder_to_file_and_remove
 from sqlalchemy import select, update
 
-from fractal_slurm.api import Engine, FractalSlurmError, RunHandle
+from fractal_slurm.api import Engine, FractalSlurmError, RunError, RunHandle, StoredRun
 
 from .owner import Left, files, left
 from .process import engine, owner
@@ -27,6 +28,9 @@ SUBMITTED = "submitted"
 _TICK_S = 1.0
 # How many seconds we wait for the database at the start.
 _DATABASE_WAIT_S = 300
+# States of a run that is not driven any more, but has no end.
+_STAY = ("left", "broken")
+_MOST_OF_ERROR = 5_000
 
 logger = logging.getLogger(__name__)
 
@@ -71,48 +75,95 @@ def _wait_for_database() -> None:
             time.sleep(2)
 
 
+@dataclass
+class Home:
+    """A run that an ended process left, and what has come of it.
+
+    Attributes:
+        sheet: Its submission.
+        desk: The results so far.
+        handle: The run. None if it can't be continued.
+        problem: Why it can't be continued.
+        is_stopped: Whether the job was told to stop.
+        is_over: Whether no result can come any more.
+    """
+
+    sheet: Sheet
+    desk: Desk
+    handle: RunHandle | None = None
+    problem: str = ""
+    is_stopped: bool = False
+    is_over: bool = False
+
+
 def bring_home(found: Left, with_engine: Engine) -> None:
-    """Drive the runs of an ended process to their ends, then correct its jobs.
+    """Drive the runs of an ended process to their ends. Correct each of its jobs as soon as its runs have ended.
 
     Args:
         found: The jobs that the process left.
         with_engine: The engine that drives the runs.
+
+    Raises:
+        RunError: A run did not come to its end. It can be continued later, and its job is not changed.
     """
-    runs: list[tuple[Sheet, Desk, RunHandle]] = []
-    for stored in with_engine.stored():
-        sheet = Sheet.of(stored.labels)
-        if sheet is None or sheet.owner != found.owner or stored.labels.get("taken"):
-            continue
-        desk = Desk(sheet, is_alone=True)
-        try:
-            runs.append((sheet, desk, with_engine.resume(stored.run_id, on_task_end=desk.take)))
-            logger.warning("fractal-slurm: run %s of job %s is taken up again", stored.run_id, sheet.job)
-        except FractalSlurmError as error:
-            logger.warning("fractal-slurm: run %s can't be taken up again: %s", stored.run_id, error)
-    waiting = list(runs)
-    stopped: set[str] = set()
-    while waiting:
+    homes = [home for stored in with_engine.stored() if (home := _take(stored, found.owner, with_engine)) is not None]
+    jobs = list(found.jobs)
+    stays: dict[str, str] = {}
+    while True:
+        for home in homes:
+            if home.is_over or home.handle is None or home.handle.run_id in stays:
+                continue
+            _look(home, with_engine)
+            if home.handle.state in _STAY:
+                stays[home.handle.run_id] = home.handle.state
+        for job in list(jobs):
+            runs = [home for home in homes if home.sheet.job == job]
+            if all(home.is_over for home in runs):
+                close_job(job, runs)
+                jobs.remove(job)
+        if not [home for home in homes if not (home.is_over or home.handle is None or home.handle.run_id in stays)]:
+            break
         time.sleep(_TICK_S)
-        for sheet, desk, handle in list(waiting):
-            if handle.run_id not in stopped and (Path(sheet.folder).parent / SHUTDOWN_FILENAME).exists():
-                stopped.add(handle.run_id)
-                handle.cancel()
-            is_over = handle.state not in ("waiting", "running")
-            desk.write_down(handle, is_stopped=handle.run_id in stopped)
-            if is_over:
-                waiting.remove((sheet, desk, handle))
-                account(sheet, handle.job_ids())
-                with_engine.set_labels(handle.run_id, {"taken": True})
-    for job in found.jobs:
-        close_job(job, [(sheet, desk) for sheet, desk, _handle in runs if sheet.job == job])
+    if stays:
+        raise RunError(", ".join(f"run {run_id} is {state}" for run_id, state in stays.items()))
 
 
-def close_job(job_id: int, runs: Sequence[tuple[Sheet, Desk]]) -> None:
+def _take(stored: StoredRun, owner_name: str, with_engine: Engine) -> Home | None:
+    """Continue a stored run, if the ended process left it."""
+    sheet = Sheet.of(stored.labels)
+    if sheet is None or sheet.owner != owner_name or stored.labels.get("taken"):
+        return None
+    home = Home(sheet, Desk(sheet, is_alone=True))
+    try:
+        home.handle = with_engine.resume(stored.run_id, on_task_end=home.desk.take)
+        logger.warning("fractal-slurm: run %s of job %s is taken up again", stored.run_id, sheet.job)
+    except FractalSlurmError as error:
+        logger.warning("fractal-slurm: run %s can't be taken up again: %s", stored.run_id, error)
+        home.problem, home.is_over = f"run {stored.run_id} can't be continued: {error}", True
+    return home
+
+
+def _look(home: Home, with_engine: Engine) -> None:
+    """Write down what a run has brought since the last look."""
+    handle, sheet = home.handle, home.sheet
+    assert handle is not None  # noqa: S101 - the caller looks
+    if not home.is_stopped and (Path(sheet.folder).parent / SHUTDOWN_FILENAME).exists():
+        home.is_stopped = True
+        handle.cancel()
+    state = handle.state
+    home.desk.write_down(handle, is_stopped=home.is_stopped)
+    if state not in ("waiting", "running", *_STAY):
+        account(sheet, handle.job_ids())
+        with_engine.set_labels(handle.run_id, {"taken": True})
+        home.is_over = True
+
+
+def close_job(job_id: int, homes: Sequence[Home]) -> None:
     """Set a job to failed, if nobody works on it any more and it has no end yet.
 
     Args:
         job_id: The id of the job of fractal-server.
-        runs: The runs of the job that were collected.
+        homes: The runs of the job that were collected.
     """
     with next(get_sync_db()) as db:
         job = db.get(JobV2, job_id)
@@ -126,21 +177,44 @@ def close_job(job_id: int, runs: Sequence[tuple[Sheet, Desk]]) -> None:
             .values(status=FAILED)
         )
         db.execute(update(HistoryRun).where(HistoryRun.id.in_(ids)).values(status=FAILED))
-        words = [
-            f"JOB ERROR in Fractal job {job_id}:",
-            "The server was restarted while this job ran, and its workflow did not go on.",
-        ]
-        for sheet, desk in runs:
-            words.append(
-                f"Task '{sheet.task_name}' (number {sheet.order} of the workflow): {len(desk.results)} succeeded, "
-                f"{len(desk.errors)} failed. Their logs and outputs were brought home; the image list does not have "
-                "the outputs yet. Run the workflow again from this task on."
-            )
         job.status = FAILED
         job.end_timestamp = get_timestamp()
-        job.log = "\n".join(words)
+        job.log = job_log(job_id, homes)
         folder = job.working_dir
         db.commit()
     logger.warning("fractal-slurm: job %s was put right: failed", job_id)
     if folder and Path(folder).is_dir():
         _zip_folder_to_file_and_remove(folder=folder)
+
+
+def job_log(job_id: int, homes: Sequence[Home]) -> str:
+    """Return the log of a job whose server ended: what has come home, what did not go on, and what to do."""
+    words = [
+        f"JOB ERROR in Fractal job {job_id}:",
+        "The server ended while this job ran, and was started again. The workflow did not go on.",
+    ]
+    if any(home.is_stopped for home in homes):
+        words.append("The job was stopped.")
+    for home in homes:
+        sheet, desk = home.sheet, home.desk
+        part = ", its first part" if sheet.is_first_part() else ""
+        words.append(
+            f"Task '{sheet.task_name}' (task {sheet.order}; the first is task 0){part}: "
+            f"{len(desk.results)} of {len(sheet.units)} succeeded, {len(desk.errors)} failed. "
+            "Their logs and outputs are in the folder of this job. Their outputs are not in the image list."
+        )
+        if sheet.is_first_part():
+            words.append("The other parts of this task were not started.")
+        if home.problem:
+            words.append(home.problem)
+        if desk.errors and not home.is_stopped:
+            first = min(desk.errors)
+            words.append(f"The first error:\n{str(desk.errors[first])[:_MOST_OF_ERROR]}")
+    if homes:
+        last = homes[-1].sheet
+        where = f"from task '{last.task_name}' (task {last.order}) on, for all its images"
+    else:
+        words.append("No task of it was in SLURM at that time.")
+        where = "from the first task that is not done on"
+    words.append(f"What to do: Run the workflow again {where}.")
+    return "\n".join(words)

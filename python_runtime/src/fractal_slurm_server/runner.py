@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,16 +212,22 @@ class EngineRunner(SlurmSudoRunner):
                 desk.write_down(handle, is_stopped=is_stopped)
         except BaseException:
             handle.cancel()
-            raise
-        finally:
             account(sheet, handle.job_ids())
+            raise
+        if end is not None and end.state == "left":
+            wait_for_the_end()
+        account(sheet, handle.job_ids())
         run.set_labels(handle.run_id, {"taken": True})
+        refusal = end.refusal if end is not None else None
+        if refusal:  # the engine also says how to continue the run: here the workflow would not go on
+            said = [refusal if words.startswith(refusal) else words for words in said]
         for index in range(len(parameters)):
             if index not in desk.results and index not in desk.errors:
                 desk.errors[index] = JobExecutionError("; ".join(said) or "the run ended without a result of this task")
                 if sheet.is_ours_to_set(FAILED):
                     set_statuses([sheet.units[index]], FAILED)
-        if any(not isinstance(error, TaskExecutionError) for error in desk.errors.values()) and said:
+        is_said = any(not isinstance(error, TaskExecutionError) for error in desk.errors.values())
+        if is_said and said and not refusal:  # a refusal is the error of each task
             self.executor_error_log = "\n".join(said)
         self._leave_note(sheet, handle.run_id, handle.job_ids(), said)
         return desk
@@ -252,6 +259,14 @@ def map_config(config: Any, *, task_name: str) -> SlurmConfig:
     values["tasks_per_job"] = values.get("tasks_per_job") or 1
     values["parallel_tasks_per_job"] = values.get("parallel_tasks_per_job") or 1
     return SlurmConfig(**values)
+
+
+def wait_for_the_end() -> None:
+    """Wait for ever. This process ends, and its runs go on without it: the next process collects their results.
+
+    So no task of them has failed, and the workflow of this thread must not see an end. It ends with the process.
+    """
+    threading.Event().wait()
 
 
 def _note(said: list[str], words: str) -> None:

@@ -90,6 +90,10 @@ class Sheet:
         """
         return Path(self.folder) / f"{self.stems[index]}-{what}"
 
+    def is_first_part(self) -> bool:
+        """Return whether this is the first part of a compound task, which makes the list for its other parts."""
+        return not self.is_multisubmit and self.task_type.endswith("compound")
+
     def is_ours_to_set(self, state: str) -> bool:
         """Return whether the runner sets this status of a unit. For compound tasks its caller sets most of them."""
         is_compound = self.task_type.endswith("compound")
@@ -101,7 +105,8 @@ class Desk:
 
     Args:
         sheet: The submission.
-        is_alone: Whether no workflow waits for the run. If so, all statuses are set here.
+        is_alone: Whether no workflow waits for the run. If so, all statuses are set here. But a compound task of which
+            only the first part ran is never done.
     """
 
     def __init__(self, sheet: Sheet, *, is_alone: bool = False) -> None:
@@ -139,11 +144,16 @@ class Desk:
             else:
                 self.errors[end.index] = error
             status = DONE if error is None else FAILED
-            if self.is_alone or self.sheet.is_ours_to_set(status):
+            if self._is_ours_to_set(status):
                 has_warnings = b"warning" in (log or b"").lower()
                 units.setdefault((status, has_warnings), []).append(self.sheet.units[end.index])
         for (status, has_warnings), some in units.items():
             set_statuses(some, status, has_warnings=has_warnings)
+
+    def _is_ours_to_set(self, status: str) -> bool:
+        if self.is_alone:
+            return status == FAILED or not self.sheet.is_first_part()
+        return self.sheet.is_ours_to_set(status)
 
     def _drain(self) -> Iterable[TaskEnd]:
         while True:
@@ -174,7 +184,10 @@ class Desk:
             words.append(f"Task failed with returncode={code}.")
         text = log.decode("utf-8", "replace")
         if len(text) > _MOST_SHOWN:
-            text = f"(a log of {len(text)} characters: it is among the logs of the job)"
+            text = (
+                f"Cannot display stderr of length {len(text)}. "
+                "You can find the detailed logs by downloading the job-log folder."
+            )
         words.append(f"STDERR: {text}")
         return self._task_error("\n".join(words))
 

@@ -98,14 +98,17 @@ def server(monkeypatch):
 
     contents = {
         "fractal_server.app.db": {"get_sync_db": lambda: iter([session()])},
-        "fractal_server.app.models.v2": {"HistoryUnit": HistoryUnit},
+        "fractal_server.app.models.v2": {"HistoryUnit": HistoryUnit, "HistoryRun": None, "JobV2": None},
         "fractal_server.runner.exceptions": {
             "JobExecutionError": JobExecutionError, "TaskExecutionError": TaskExecutionError,
         },
         "fractal_server.runner.executors.slurm_common.base_slurm_runner": {"create_accounting_record_slurm": account},
         "fractal_server.runner.executors.slurm_sudo.runner": {"SlurmSudoRunner": SlurmSudoRunner},
+        "fractal_server.runner.filenames": {"SHUTDOWN_FILENAME": "shutdown"},
         "fractal_server.string_tools": {"validate_cmd": validate_cmd},
-        "sqlalchemy": {"update": lambda _model: Update()},
+        "fractal_server.utils": {"get_timestamp": lambda: "now"},
+        "fractal_server.zip_tools": {"_zip_folder_to_file_and_remove": None},
+        "sqlalchemy": {"select": None, "update": lambda _model: Update()},
     }  # fmt: skip
     for name, things in contents.items():
         parts = name.split(".")
@@ -114,8 +117,8 @@ def server(monkeypatch):
             if path not in sys.modules or depth == len(parts):
                 monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
         vars(sys.modules[name]).update(things)
-    for name in ("sheet", "runner", "process"):
+    for name in ("sheet", "runner", "process", "recover"):
         monkeypatch.delitem(sys.modules, f"fractal_slurm_server.{name}", raising=False)
     yield database
-    for name in ("sheet", "runner", "process"):
+    for name in ("sheet", "runner", "process", "recover"):
         sys.modules.pop(f"fractal_slurm_server.{name}", None)

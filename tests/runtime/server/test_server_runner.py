@@ -35,10 +35,12 @@ class Engine:
         if self.error:
             raise self.error
         self.on_task_end = on_task_end
-        say("a sentence")
+        say(self.says)
         return self
 
     run_id = "RUN"
+    says = "a sentence"
+    end = RunEnd("RUN", "done", 0, 0, 0, (4, 5))
 
     def wait(self, _seconds):
         self.waits -= 1
@@ -46,7 +48,7 @@ class Engine:
             raise TimeoutError
         for end in self.ends:
             self.on_task_end(end)
-        return RunEnd("RUN", "done", 0, 0, 0, (4, 5))
+        return self.end
 
     def cancel(self):
         self.cancelled = True
@@ -164,6 +166,33 @@ class TestEngineRunner:
         _results, errors = multisubmit(begin(Engine(error=ClusterError("no such partition"))), tmp_path, 1)
         assert str(errors[0]) == "no such partition"
         assert server.accounting == [(5, [], 7, 3)]
+
+    def test_a_refusal_is_the_error_of_each_task_and_names_no_command_that_would_not_go_on(
+        self, begin, server, tmp_path
+    ):
+        engine = Engine([TaskEnd("RUN", 0, "not_run", reason="SLURM refused the job: no")])
+        engine.end = RunEnd("RUN", "refused", 0, 0, 1, (), "SLURM refused the job: no")
+        engine.says = "SLURM refused the job: no; once the cause is gone: fractal-slurm resume RUN"
+        runner = begin(engine)
+        _results, errors = multisubmit(runner, tmp_path, 1)
+        assert (str(errors[0]), runner.executor_error_log) == ("SLURM refused the job: no", None)
+        said = (tmp_path / "jobs/1_measure/par-engine.txt").read_text()
+        assert said.splitlines()[-1] == "SLURM refused the job: no"
+
+    def test_the_end_of_this_process_is_no_end_of_its_tasks(self, begin, server, tmp_path, monkeypatch):
+        class TheEnd(BaseException):
+            """As the process ends."""
+
+        def end():
+            raise TheEnd
+
+        engine = Engine()
+        engine.end = RunEnd("RUN", "left", 0, 0, 0, (4, 5))
+        runner = begin(engine)
+        monkeypatch.setattr(importlib.import_module("fractal_slurm_server.runner"), "wait_for_the_end", end)
+        with pytest.raises(TheEnd):
+            multisubmit(runner, tmp_path, 1)
+        assert (server.statuses, server.accounting, engine.labels, engine.cancelled) == ([], [], {}, False)
 
     def test_leaves_no_task_without_an_end(self, begin, server, tmp_path):
         results, errors = multisubmit(begin(Engine([TaskEnd("RUN", 1, "succeeded")])), tmp_path, 2)
