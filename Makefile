@@ -14,7 +14,7 @@ export ANSIBLE_LOCALHOST_WARNING := false
 export ANSIBLE_INVENTORY_UNPARSED_WARNING := false
 export ANSIBLE_DEPRECATION_WARNINGS := false
 
-.PHONY: help demo demo-server demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-fractal-server test-fractal-servers test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
+.PHONY: help demo demo-server demo-clean test test-unit test-worker test-integration test-slurm test-in test-tasks test-fractal-server test-fractal-servers test-golden test-oldest fuzz molecule molecule-all lint hooks sanity bench docs release
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -63,6 +63,10 @@ test-fractal-server: ## fractal-server's own tests on the engine: CHECKOUT=DIR o
 
 test-fractal-servers: ## the shape of each version of fractal-server that is supported, by its wheel: PYTHON=... for them
 	tools/test-fractal-servers
+
+test-golden: ## a real fractal-server: the same workflows on its own runner and on the engine, and a crash: PYTHON=... for it
+	@tools/bootstrap
+	tools/as-root $(VENV)/python -m pytest -q -rs tests/server
 
 test-oldest: ## the collection on the oldest ansible-core that it allows
 	@tools/bootstrap

@@ -102,7 +102,12 @@ class Environment:
 
     def wait_for_jobs(self, jobs: Sequence[int]) -> None:
         """Wait until squeue has none of the jobs left among the unfinished."""
-        argv = [self.bin / "squeue", "--noheader", "--format=%i", f"--jobs={','.join(map(str, jobs))}"]
+        argv: list[str | Path] = [
+            self.bin / "squeue",
+            "--noheader",
+            "--format=%i",
+            f"--jobs={','.join(map(str, jobs))}",
+        ]
         while self.run(argv).stdout.strip():
             time.sleep(0.5)
 

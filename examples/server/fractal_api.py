@@ -36,7 +36,7 @@ class Client:
     timeout: float = 60.0
     _token: str | None = field(default=None, repr=False)
 
-    def call(self, method: str, path: str, body: Any = None, *, form: bool = False) -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, form: bool = False, raw: bool = False) -> Any:
         """Ask the server.
 
         Args:
@@ -44,6 +44,7 @@ class Client:
             path: What follows the address.
             body: What is sent, as JSON.
             form: Send it as a form instead.
+            raw: Give the answer as bytes; else it is JSON.
 
         Raises:
             ApiError: It refused, or did not answer.
@@ -67,6 +68,8 @@ class Client:
             raise ApiError(f"{method} {path}: status {error.code}: {said}") from None
         except OSError as error:
             raise ApiError(f"{method} {self.url}{path}: no answer: {error}") from None
+        if raw:
+            return text
         return json.loads(text) if text else None
 
     def version(self) -> tuple[int, ...]:
@@ -138,14 +141,23 @@ class Workflow:
     dataset: int
     workflow: int
 
-    def submit(self) -> int:
-        """Start it; returns the id of the job."""
+    def submit(self, body: Mapping[str, Any] | None = None) -> int:
+        """Start it; returns the id of the job.
+
+        Args:
+            body: What the request says of the job, such as ``worker_init``.
+        """
         path = f"/api/v2/project/{self.project}/job/submit/?workflow_id={self.workflow}&dataset_id={self.dataset}"
-        return int(self.client.call("POST", path, {})["id"])
+        return int(self.client.call("POST", path, dict(body or {}))["id"])
 
     def job(self, number: int) -> dict[str, Any]:
         """What the server says of a job."""
         found: dict[str, Any] = self.client.call("GET", f"/api/v2/project/{self.project}/job/{number}/")
+        return found
+
+    def download(self, number: int) -> bytes:
+        """The zip of a job's folder."""
+        found: bytes = self.client.call("GET", f"/api/v2/project/{self.project}/job/{number}/download/", raw=True)
         return found
 
     def stop(self, number: int) -> None:

@@ -341,6 +341,19 @@ class LocalServer:
 
     # --- what is in it
 
+    def query(self, statement: str) -> str:
+        """Ask the database; returns a line for each row.
+
+        Raises:
+            ServerError: It refused.
+        """
+        tools = self._postgresql()
+        if tools is None:
+            raise ServerError("PostgreSQL is missing.")
+        asked: list[str | Path] = [tools / "psql", "-h", self.base / "pg", "-U", "fractal", "-d", "fractal"]
+        asked += ["-Atc", statement]
+        return self._as_service(asked).stdout
+
     def admin(self) -> Client:
         """The administrator."""
         found = json.loads((self._state / "admin.json").read_text(encoding="utf-8"))
