@@ -191,12 +191,29 @@ def toml(settings: Mapping[str, object]) -> str:
     """The text of the runtime's settings file.
 
     Args:
-        settings: Names to strings, numbers and truth values.
+        settings: Names to strings, numbers, truth values, and tables of such.
     """
     lines = ["# Managed by Ansible (role fractal.slurm.runtime): what is changed by hand here is lost."]
-    # Values of these types look the same in JSON and in TOML.
-    lines += ["%s = %s" % (name, json.dumps(settings[name], ensure_ascii=False)) for name in sorted(settings)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _toml_lines(settings, "")) + "\n"
+
+
+def _toml_lines(table: Mapping[str, object], above: str) -> list[str]:
+    """The lines of one table and of those in it. Plain values look the same in JSON and in TOML."""
+    lines = []
+    for name in sorted(table):
+        if not isinstance(table[name], dict):
+            lines.append("%s = %s" % (_toml_key(name), json.dumps(table[name], ensure_ascii=False)))
+    for name in sorted(table):
+        inner = table[name]
+        if isinstance(inner, dict):
+            path = above + _toml_key(name)
+            lines += ["", "[%s]" % path] + _toml_lines(inner, path + ".")
+    return lines
+
+
+def _toml_key(name: str) -> str:
+    """A key, quoted where it is no plain word."""
+    return name if re.match(r"[A-Za-z0-9_-]+\Z", name) else json.dumps(name, ensure_ascii=False)
 
 
 class Prefix:

@@ -101,6 +101,61 @@ class TestLoadSettings:
             assert "\n" not in message
 
 
+class TestLimits:
+    def test_are_read_from_tables_and_from_json(self, toml):
+        text = '[limits.each_user]\nmax_submissions = "200 in 1h"\nmin_submission_interval = 0.5\n'
+        text += "[limits.users.anna]\nmax_jobs_in_flight = 20\nmin_submission_interval = 0\n"
+        limits = load_settings(toml(text), {}).limits
+        (anna,), (ben,) = limits.of("anna"), limits.of("ben")
+        assert dict(anna.limits) == {
+            "max_jobs_in_flight": 20, "max_submissions": "200 in 1h", "min_submission_interval": 0,
+        }  # fmt: skip
+        assert anna.names["max_jobs_in_flight"] == "limits.users.anna.max_jobs_in_flight"
+        assert anna.names["max_submissions"] == ben.names["max_submissions"] == "limits.each_user.max_submissions"
+        assert ben.limits.max_jobs_in_flight is None
+        assert not limits.counts_jobs("ben")
+        given = load_settings(toml(text), {"FRACTAL_SLURM_LIMITS": '{"all_users": {"max_jobs_in_flight": 3}}'}).limits
+        assert [scope.of_whom for scope in given.of("ben")] == ["all users"]
+        assert Settings().limits.of("anna") == ()
+
+    def test_name_every_fault_with_its_place(self, toml):
+        text = """[limits]
+            count_foreign_jobs = 3
+            [limits.each_user]
+            max_submissions = "200 per hour"
+            max_subs = 1
+            [limits.users.anna]
+            max_jobs_in_fligth = 20
+            [limits.users."b c"]
+            [limits.al_users]
+            [limits.all_users]
+            min_submission_interval = true
+            max_submissions = "0 in 1h"
+            max_jobs_in_flight = -1
+        """
+        path = toml(text)
+        with pytest.raises(SettingsError) as caught:
+            load_settings(path, {"FRACTAL_SLURM_LIMITS": "[]"})
+        rate = 'a number in a span such as "200 in 1h" is allowed; units are s, m, h, d, and 7 days are the most'
+        assert [line.removeprefix(f"{path}: limits") for line in caught.value.messages] == [
+            ".count_foreign_jobs: found 3; true or false are allowed",
+            f".each_user.max_submissions: found '200 per hour'; {rate}",
+            ".each_user.max_subs: unknown setting; did you mean 'max_submissions'?",
+            ".users.anna.max_jobs_in_fligth: unknown setting; did you mean 'max_jobs_in_flight'?",
+            ".users[\"b c\"]: 'b c' is not allowed as a user to impersonate: give the name of an ordinary user",
+            ".al_users: unknown setting; did you mean 'all_users'?",
+            ".all_users.min_submission_interval: found True; a number of seconds from 0 to 86400 is allowed",
+            f".all_users.max_submissions: found '0 in 1h'; {rate}",
+            ".all_users.max_jobs_in_flight: found -1; a whole number from 0 to 1000000 is allowed",
+            "FRACTAL_SLURM_LIMITS: found '[]'; an object in JSON is allowed",
+        ]
+
+    @pytest.mark.parametrize("text", ["8 d", "1 in 8d", "1 in 0s", "1 in 1w", "1.5 in 1h", "-1 in 1h", "1 in 1h x", 3])
+    def test_refuse_what_is_no_rate(self, text):
+        with pytest.raises(SettingsError, match=r"x: limits\.each_user\.max_submissions: found .*is allowed"):
+            check_settings({"limits": {"each_user": {"max_submissions": text}}}, source="x")
+
+
 class TestHook:
     def test_lies_below_the_link_to_the_version_that_is_in_use(self, tmp_path):
         for version in ("1.0.0", "2.0.0"):

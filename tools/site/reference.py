@@ -109,16 +109,25 @@ def _fields() -> Iterator[tuple[str, Any, str, str]]:
     )
     if models is not None:
         for name, field in models.items():
-            yield name, field.default, str(field.description), type(field.default).__name__
+            default = field.get_default(call_default_factory=True)
+            is_plain = isinstance(default, (bool, int, float, str))
+            yield (
+                name,
+                default if is_plain else {},
+                str(field.description),
+                type(default).__name__ if is_plain else "table",
+            )
         return
     for entry in dataclasses.fields(Settings):  # type: ignore[arg-type]
         yield entry.name, entry.default, entry.metadata["description"], type(entry.default).__name__
 
 
 def toml(value: object) -> str:
-    """Return a plain value as TOML has it."""
+    """Return a plain value, or a table of such, as TOML has it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(entry)}" for name, entry in value.items()) + " }" if value else "{}"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

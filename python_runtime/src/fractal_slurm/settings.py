@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .config.documents import read_text
-from .config.faults import faults_of, found, plain
+from .config.faults import faults_of, found, json_path, plain
 from .errors import FractalSlurmError, SettingsError
+from .limits import LimitSettings, as_limits
 from .node.protocol import HOOK
 
 SETTINGS_FILE = Path("/etc/fractal/fractal-slurm.toml")
@@ -60,6 +61,7 @@ def _as_path(value: object) -> str:
 WholeNumber = Annotated[int, BeforeValidator(_as_number)]
 Truth = Annotated[bool, BeforeValidator(_as_truth)]
 AbsolutePath = Annotated[str, BeforeValidator(_as_path)]
+LimitTables = Annotated[LimitSettings, BeforeValidator(as_limits)]
 
 
 class Settings(BaseModel):
@@ -82,6 +84,11 @@ class Settings(BaseModel):
     )
     max_jobs_in_flight: WholeNumber = Field(
         default=0, description="Jobs of a run that SLURM may hold at the same time; 0: any number."
+    )
+    limits: LimitTables = Field(
+        default_factory=LimitSettings,
+        description="Limits on the submissions of all runs together: `each_user`, `all_users` and `users.NAME` hold "
+        "`max_jobs_in_flight`, `max_submissions` and `min_submission_interval`. The environment has them in JSON.",
     )
     max_retries: WholeNumber = Field(default=0, description="How often a task that failed is run again.")
     max_node_retries: WholeNumber = Field(
@@ -200,7 +207,7 @@ def _faults(values: Mapping[str, Any], place: Callable[[str], str]) -> list[str]
         Settings.model_validate(dict(values))
     except ValidationError as error:
         faults = faults_of(error, Settings, values, "setting")
-        return [f"{place(plain(str(location[0])))}: {words}" for location, words in faults]
+        return [f"{place(plain(str(location[0])))}{json_path(location[1:])[1:]}: {words}" for location, words in faults]
     return []
 
 
@@ -236,7 +243,7 @@ def _read_toml(file: Path, *, required: bool) -> dict[str, Any]:
         if required:
             raise SettingsError(f"{file}: can't be read: it is not there")
         return {}
-    # Keys of thousands of parts take the reader seconds; none of ours has more than one.
+    # Keys of thousands of parts take the reader seconds; ours have few.
     for number, line in enumerate(text.split("\n"), 1):
         if line.count(".") > _MOST_DOTS:
             raise SettingsError(f"{file}:{number}: no settings: more than {_MOST_DOTS} dots in a line")

@@ -6,6 +6,7 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 
 import pytest
 from fractal_slurm.driver.journal import Journal
+from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
 from played import Killed, Site
 
@@ -132,6 +133,90 @@ class TestSubmission:
         site.pass_time(1)
         assert isinstance(site.error, ClusterError)
         assert not site.run_id()
+
+
+class TestLimits:
+    def test_a_limit_is_said_once_with_the_time_and_waited_for(self, make):
+        site = make(limits={"each_user": {"max_submissions": "1 in 10m"}})
+        site.begin()
+        site.pass_time(60)
+        assert len(site.slurm.jobs()) == 1
+        with Journal.open(site.settings.state_path(), site.run_id(), drive=False) as journal:
+            (wait,) = journal.record.waits.values()
+            assert [event.detail for event in journal.events() if event.what == "limit reached"] == [
+                f"waiting {wait.words}"
+            ]
+        assert "1 submission in 10 min for played-anna (limits.each_user.max_submissions): it goes on at " in wait.words
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert sum("our limit" in sentence for sentence in site.said) == 1
+        assert site.clock.now > 1_600
+
+    def test_jobs_of_all_runs_count_and_a_cancel_does_not_wait(self, make):
+        site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
+        other = ledger_of(site.settings)
+        other.reserve("other", "ben", "another run", ())
+        other.accepted("other", "99", "ben")
+        site.begin()
+        site.pass_time(100)
+        assert site.slurm.jobs() == {}
+        assert said(site, "our limit of 1 job in flight for all users")
+        site.runner.interrupt()
+        site.pass_time(20)
+        assert not site.is_driven()
+        assert site.state() == "cancelled"
+
+    def test_room_that_another_run_made_is_taken(self, make):
+        site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
+        other = ledger_of(site.settings)
+        other.reserve("other", "ben", "another run", ())
+        site.begin()
+        site.pass_time(100)
+        other.keep("ben", "another run", {})
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_places_survive_a_driver_that_dies(self, make):
+        site = make(limits={"each_user": {"max_submissions": "2 in 1h"}})
+        site.begin()
+        site.kill("sbatch")  # it was called, and its answer is lost
+        site.pass_time(5)
+        site.resume()
+        site.pass_time(60)
+        assert len(site.slurm.jobs()) == 2
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_what_cannot_be_shared_holds_up_those_with_limits_alone(self, make):
+        site = make(limits={"each_user": {"max_jobs_in_flight": 5}})
+        file = ledger_of(site.settings).file
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"damaged" * 1000)
+        site.begin()
+        site.pass_time(60)
+        assert site.slurm.jobs() == {}
+        assert said(site, "it is damaged", "nothing is submitted meanwhile")
+        file.unlink()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_without_limits_a_run_goes_on_where_nothing_can_be_shared(self, site):
+        file = ledger_of(site.settings).file
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"damaged" * 1000)
+        site.begin()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert sum("it is damaged" in sentence for sentence in site.said) == 1
+
+    def test_a_refusal_of_the_site_holds_back_other_runs_of_the_user(self, site):
+        ledger_of(site.settings).refused("played-anna", "AssocMaxSubmitJobLimit")
+        site.begin()
+        site.pass_time(1)
+        assert site.slurm.jobs() == {}
+        assert said(site, "the site's limit is reached (AssocMaxSubmitJobLimit): waiting for room")
+        site.pass_time(10)
+        assert len(site.slurm.jobs()) == 2
 
 
 class TestEnds:

@@ -21,7 +21,7 @@ _MOST_NEW = 20
 # The rate is that of the last so many seconds, and of no fewer than so many looks.
 _RATE_S, _RATE_LOOKS = 120.0, 3
 # Events of the journal that say something to a person; the others are steps of ours.
-_TOLD = frozenset({"outage", "node left out", "no node left out", "cancel", "taken up again"})
+_TOLD = frozenset({"outage", "limit reached", "node left out", "no node left out", "cancel", "taken up again"})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -111,7 +111,7 @@ def found(value: object) -> str:
 def _describe(entry: Any, model: type[BaseModel], what: str) -> list[tuple[Sequence[int | str], str]]:
     kind, value, location = entry["type"], entry["input"], entry["loc"]
     # pydantic adds "[key]" to the location if a key itself is wrong. But a model may also have a key of that name.
-    if location[-1:] == ("[key]",) and _model_at(model, location[:-1]) is None:
+    if location[-1:] == ("[key]",) and kind != "extra_forbidden":
         location = location[:-1]
     if kind == "extra_forbidden":
         above = _model_at(model, location[:-1])
@@ -135,12 +135,15 @@ def _describe(entry: Any, model: type[BaseModel], what: str) -> list[tuple[Seque
 
 def _model_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
     """Return the model of the object at a location, or None if no model describes it."""
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         entry = model.model_fields.get(str(part))
         inner = [] if entry is None else [entry.annotation, *get_args(entry.annotation)]
         below = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         if below is None:
             return None
+        if entry is not None and get_origin(entry.annotation) is dict and next(parts, None) is None:
+            return None  # an object whose keys are free
         model = below
     return model
 

@@ -21,6 +21,7 @@ from .folders import slurm_may_write
 from .journal import Journal
 from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, RunRecord, TaskState
 from .notes import Notes
+from .quota import Quota
 from .sight import Reading, Sighting
 
 NO_ANSWER = "SLURM does not answer"
@@ -75,6 +76,7 @@ class Run:
         self.outage_until = 0.0
         self.said: set[str] = set()
         self.notes = Notes(journal)
+        self.quota = Quota(self)
 
     @property
     def record(self) -> RunRecord:

@@ -114,7 +114,7 @@ class Journal:
         lock_fd = None
         try:
             _remove_old_drafts(folder.parent)
-            _make_private(draft)
+            make_private(draft)
             lock_fd = lock(draft)
             connection = _connect(draft / "journal.sqlite")
             with closing(connection):
@@ -494,7 +494,7 @@ def _connect(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a folder, and what is missing above it, for this account alone (mkdir(1) makes only the last part so)."""
     for missing in reversed([part for part in folder.parents if not part.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)

@@ -113,6 +113,7 @@ class Runner:
             )
         self.run.journal.write(replace(self.run.record, state=RunState.DRIVEN))
         self.run.notes.write()
+        self.run.quota.keep()
         self.next_poll = time.monotonic() + 0.3
 
     def turn(self) -> bool:
@@ -143,6 +144,7 @@ class Runner:
             self.next_poll = time.monotonic() + self.tracker.pause()
         if not self.has_folder and self.run.may_ask():
             self.has_folder = self.guarded(self.run.make_folder)
+        self.run.quota.keep()
         if self.run.has_work():
             self.report()
             return True
@@ -260,6 +262,7 @@ class Runner:
     def cancel(self) -> None:
         """Cancel the run: submit nothing more. :meth:`pursue_cancel` then ends the jobs that SLURM has."""
         self.run.notes.wait("room", "")
+        self.run.notes.wait("limit", "")
         with self.run.journal.transaction():
             self.run.journal.write(replace(self.run.record, cancelled=True))
             self.run.journal.event("cancel")

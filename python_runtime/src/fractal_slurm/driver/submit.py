@@ -99,6 +99,8 @@ class Submitter:
         except ScriptTooLarge as error:
             self.too_large(job, [line.task for line in lines], str(error))
             return True
+        if not self.run.quota.take(job):
+            return False
         self.run.journal.update_job(job.token, "submitting", state=JobState.SUBMITTING, submitted_at=time.time())
         submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)
         if submission.outcome is Submitted.ACCEPTED:
@@ -106,6 +108,7 @@ class Submitter:
                 job.token, "submitted", state=JobState.SUBMITTED, slurm_job_id=submission.job_id
             )
             self.run.queue.add(self.run.id, submission.job_id or "")
+            self.run.quota.accepted(job, submission.job_id)
             self.run.last_submission = time.monotonic()
             self.full_s = 0.0
             self.told.clear()
@@ -129,6 +132,7 @@ class Submitter:
             self.run.journal.update_job(
                 job.token, submission.outcome.value, state=JobState.PLANNED, reason=submission.words
             )
+            self.run.quota.give_back(job)
         if submission.outcome is Submitted.FULL:
             self.no_room(submission.words)
         elif submission.outcome is Submitted.TOO_LARGE:
@@ -167,9 +171,11 @@ class Submitter:
 
     def no_room(self, words: str) -> None:
         """Handle a limit of the site: wait, longer each time, or until a job of the run ends."""
-        self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
-        self.run.notes.wait("room", f"for room: the site's limit is reached ({words})")
+        self.run.quota.wait_for_room(words)
+        shared_s = self.run.quota.refused(words)
         self.pause()
+        if shared_s is not None:
+            self.run.full_until = time.monotonic() + shared_s
 
     def not_now(self, words: str) -> None:
         """Handle a refusal that may pass: wait, longer each time, for ``refusal_wait_s`` in all."""

@@ -182,6 +182,17 @@ class TestToml:
         text = runtime_install.toml({"b": 3, "a": 'with "quotes" and \\', "c": True})
         assert text.splitlines()[1:] == ['a = "with \\"quotes\\" and \\\\"', "b = 3", "c = true"]
 
+    def test_writes_tables_after_what_stands_by_itself(self):
+        limits = {"users": {"a.b": {"max": 1}, "c": {}}, "each_user": {"rate": "200 in 1h", "pause": 0.5}, "on": True}
+        assert runtime_install.toml({"limits": limits, "z": 1}).splitlines()[1:] == [
+            "z = 1", "",
+            "[limits]", "on = true", "",
+            "[limits.each_user]", "pause = 0.5", 'rate = "200 in 1h"', "",
+            "[limits.users]", "",
+            '[limits.users."a.b"]', "max = 1", "",
+            "[limits.users.c]",
+        ]  # fmt: skip
+
 
 class TestUnpack:
     def archive(self, tmp_path, files):

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the runs of all processes of one host share: what was submitted, whom the site told to wait, squeue's answer.
+
+It is a file of SQLite in the state folder, one for each host and cluster. A process that dies in the midst of a
+transaction leaves nothing of it, and the kernel gives its lock back. No transaction outlasts a few statements: nothing
+is held while a command of SLURM runs.
+
+It decides on no task: whatever is lost with it, each run's own journal has all that its driver needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from ..errors import ClusterError, count_of, one_line
+from ..limits import LONGEST_SPAN_S, Scope, parse_rate
+from ..settings import Settings
+from .journal import make_private
+
+# Seconds for which a process waits for another that writes.
+_BUSY_S = 5.0
+# A place that was taken and never used counts as a job in flight for so long: its process died, or its sbatch hangs.
+_UNANSWERED_S = 600.0
+# A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
+_UNSEEN_S = 86_400.0
+# Of a job that is gone SLURM is asked for so long, for a driver that has not seen it.
+GONE_S = 600.0
+# Pauses after a refusal of the site grow from the first to the second. One run tries for so long, then another may.
+FULL_FIRST_S, FULL_LAST_S, TRY_S = 2.0, 60.0, 90.0
+_FORMAT = 1
+_TABLES = f"""\
+CREATE TABLE job (
+    token TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    run TEXT NOT NULL,
+    at REAL NOT NULL,        -- when its place was taken; later, when SLURM took it
+    seen REAL NOT NULL,      -- when somebody knew last that it is there
+    job_id TEXT,
+    gone REAL,               -- when it was seen to be over
+    shown INTEGER NOT NULL   -- whether SLURM shows it to this account
+) WITHOUT ROWID;
+CREATE INDEX job_at ON job (at);
+CREATE INDEX job_there ON job (user) WHERE gone IS NULL;
+CREATE TABLE full (user TEXT PRIMARY KEY, until REAL NOT NULL, pause REAL NOT NULL, words TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE asking (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, until REAL NOT NULL, who TEXT NOT NULL);
+CREATE TABLE answer (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, asked REAL NOT NULL, said BLOB NOT NULL);
+PRAGMA user_version = {_FORMAT};
+"""
+# Jobs in flight of a user, or of all. What was seen, or taken, before these times does not count.
+_IN_FLIGHT = """\
+SELECT count(*) FROM job WHERE gone IS NULL AND (:user = '' OR user = :user)
+AND ((job_id IS NOT NULL AND seen > :unseen) OR (job_id IS NULL AND at > :unanswered))
+"""
+# The submission, of a user or of all, before which so many others came since a time.
+_SUBMITTED = """\
+SELECT at FROM job WHERE at > :since AND (:user = '' OR user = :user) ORDER BY at DESC LIMIT 1 OFFSET :before
+"""
+
+
+class NotShared(ClusterError):
+    """What runs share can't be read or written."""
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Why nothing may be submitted now.
+
+    Attributes:
+        limit: Which limit it is, as the settings name it; empty for one of the site.
+        words: What is waited for, a part of a sentence; of the site's limit, the words with which it refused.
+        until: When it goes on, in seconds since the epoch; None where that is not known.
+    """
+
+    limit: str
+    words: str
+    until: float | None
+
+
+class Ledger:
+    """The shared file.
+
+    Args:
+        file: Its path. It is made, private, with the first use.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._pid = 0
+
+    # -- submissions
+
+    def reserve(
+        self,
+        token: str,
+        user: str,
+        run_id: str,
+        scopes: Sequence[Scope],
+        *,
+        shown: bool = True,
+        foreign: Mapping[str, int] | None = None,
+    ) -> Blocked | None:
+        """Take a place for a submission, before sbatch is called. Returns why there is none, if so.
+
+        A place that is not given back counts as a submission, whatever became of it.
+
+        Args:
+            token: The job's token.
+            user: Whose job it becomes.
+            run_id: The run.
+            scopes: The limits that hold for the user.
+            shown: Whether SLURM shows the job to this account.
+            foreign: Jobs that users submitted without us, by user; None where they do not count.
+
+        Raises:
+            NotShared: The file can't be used. Nothing was taken.
+        """
+        with self._write() as (db, now):
+            for scope in scopes:
+                blocked = _limit_reached(db, now, scope, foreign or {})
+                if blocked is not None:
+                    return blocked
+            row = db.execute("SELECT until, words FROM full WHERE user = ?", (user,)).fetchone()
+            if row is not None and now < row[0] <= now + TRY_S:
+                return Blocked("", row[1], row[0])
+            if row is not None:
+                # This run tries; the others wait for what it is told.
+                db.execute("UPDATE full SET until = ? WHERE user = ?", (now + TRY_S, user))
+            db.execute(
+                "INSERT OR REPLACE INTO job (token, user, run, at, seen, shown) VALUES (?, ?, ?, ?, ?, ?)",
+                (token, user, run_id, now, now, shown),
+            )
+            db.execute("DELETE FROM job WHERE at < ? AND gone IS NOT NULL", (now - LONGEST_SPAN_S - GONE_S,))
+        return None
+
+    def accepted(self, token: str, job_id: str, user: str) -> None:
+        """SLURM took the job: what was full for its user has room.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            # Its time is that of the answer: SLURM's own is between the two.
+            db.execute("UPDATE job SET job_id = ?, at = ?, seen = ? WHERE token = ?", (job_id, now, now, token))
+            db.execute("DELETE FROM full WHERE user = ?", (user,))
+
+    def give_back(self, token: str, user: str) -> None:
+        """There is certainly no job: its place is free, and whoever waits for what this try is told may try.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            db.execute("DELETE FROM job WHERE token = ? AND job_id IS NULL", (token,))
+            db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
+
+    def refused(self, user: str, words: str) -> float:
+        """The site's limit for a user is reached: nobody tries for a while, longer each time. Returns the seconds.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            row = db.execute("SELECT pause FROM full WHERE user = ?", (user,)).fetchone()
+            pause = min(FULL_LAST_S, max(FULL_FIRST_S, row[0] * 1.5 if row else 0.0))
+            db.execute("INSERT OR REPLACE INTO full VALUES (?, ?, ?, ?)", (user, now + pause, pause, one_line(words)))
+        return float(pause)
+
+    def keep(self, user: str, run_id: str, jobs: Mapping[str, tuple[str | None, float]], *, shown: bool = True) -> None:
+        """Bring the jobs of a run up to date, as its journal has them.
+
+        Args:
+            user: Whose jobs they are.
+            run_id: The run.
+            jobs: Token to id and time of submission of all that SLURM has or may have now.
+            shown: Whether SLURM shows them to this account.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            sql = "SELECT token, gone IS NULL FROM job WHERE run = ? AND (gone IS NULL OR gone > 0)"
+            known = dict(db.execute(sql, (run_id,)).fetchall())
+            for token, (job_id, at) in jobs.items():
+                db.execute(
+                    "INSERT OR IGNORE INTO job (token, user, run, at, seen, shown) VALUES (?, ?, ?, ?, ?, ?)",
+                    (token, user, run_id, min(at, now), now, shown),
+                )
+                db.execute(
+                    "UPDATE job SET job_id = coalesce(?, job_id), seen = ?, shown = ? WHERE token = ?",
+                    (job_id, now, shown, token),
+                )
+            ended = [token for token in known if token not in jobs]
+            # 0: its driver has seen it, so nobody needs to ask for it any more.
+            db.executemany("UPDATE job SET gone = 0 WHERE token = ?", ((token,) for token in ended))
+            if any(known[token] for token in ended):
+                db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
+
+    def in_flight(self, user: str = "") -> int:
+        """How many jobs of a user SLURM has or may have; of all users, if none is given.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            return _in_flight(db, now, user)
+
+    # -- the file
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[tuple[sqlite3.Connection, float]]:
+        """One transaction. Gives the connection, and the time now."""
+        with self._lock:
+            try:
+                db = self._connection()
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    now = time.time()
+                    # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
+                    db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
+                    db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
+                    yield db, now
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+            except (OSError, sqlite3.Error) as error:
+                raise NotShared(
+                    f"what runs share in {self.file} can't be used: {_cause(error)}; see state_dir in our settings"
+                ) from None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None or self._pid != os.getpid():
+            # A process that was forked must not use the connection of the other.
+            self._db = _open(self.file)
+            self._pid = os.getpid()
+        return self._db
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    if not file.parent.exists():
+        with contextlib.suppress(FileExistsError):
+            make_private(file.parent)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    db = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        # What the last seconds before a power cut added may be lost; the journals of the runs have it.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _TABLES.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+        db.execute("COMMIT")
+        if version not in (0, _FORMAT):
+            raise sqlite3.DatabaseError(f"it has format {version}, of another version of fractal-slurm")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _cause(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if "locked" in words or "busy" in words:
+        return f"another process holds it for over {_BUSY_S:g} s"
+    if "malformed" in words or "not a database" in words or "no such table" in words:
+        return f"it is damaged ({words}): move it away, and the runs that are driven make another"
+    return one_line(words)
+
+
+def _in_flight(db: sqlite3.Connection, now: float, user: str) -> int:
+    values = {"user": user, "unseen": now - _UNSEEN_S, "unanswered": now - _UNANSWERED_S}
+    return int(db.execute(_IN_FLIGHT, values).fetchone()[0])
+
+
+def _limit_reached(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Blocked | None:
+    """The limit that keeps a submission back for the longest time, if one does."""
+    found = list(_limits_reached(db, now, scope, foreign))
+    return max(found, key=lambda blocked: blocked.until or 0.0) if found else None
+
+
+def _limits_reached(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Iterator[Blocked]:
+    limits, user, whom = scope.limits, scope.user, scope.of_whom
+    if most := limits.max_jobs_in_flight:
+        others = foreign.get(user, 0) if user else sum(foreign.values())
+        if _in_flight(db, now, user) + others >= most:
+            yield _blocked(scope, "max_jobs_in_flight", f"{count_of(most, 'job')} in flight for {whom}", None)
+    rate = parse_rate(limits.max_submissions or "")
+    if rate is not None:
+        values = {"since": now - rate.seconds, "user": user, "before": rate.most - 1}
+        for (at,) in db.execute(_SUBMITTED, values):
+            words = f"{count_of(rate.most, 'submission')} in {_span(rate.seconds)} for {whom}"
+            yield _blocked(scope, "max_submissions", words, at + rate.seconds)
+    if interval := limits.min_submission_interval:
+        for (at,) in db.execute(_SUBMITTED, {"since": now - interval, "user": user, "before": 0}):
+            words = f"one submission in {interval:g} s for {whom}"
+            yield _blocked(scope, "min_submission_interval", words, at + interval)
+
+
+def _blocked(scope: Scope, name: str, words: str, until: float | None) -> Blocked:
+    when = "when a job ends" if until is None else f"at {clock(until)}"
+    return Blocked(scope.names[name], f"for our limit of {words} ({scope.names[name]}): it goes on {when}", until)
+
+
+def clock(at: float) -> str:
+    """A time of day, with its date if that is another day."""
+    there = time.localtime(at)
+    today = there[:3] == time.localtime(time.time())[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", there)
+
+
+def _span(seconds: int) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds % length == 0:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+_ledgers: WeakValueDictionary[Path, Ledger] = WeakValueDictionary()
+_ledgers_lock = threading.Lock()
+
+
+def ledger_of(settings: Settings) -> Ledger:
+    """The ledger of this host and cluster; the same object for all runs of a process."""
+    cluster = f"{settings.bin_dir()}\n{os.environ.get('SLURM_CONF', '')}"
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename)[:200] or "host"
+    name = f"{host}-{hashlib.sha256(cluster.encode(errors='replace')).hexdigest()[:8]}.sqlite"
+    file = settings.state_path() / "shared" / name
+    with _ledgers_lock:
+        ledger = _ledgers.get(file)
+        if ledger is None:
+            ledger = _ledgers[file] = Ledger(file)
+        return ledger

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The places of one run's submissions, out of what all runs of this host share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .ledger import Blocked, NotShared, ledger_of
+from .model import IN_FLIGHT, JobRow
+
+if TYPE_CHECKING:
+    from .context import Run
+
+# So long a run that waits for a place does not look again, at the least and at the most, in seconds. The first is for
+# waits whose end is not known; the second, since a clock may jump.
+_LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
+# What is shared could not be used: pauses in which nothing is submitted, where a limit holds.
+_TROUBLE_S = 5.0
+
+
+class Quota:
+    """Asks for places before submissions, and gives account of the run's jobs.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.ledger = ledger_of(run.settings)
+        self.scopes = run.settings.limits.of(run.user)
+        self.told: set[str] = set()
+        self._kept: dict[str, tuple[str | None, float]] | None = None
+
+    def take(self, job: JobRow) -> bool:
+        """Take a place for a submission. If there is none, say so once, and submit nothing for a while."""
+        try:
+            blocked = self.ledger.reserve(
+                job.token, self.run.user, self.run.id, self.scopes, shown=not self.run.hidden, foreign=self.foreign()
+            )
+        except NotShared as trouble:
+            if not self.scopes:
+                self.run.say_once(f"{trouble}; no limit of ours is set, so the run goes on without")
+                return True
+            self.run.say_once(f"{trouble}; limits are set, so nothing is submitted meanwhile")
+            self.run.notes.wait("limit", str(trouble))
+            self.run.full_until = time.monotonic() + _TROUBLE_S
+            return False
+        if blocked is None:
+            self.run.notes.wait("limit", "")
+            return True
+        self.wait(blocked)
+        return False
+
+    def foreign(self) -> dict[str, int] | None:
+        """The jobs that users submitted without us, where they count."""
+        return None
+
+    def wait(self, blocked: Blocked) -> None:
+        """Say what is waited for, and submit nothing until it may go on."""
+        if not blocked.limit:
+            self.wait_for_room(blocked.words)
+            self.run.full_until = time.monotonic() + _LOOK_FIRST_S
+            return
+        self.run.notes.wait("limit", blocked.words)
+        if blocked.limit not in self.told:
+            self.told.add(blocked.limit)
+            self.run.say(f"waiting {blocked.words}")
+            self.run.journal.event("limit reached", self.run.user, f"waiting {blocked.words}")
+        left = _LOOK_FIRST_S if blocked.until is None else blocked.until - time.time()
+        self.run.full_until = time.monotonic() + min(max(0.0, left), _LOOK_LAST_S)
+
+    def wait_for_room(self, words: str) -> None:
+        """Say that the site's limit is reached; ``words`` are its own."""
+        self.run.say_once(f"the site's limit is reached ({words}): waiting for room")
+        self.run.notes.wait("room", f"for room: the site's limit is reached ({words})")
+
+    def accepted(self, job: JobRow, job_id: str) -> None:
+        """SLURM took a job."""
+        self._tell(lambda: self.ledger.accepted(job.token, job_id, self.run.user))
+
+    def give_back(self, job: JobRow) -> None:
+        """There is certainly no job."""
+        self._tell(lambda: self.ledger.give_back(job.token, self.run.user))
+
+    def refused(self, words: str) -> float | None:
+        """The site's limit is reached: all runs of the user wait. Returns the seconds, if they could be told."""
+        try:
+            return self.ledger.refused(self.run.user, words)
+        except NotShared:
+            return None
+
+    def keep(self) -> None:
+        """Bring the account up to date with the journal, if anything changed since the last time."""
+        jobs = {
+            job.token: (job.slurm_job_id, job.submitted_at or time.time()) for job in self.run.journal.jobs(*IN_FLIGHT)
+        }
+        if jobs != self._kept and (jobs or self._kept is not None):
+            self._kept = jobs
+            self._tell(lambda: self.ledger.keep(self.run.user, self.run.id, jobs, shown=not self.run.hidden))
+
+    def _tell(self, act: Callable[[], object]) -> None:
+        """Do what only accounts: where it can't be done, the run goes on, and the next change brings it."""
+        try:
+            act()
+        except NotShared as trouble:
+            self._kept = None
+            if self.scopes:
+                self.run.say_once(str(trouble))

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs of several processes share: places for submissions, and refusals of the site."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+
+import pytest
+from fractal_slurm.driver import ledger as module
+from fractal_slurm.driver.ledger import Ledger, NotShared, ledger_of
+from fractal_slurm.limits import LimitSettings
+from fractal_slurm.settings import Settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Clock:
+    """The module ``time`` of the ledger."""
+
+    def __init__(self, now=1_700_000_000.0):
+        self.now = now
+
+    def __getattr__(self, name):
+        return getattr(module_time, name)
+
+    def time(self):
+        return self.now
+
+
+module_time = module.time
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "shared/a.sqlite")
+
+
+def scopes(user="anna", **limits):
+    return LimitSettings(**limits).of(user)
+
+
+def take(ledger, number, user="anna", **limits):
+    return ledger.reserve(f"{number:016x}", user, "run", scopes(user, **limits))
+
+
+class TestPlaces:
+    def test_there_are_as_many_as_the_limit_on_jobs(self, ledger):
+        limits = {"each_user": {"max_jobs_in_flight": 2}, "all_users": {"max_jobs_in_flight": 3}}
+        assert [take(ledger, n, **limits) for n in range(2)] == [None, None]
+        blocked = take(ledger, 2, **limits)
+        assert blocked.until is None
+        assert blocked.words == (
+            "for our limit of 2 jobs in flight for anna (limits.each_user.max_jobs_in_flight): "
+            "it goes on when a job ends"
+        )
+        assert take(ledger, 3, "ben", **limits) is None
+        assert take(ledger, 4, "ben", **limits).limit == "limits.all_users.max_jobs_in_flight"
+
+    def test_a_job_that_ended_or_never_was_makes_room(self, ledger):
+        limits = {"each_user": {"max_jobs_in_flight": 1}}
+        take(ledger, 1, **limits)
+        ledger.give_back(f"{1:016x}", "anna")
+        assert take(ledger, 2, **limits) is None
+        ledger.accepted(f"{2:016x}", "77", "anna")
+        assert take(ledger, 3, **limits)
+        ledger.keep("anna", "run", {})
+        assert take(ledger, 3, **limits) is None
+
+    def test_a_user_may_have_other_limits(self, ledger):
+        limits = {"each_user": {"max_jobs_in_flight": 1}, "users": {"anna": {"max_jobs_in_flight": 0}}}
+        assert [take(ledger, n, **limits) for n in range(3)] == [None] * 3
+        take(ledger, 8, "ben", **limits)
+        assert take(ledger, 9, "ben", **limits)
+
+    def test_jobs_of_others_count_where_they_are_known(self, ledger):
+        held = scopes(each_user={"max_jobs_in_flight": 3})
+        assert ledger.reserve("a", "anna", "run", held, foreign={"anna": 3, "ben": 1})
+        assert ledger.reserve("a", "anna", "run", held, foreign={"anna": 2}) is None
+
+    def test_an_interval_is_held_and_its_end_told(self, ledger, clock):
+        limits = {"each_user": {"min_submission_interval": 5}}
+        take(ledger, 1, **limits)
+        clock.now += 4
+        blocked = take(ledger, 2, **limits)
+        assert blocked.until == pytest.approx(clock.now + 1)
+        assert "it goes on at " + module.clock(clock.now + 1) in blocked.words
+        clock.now += 1.01
+        assert take(ledger, 2, **limits) is None
+
+    def test_counts_what_other_processes_submitted_and_what_died_in_between(self, ledger, clock):
+        limits = {"each_user": {"max_submissions": "3 in 1h", "max_jobs_in_flight": 3}}
+        for number in range(3):
+            take(Ledger(ledger.file), number, **limits)  # none of them comes to its answer
+        assert take(ledger, 9, **limits).until == pytest.approx(clock.now + 3600)
+        clock.now += 700  # they count as submissions, and as jobs no more
+        assert ledger.in_flight("anna") == 0
+        assert take(ledger, 9, **limits).limit == "limits.each_user.max_submissions"
+
+    def test_twelve_processes_take_no_more_places_than_there_are(self, tmp_path):
+        code = (
+            "import sys; from pathlib import Path; from fractal_slurm.driver.ledger import Ledger\n"
+            "from fractal_slurm.limits import LimitSettings\n"
+            "held = LimitSettings(each_user={'max_submissions': '50 in 1h'}).of('anna')\n"
+            "ledger = Ledger(Path(sys.argv[1]))\n"
+            "print(sum(ledger.reserve(f'{sys.argv[2]}-{n}', 'anna', 'r', held) is None for n in range(20)))\n"
+        )
+        argv = [sys.executable, "-c", code, str(tmp_path / "shared/a.sqlite")]
+        others = [subprocess.Popen([*argv, str(n)], stdout=subprocess.PIPE) for n in range(12)]
+        assert sum(int(other.communicate(timeout=60)[0]) for other in others) == 50
+
+    @given(
+        st.integers(1, 4), st.sampled_from([10, 60]),
+        st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["anna", "ben"])), max_size=30),
+    )  # fmt: skip
+    def test_a_window_slides_as_a_naive_one_does(self, tmp_path_factory, most, span, steps):
+        ledger = Ledger(tmp_path_factory.mktemp("ledger") / "a.sqlite")
+        limits = {"each_user": {"max_submissions": f"{most} in {span}s"}}
+        clock, taken = Clock(), []
+        module.time = clock
+        try:
+            for number, (passed, user) in enumerate(steps):
+                clock.now += passed
+                within = [at for at, whose in taken if whose == user and at > clock.now - span]
+                blocked = take(ledger, number, user, **limits)
+                if len(within) < most:
+                    assert blocked is None
+                    taken.append((clock.now, user))
+                else:
+                    assert blocked.until == sorted(within)[-most] + span
+        finally:
+            module.time = module_time
+
+
+class TestClocksThatJump:
+    def test_back_holds_nobody_for_longer_than_a_span(self, ledger, clock):
+        limits = {"each_user": {"max_submissions": "1 in 1h", "min_submission_interval": 60}}
+        take(ledger, 1, **limits)
+        clock.now -= 400 * 86_400
+        assert take(ledger, 2, **limits).until == pytest.approx(clock.now + 3600)
+        clock.now += 3601
+        assert take(ledger, 2, **limits) is None
+
+    def test_back_keeps_no_refusal(self, ledger, clock):
+        ledger.refused("anna", "full")
+        clock.now -= 86_400
+        assert take(ledger, 1) is None
+
+    def test_ahead_forgets_jobs_until_they_are_seen_again(self, ledger, clock):
+        take(ledger, 1)
+        ledger.accepted(f"{1:016x}", "77", "anna")
+        clock.now += 30 * 86_400
+        assert ledger.in_flight() == 0
+        ledger.keep("anna", "run", {f"{1:016x}": ("77", clock.now - 5)})
+        assert ledger.in_flight() == 1
+
+
+class TestRefusals:
+    def test_one_tries_and_the_others_of_that_user_follow(self, ledger, clock):
+        assert ledger.refused("anna", "AssocMaxSubmitJobLimit") == 2
+        blocked = take(ledger, 1)
+        assert (blocked.limit, blocked.words) == ("", "AssocMaxSubmitJobLimit")
+        assert take(ledger, 2, "ben") is None
+        clock.now += 2.1
+        assert take(ledger, 1) is None  # it tries
+        assert take(ledger, 3)
+        ledger.accepted(f"{1:016x}", "77", "anna")
+        assert take(ledger, 3) is None
+
+    def test_pauses_grow_and_end_when_a_job_does(self, ledger, clock):
+        assert [ledger.refused("anna", "x") for _ in range(3)] == [2, 3, 4.5]
+        assert [ledger.refused("anna", "x") for _ in range(20)][-1] == 60
+        ledger.keep("anna", "run", {"a": ("7", clock.now)})
+        assert take(ledger, 1)
+        ledger.keep("anna", "run", {})
+        assert take(ledger, 1) is None
+
+    def test_one_that_died_as_it_tried_holds_nobody(self, ledger, clock):
+        ledger.refused("anna", "x")
+        clock.now += 2.1
+        assert take(ledger, 1) is None
+        clock.now += module.TRY_S - 1
+        assert take(ledger, 2)
+        clock.now += 1.1
+        assert take(ledger, 2) is None
+
+
+class TestFile:
+    def test_is_private_and_one_for_each_cluster(self, tmp_path):
+        settings = Settings(state_dir=str(tmp_path / "state"), slurm_bin_dir="/a")
+        ledger = ledger_of(settings)
+        assert ledger is ledger_of(settings)
+        assert ledger.file != ledger_of(Settings(state_dir=str(tmp_path / "state"), slurm_bin_dir="/b")).file
+        ledger.in_flight()
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (ledger.file, *ledger.file.parents[:2])]
+        assert modes == [0o600, 0o700, 0o700]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in ledger.file.parent.iterdir()} == {0o600}
+
+    def test_says_what_is_wrong_with_it(self, tmp_path):
+        (tmp_path / "a.sqlite").write_bytes(b"no database" * 1000)
+        with pytest.raises(NotShared, match=r"a\.sqlite can't be used: it is damaged .*move it away"):
+            Ledger(tmp_path / "a.sqlite").in_flight()
+        (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(NotShared, match="Too many levels of symbolic links"):
+            Ledger(tmp_path / "link").in_flight()
+        assert not (tmp_path / "elsewhere").exists()
+
+    def test_a_newer_format_is_left_alone(self, tmp_path):
+        Ledger(tmp_path / "a.sqlite").in_flight()
+        with sqlite3.connect(tmp_path / "a.sqlite") as db:
+            db.execute("PRAGMA user_version = 99")
+        with pytest.raises(NotShared, match="it has format 99, of another version"):
+            Ledger(tmp_path / "a.sqlite").in_flight()
+
+    @pytest.mark.parametrize(("number", "waits"), [(signal.SIGKILL, False), (signal.SIGSTOP, True)])
+    def test_a_process_that_dies_in_the_midst_holds_nobody(self, ledger, monkeypatch, number, waits):
+        monkeypatch.setattr(module, "_BUSY_S", 0.2)
+        take(ledger, 1)
+        code = (
+            "import sys, time; from pathlib import Path; from fractal_slurm.driver.ledger import Ledger\n"
+            "with Ledger(Path(sys.argv[1]))._write() as (db, now):\n"
+            "    db.execute('DELETE FROM job'); print('in', flush=True); time.sleep(60)\n"
+        )
+        other = subprocess.Popen([sys.executable, "-c", code, str(ledger.file)], stdout=subprocess.PIPE)
+        try:
+            other.stdout.readline()
+            other.send_signal(number)
+            if waits:
+                with pytest.raises(NotShared, match=r"another process holds it for over 0\.2 s"):
+                    Ledger(ledger.file).in_flight()
+            else:
+                other.wait()
+                assert Ledger(ledger.file).in_flight() == 1  # nothing of what it began
+        finally:
+            other.kill()
+            other.communicate()
+        assert ledger.in_flight() == 1
+
+    def test_a_full_disk_is_told(self, ledger, monkeypatch):
+        ledger.in_flight()
+        ledger._db.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(NotShared, match="full"):
+            ledger.keep("anna", "run", {str(number): (None, 0.0) for number in range(2_000)})
+        assert ledger.in_flight() == 0
