@@ -49,12 +49,9 @@ class Client:
         Raises:
             ApiError: It refused, or did not answer.
         """
-        if self._token is None and not form:
-            login = {"username": self.email, "password": self.password}
-            self._token = self.call("POST", "/auth/token/login/", login, form=True)["access_token"]
         headers = {"Content-Type": "application/x-www-form-urlencoded" if form else "application/json"}
         if not form:
-            headers["Authorization"] = f"Bearer {self._token}"
+            headers["Authorization"] = f"Bearer {self.token()}"
         data = None
         if body is not None:
             data = (urllib.parse.urlencode(body) if form else json.dumps(body)).encode()
@@ -71,6 +68,13 @@ class Client:
         if raw:
             return text
         return json.loads(text) if text else None
+
+    def token(self) -> str:
+        """The user's token, for which their password is sent once."""
+        if self._token is None:
+            login = {"username": self.email, "password": self.password}
+            self._token = str(self.call("POST", "/auth/token/login/", login, form=True)["access_token"])
+        return self._token
 
     def version(self) -> tuple[int, ...]:
         """The server's version."""

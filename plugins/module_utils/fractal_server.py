@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import signal
+import threading
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
@@ -15,7 +19,7 @@ from .commands import run
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 CONNECTION_SPEC = {
@@ -37,6 +41,12 @@ CONNECTION_RULES = {
     "required_by": {"fractalctl_dir": "fractalctl", "fractalctl_user": "fractalctl"},
 }
 SLURM_TYPES = ("slurm_sudo", "slurm_ssh")
+# What to add to the server's words, where an administrator is needed.
+_HINTS = {
+    401: " (the token or the password is wrong, or too old: get a new one)",
+    403: " (an administrator of fractal-server may do this: use the token of one)",
+    404: " (resources have been there since fractal-server 2.17)",
+}
 _MAX_BYTES = 16 * 1024 * 1024
 # The server adds these by itself. They are not sent back.
 _OF_THE_SERVER = ("id", "timestamp_created")
@@ -84,7 +94,19 @@ except Exception as error:
 
 
 class ServerError(Exception):
-    """Why the server does not do what it is asked for, in one sentence."""
+    """Why the server does not do what it is asked for, in one sentence.
+
+    Attributes:
+        status: The status of its answer, or None.
+    """
+
+    def __init__(self, words: str, status: int | None = None) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Unanswered(ServerError):
+    """There is no answer that can be read. Whether the server did what it was asked for is not known."""
 
 
 def connect(params: Mapping[str, Any]) -> Fractalctl | Api:
@@ -99,8 +121,97 @@ def connect(params: Mapping[str, Any]) -> Fractalctl | Api:
     return Fractalctl(params) if params["fractalctl"] else Api(params)
 
 
-class Api:
-    """The server's API, used with an administrator's token or password.
+class Client:
+    """One user of a fractal-server, by its API. Each answer is bounded in bytes and in time.
+
+    Args:
+        url: The address of the server.
+        token: The user's token. None as long as there is none.
+        timeout: Seconds for each question, the whole answer included.
+        validate_certs: Whether the certificate of the server is checked.
+        ca_path: A file with certificates of authorities that are trusted, or None.
+        hints: What to add to the server's words, by the status of its answer.
+        option: What the user calls the address, for messages.
+
+    Raises:
+        ServerError: The address or the token is not allowed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        *,
+        timeout: float,
+        validate_certs: bool = True,
+        ca_path: str | None = None,
+        hints: Mapping[int, str] | None = None,
+        option: str = "api_url",
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._option = option
+        self._hints = dict(hints or {})
+        self._timeout = timeout
+        self._options: dict[str, Any] = {
+            "timeout": timeout,
+            "validate_certs": validate_certs,
+            "ca_path": ca_path,
+            "follow_redirects": "none",  # the token goes to this server alone
+        }
+        if not self._url.startswith(("http://", "https://")):
+            raise ServerError(
+                "%s: found %r; an address that begins with http:// or https:// is allowed" % (option, self._url)
+            )
+        # Whoever makes a header of such a text would show it in the message.
+        if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise ServerError("%s: its token has signs that no token has, or is empty: get a new one" % self._url)
+        self._token = token
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the server.
+
+        Args:
+            method: As in HTTP.
+            path: What follows the address.
+            body: What is sent, as JSON. None for nothing.
+
+        Returns:
+            Its answer. None where the answer is empty.
+
+        Raises:
+            ServerError: It refuses, gives no answer or not in time, or answers something else than JSON.
+        """
+        return self._call(method, path, None if body is None else json.dumps(body))
+
+    def _call(self, method: str, path: str, data: str | None = None, content_type: str = "application/json") -> Any:
+        headers = {"Accept": "application/json"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        if self._token is not None:
+            headers["Authorization"] = "Bearer %s" % self._token
+        where = "%s %s%s" % (method, self._url, path)
+        try:
+            with _within(self._timeout):
+                answer = open_url(self._url + path, method=method, headers=headers, data=data, **self._options)
+                text = answer.read(_MAX_BYTES + 1)
+        except HTTPError as error:
+            kind = ServerError if error.code < 500 else Unanswered  # a proxy's words, where the server is slow
+            words = "%s: %s" % (where, _words_of(error, self._hints, self._timeout))
+            raise kind(words, error.code) from None
+        except Exception as error:  # by urllib, ssl, http.client or the system: each means that there is no answer
+            raise Unanswered(
+                "%s: no answer: %s: does the server run, and is %s right?" % (where, error, self._option)
+            ) from None
+        if len(text) > _MAX_BYTES:
+            raise Unanswered("%s: answers more than %d MB" % (where, _MAX_BYTES // 2**20))
+        try:
+            return json.loads(text.decode("utf-8")) if text else None
+        except (ValueError, RecursionError):
+            raise Unanswered("%s: its answer is no JSON: is this a fractal-server?" % where) from None
+
+
+class Api(Client):
+    """The resources in the server's API, used with an administrator's token or password.
 
     Args:
         params: A module's parameters.
@@ -112,18 +223,14 @@ class Api:
     _RESOURCES = "/admin/v2/resource/"
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        self._url: str = params["api_url"].rstrip("/")
-        self._options: dict[str, Any] = {
-            "timeout": params["timeout"],
-            "validate_certs": params["validate_certs"],
-            "ca_path": params["ca_path"],
-            "follow_redirects": "none",  # the token goes to this server alone
-        }
-        if not self._url.startswith(("http://", "https://")):
-            raise ServerError(
-                "api_url: found %r; an address that begins with http:// or https:// is allowed" % self._url
-            )
-        self._token: str | None = params["token"]
+        super().__init__(
+            params["api_url"],
+            params["token"],
+            timeout=params["timeout"],
+            validate_certs=params["validate_certs"],
+            ca_path=params["ca_path"],
+            hints=_HINTS,
+        )
         if self._token is None:
             form = urlencode({"username": params["username"], "password": params["password"]})
             answer = self._call("POST", "/auth/token/login/", form, "application/x-www-form-urlencoded")
@@ -133,7 +240,7 @@ class Api:
 
     def resources(self) -> list[dict[str, Any]]:
         """All resources, as the server tells them."""
-        found = self._call("GET", self._RESOURCES)
+        found = self.call("GET", self._RESOURCES)
         if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
             raise ServerError(
                 "%s%s: gives no list of resources: is this a fractal-server?" % (self._url, self._RESOURCES)
@@ -142,44 +249,47 @@ class Api:
 
     def create(self, body: Mapping[str, Any]) -> Any:
         """Make a resource. Returns the resource as the server tells it."""
-        return self._call("POST", self._RESOURCES, json.dumps(body))
+        return self.call("POST", self._RESOURCES, body)
 
     def update(self, number: int, body: Mapping[str, Any]) -> Any:
         """Give the resource of this id other values. Returns the resource as the server tells it."""
-        return self._call("PUT", "%s%d/" % (self._RESOURCES, number), json.dumps(body))
+        return self.call("PUT", "%s%d/" % (self._RESOURCES, number), body)
 
     def remove(self, number: int) -> None:
         """Remove the resource of this id."""
-        self._call("DELETE", "%s%d/" % (self._RESOURCES, number))
-
-    def _call(self, method: str, path: str, data: str | None = None, content_type: str = "application/json") -> Any:
-        headers = {"Accept": "application/json"}
-        if data is not None:
-            headers["Content-Type"] = content_type
-        if self._token is not None:
-            headers["Authorization"] = "Bearer %s" % self._token
-        where = "%s %s%s" % (method, self._url, path)
-        try:
-            answer = open_url(self._url + path, method=method, headers=headers, data=data, **self._options)
-            text = answer.read(_MAX_BYTES + 1)
-        except HTTPError as error:
-            raise ServerError("%s: %s" % (where, _words_of(error))) from None
-        except Exception as error:  # by urllib, ssl, http.client or the system: each means that there is no answer
-            raise ServerError(
-                "%s: no answer: %s: does the server run, and is api_url right?" % (where, error)
-            ) from None
-        if len(text) > _MAX_BYTES:
-            raise ServerError("%s: answers more than %d MB" % (where, _MAX_BYTES // 2**20))
-        try:
-            return json.loads(text.decode("utf-8")) if text else None
-        except ValueError:
-            raise ServerError("%s: its answer is no JSON: is this a fractal-server?" % where) from None
+        self.call("DELETE", "%s%d/" % (self._RESOURCES, number))
 
 
-def _words_of(error: HTTPError) -> str:
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """End what is done inside after this time.
+
+    The time limit of a socket is for each of its reads. A server that sends a byte now and then would hold us for ever.
+
+    Raises:
+        TimeoutError: The time is over.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other thread gets signals
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise TimeoutError("not within %g seconds" % seconds)
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _words_of(error: HTTPError, hints: Mapping[int, str], timeout: float) -> str:
     """What the server says when it refuses a request, in one line."""
     try:
-        text = error.read(65536).decode("utf-8", "replace")
+        with _within(timeout):
+            text = error.read(65536).decode("utf-8", "replace")
     except Exception:  # the status alone says enough
         text = ""
     try:
@@ -188,14 +298,11 @@ def _words_of(error: HTTPError) -> str:
             detail = "; ".join(
                 "%s: %s" % (".".join(map(str, entry.get("loc", [])[1:])), entry.get("msg")) for entry in detail
             )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         detail = text[:500]
-    hint = {
-        400: " (is the password that of the username?)" if detail == "LOGIN_BAD_CREDENTIALS" else "",
-        401: " (the token or the password is wrong, or too old: get a new one)",
-        403: " (an administrator of fractal-server may do this: use the token of one)",
-        404: " (resources have been there since fractal-server 2.17)",
-    }.get(error.code, "")
+    hint = hints.get(error.code, "")
+    if detail == "LOGIN_BAD_CREDENTIALS":
+        hint = " (is the password that of the username?)"
     return " ".join(("status %d: %s%s" % (error.code, detail, hint)).split())
 
 

@@ -22,6 +22,9 @@ description:
     was asked for is a fault. Settings of sudo that reach the jobs are warned of.
   - The probe jobs' task writes down who ran it, and that is compared. The probes have a state folder of their own, so
     they are not in the lists of runs.
+  - With O(server_url), it also proves that fractal-server runs work as its users. As each user of O(server_tokens), it
+    makes a project with a dataset and a workflow of one tiny task, runs it, looks who ran it, and removes all of that
+    again. The task is a private one of that user, the shell script C(task.sh) in the probe folder.
   - Run it after the roles of this collection, with become.
 extends_documentation_fragment:
   - fractal.slurm.attributes
@@ -97,9 +100,26 @@ options:
     type: path
     default: /etc/fractal/fractal-slurm.toml
   timeout:
-    description: Seconds that a probe job may take, its wait in the queue included.
+    description:
+      - Seconds that a probe job may take, its wait in the queue included. The workflows by O(server_url) run side by
+        side, and have this time together.
     type: int
     default: 120
+  server_url:
+    description: The address of fractal-server, as this host sees it. Without it, fractal-server is not asked.
+    type: str
+  server_tokens:
+    description:
+      - For each account that jobs of fractal-server are to run as, a token of the user of fractal-server whose profile
+        names that account. That user must be verified. Keep the tokens in a vault. They are never shown or logged.
+    type: dict
+  server_validate_certs:
+    description: Whether the certificate of O(server_url) is checked.
+    type: bool
+    default: true
+  server_ca_path:
+    description: A file with certificates of authorities that are trusted for O(server_url).
+    type: path
 seealso:
   - module: fractal.slurm.impersonation_info
 """
@@ -168,9 +188,10 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import impersonation, probe_folder, sudoers
+from ..module_utils import impersonation, probe_folder, server_proof, sudoers
 from ..module_utils.commands import call_as, run
 from ..module_utils.faults import fail
+from ..module_utils.fractal_server import Client, ServerError
 
 TYPE_CHECKING = False  # what follows is read by type checkers alone
 if TYPE_CHECKING:
@@ -181,6 +202,8 @@ if TYPE_CHECKING:
 
 # The most characters that the table shows of one check's words.
 _MOST_WORDS = 2000
+# Seconds for each question to fractal-server.
+_QUESTION_S = 30
 # States of a run after which no job of it is left.
 ENDED = ("done", "cancelled", "refused")
 # The task's fourth argument is the path of its out-JSON. The probe writes there who ran it, and where. It writes the
@@ -244,6 +267,8 @@ class Verification:
                 self._probe(user, partition)
             if self.rights.users and (self._params["every_node"] or self._params["hosts"]):
                 self._probe_nodes(self.rights.users[0], list(dict.fromkeys(partition for _user, partition in probes)))
+        if self._params["server_url"]:
+            self._server()
 
     def _rights(self) -> None:
         """Find rules of sudo that give the service user more than was asked for, or the same a second time."""
@@ -422,6 +447,33 @@ class Verification:
         ok, told = judge_probe(answer, report, user, pwd.getpwnam(user).pw_uid)
         self.add("probe job", what, ok, told or words)
         return ended
+
+    def _server(self) -> None:
+        """Run a workflow through fractal-server as each of its users."""
+        params = self._params
+        tokens = params["server_tokens"] or {}
+        if self._only_ask:
+            for account in sorted(tokens):
+                self.add("fractal-server", account, True, "not tried: check mode")
+            return
+        proofs = []
+        for account, token in sorted(tokens.items()):
+            try:
+                client = Client(
+                    params["server_url"],
+                    str(token),
+                    timeout=_QUESTION_S,
+                    validate_certs=params["server_validate_certs"],
+                    ca_path=params["server_ca_path"],
+                    hints=server_proof.HINTS,
+                    option="server_url",
+                )
+            except ServerError as error:
+                self.add("fractal-server", account, False, error)
+                continue
+            proofs.append(server_proof.Proof(client, account, params["service_user"], params["probe_dir"]))
+        for row in server_proof.prove(proofs, params["timeout"]):
+            self.add("fractal-server", *row)
 
     def _report(self, run_id: str, state: str) -> dict[str, Any]:
         """What the runtime knows of a run. Empty where it does not say."""
@@ -623,7 +675,12 @@ def main() -> None:
             config_path={"type": "path", "default": "/etc/fractal/slurm_config.json"},
             settings_file={"type": "path", "default": "/etc/fractal/fractal-slurm.toml"},
             timeout={"type": "int", "default": 120},
+            server_url={"type": "str"},
+            server_tokens={"type": "dict", "no_log": True},
+            server_validate_certs={"type": "bool", "default": True},
+            server_ca_path={"type": "path"},
         ),
+        required_together=[("server_url", "server_tokens")],
         supports_check_mode=True,
     )
     verification = Verification(module.params, module.get_bin_path("sudo"), module.check_mode)

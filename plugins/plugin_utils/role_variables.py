@@ -40,6 +40,10 @@ _OTHERS = (
     "fractal_slurm_verify_partitions",
     "fractal_slurm_verify_every_node",
     "fractal_slurm_verify_dir",
+    "fractal_slurm_verify_server_url",
+    "fractal_slurm_verify_server_tokens",
+    "fractal_slurm_verify_server_validate_certs",
+    "fractal_slurm_verify_server_ca_path",
     "fractal_slurm_verify_json",
 )
 _OWN = re.compile(

@@ -176,6 +176,27 @@ def test_verification_names_what_is_missing(deployed: Site):
     )
 
 
+def test_verification_through_a_server_says_why_it_can_not_be_and_shows_no_token(deployed: Site):
+    params = verify_parameters(deployed, server_url="http://127.0.0.1:1", server_tokens={ANNA: "to-ken", EVE: "a\nb-c"})
+    outcome, answers = run_tasks(
+        deployed,
+        {"fractal.slurm.verify_deployment": params, "check_mode": True, "register": "checked"},
+        {"fractal.slurm.verify_deployment": {**params, "users": [ANNA]}, "register": "tried"},
+    )
+    assert outcome.status == 0, outcome.output
+    rows = {
+        name: {check["what"]: check for check in answer["checks"] if check["check"] == "fractal-server"}
+        for name, answer in answers.items()
+    }
+    assert [(row["ok"], row["words"]) for row in rows["checked"].values()] == [(True, "not tried: check mode")] * 2
+    assert "GET http://127.0.0.1:1/api/alive/: no answer: " in rows["tried"][ANNA]["words"]
+    assert "is server_url right?" in rows["tried"][ANNA]["words"]
+    assert "its token has signs" in rows["tried"][EVE]["words"]
+    for text in (outcome.output, (BASE / "answers.json").read_text()):
+        assert "to-ken" not in text
+        assert "b-c" not in text
+
+
 def test_verification_names_what_is_too_much(deployed: Site):
     text = SUDOERS.read_text()
     SUDOERS.write_text(text + f"{SERVICE} ALL=({EVE}) NOPASSWD: ALL\n")

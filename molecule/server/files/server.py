@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A fractal-server on this host, and workflows through it.
 
-usage: server.py set-up | plate USER WELLS SLEEP [crash | stop]
+usage: server.py set-up | tokens USER... | plate USER WELLS SLEEP [crash | stop]
 
-The last prints what came of a workflow as JSON. crash: while its tasks run, the server is killed and started again.
+tokens prints the token of each user as JSON, plate what came of a workflow. crash: while its tasks run, the server is
+killed and started again.
 """
 
 import json
@@ -50,6 +51,12 @@ def set_up():
     systemctl("daemon-reload")
     systemctl("start", "fractal-server")
     wait_until_it_answers()
+
+
+def tokens(users):
+    """The token of each user of the server."""
+    wait_until_it_answers()
+    return {user: SERVER.user(user, Path(pwd.getpwnam(user).pw_dir)).token() for user in users}
 
 
 def plate(user, wells, sleep, what=""):
@@ -100,5 +107,7 @@ if __name__ == "__main__":
     os.umask(0o022)
     if sys.argv[1] == "set-up":
         set_up()
+    elif sys.argv[1] == "tokens":
+        print(json.dumps(tokens(sys.argv[2:])))
     else:
         print(json.dumps(plate(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:])))

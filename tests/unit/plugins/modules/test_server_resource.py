@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from ansible_collections.fractal.slurm.plugins.module_utils import fractal_server
 from ansible_collections.fractal.slurm.plugins.modules import server_resource
+
+from ..http_standin import StandIn
 
 # As fractal-server 2.18.5 and 2.26.0 tell it: with null for what is not set, and defaults of their own.
 KEPT = {
@@ -46,36 +46,13 @@ def resource(**values):
     }
 
 
-class Server:
+class Server(StandIn):
     """The part of fractal-server's API that is used."""
 
     def __init__(self):
+        super().__init__()
         self.resources = [resource()]
-        self.calls = []
         self.refusal = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-                outer.calls.append((self.command, self.path, self.headers.get("Authorization"), body))
-                status, told = outer.answer(self.command, self.path, body)
-                text = told if isinstance(told, bytes) else json.dumps(told).encode()
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - http.server's names
-
-            def log_message(self, *_words):
-                pass
-
-        self.http = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def answer(self, method, path, body):
         if self.refusal:
@@ -103,8 +80,7 @@ class Server:
 def server():
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 class Ended(Exception):
@@ -248,6 +224,18 @@ class TestApi:
         monkeypatch.setattr(fractal_server, "_MAX_BYTES", 100)
         with pytest.raises(fractal_server.ServerError, match="answers more than"):
             keep(server)
+
+    def test_answers_are_bounded_in_time(self, server):
+        server.refusal = (200, "drip")
+        params = Module(api_url=server.url, token="t", timeout=1).params
+        with pytest.raises(fractal_server.ServerError, match=r"no answer: .*not within 1 seconds"):
+            fractal_server.connect(params).resources()
+
+    @pytest.mark.parametrize("token", ["", "to ken", "to\nken", "\u00fc"])
+    def test_a_token_that_is_none_is_not_shown(self, server, token):
+        with pytest.raises(fractal_server.ServerError, match="its token has signs") as error:
+            fractal_server.connect(Module(api_url=server.url, token=token).params)
+        assert not token or token not in str(error.value)
 
     def test_a_wrong_password_and_a_wrong_address(self, server):
         with pytest.raises(fractal_server.ServerError, match="is the password that of the username"):
