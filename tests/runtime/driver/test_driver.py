@@ -155,7 +155,7 @@ class TestLimits:
     def test_jobs_of_all_runs_count_and_a_cancel_does_not_wait(self, make):
         site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
         other = ledger_of(site.settings)
-        other.reserve("other", "ben", "another run", ())
+        other.reserve("other", "ben", "another run", (), shown=False)
         other.accepted("other", "99", "ben")
         site.begin()
         site.pass_time(100)
@@ -175,6 +175,16 @@ class TestLimits:
         other.keep("ben", "another run", {})
         site.go_on()
         assert site.outcome() == [DONE] * 4
+
+    def test_jobs_that_slurm_does_not_have_any_more_count_no_more(self, make):
+        site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
+        other = ledger_of(site.settings)
+        other.reserve("other", "ben", "a run whose driver died", ())
+        other.accepted("other", "99", "ben")
+        site.begin()
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert said(site, "our limit of 1 job in flight for all users")
 
     def test_places_survive_a_driver_that_dies(self, make):
         site = make(limits={"each_user": {"max_submissions": "2 in 1h"}})

@@ -109,6 +109,8 @@ _SILENCE = (
 _MAX_IDS_PER_CALL = 1_000
 _JOB_ID = re.compile(r"([0-9]{1,10})(;\S+)?")
 _PLAIN_ID = re.compile(r"[0-9]{1,10}")
+# Of a part of an array, or of a job with several components, too.
+_ANY_ID = re.compile(r"[0-9]{1,10}(?:[_+][0-9]{1,10})?")
 # Most bytes of output: enough for all nodes of the largest clusters, and for a thousand jobs with the longest names.
 MAX_BYTES = 1 << 28
 _MAX_QUEUE_BYTES = 1 << 24
@@ -280,14 +282,36 @@ def read_squeue(text: str, mark: str) -> Iterator[SlurmJob]:
         mark: A random text that no user could write into a name.
     """
     for row in text.split(f"<{mark}>")[1:]:
-        fields = row.split(f"|{mark}|")
-        if len(fields) == len(_SQUEUE_FIELDS):
-            job_id, state, nodes, limit, elapsed, partition, reason, node, name = map(str.strip, fields)
-            if _PLAIN_ID.fullmatch(job_id) and _STATE.fullmatch(state):
-                yield SlurmJob(
-                    job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed),
-                    node=node if _HOST.fullmatch(node) else "",
-                )  # fmt: skip
+        job = _read_job(row.split(f"|{mark}|"), _PLAIN_ID)
+        if job is not None:
+            yield job
+
+
+def read_squeue_of(text: str, mark: str) -> Iterator[tuple[str, str, SlurmJob]]:
+    """Yield user, id and job of the jobs in the output of squeue that has users, too. Tasks of arrays have ids ``7_1``.
+
+    Args:
+        text: The output, as for :func:`read_squeue`, with the user as the last field.
+        mark: As there.
+    """
+    for row in text.split(f"<{mark}>")[1:]:
+        *fields, user = row.split(f"|{mark}|")
+        job = _read_job(fields, _ANY_ID)
+        if job is not None:
+            yield user.strip(), job.job_id, job
+
+
+def _read_job(fields: Sequence[str], ids: re.Pattern[str]) -> SlurmJob | None:
+    """Read the fields of a job. None if they are not those of one, with an id of this form."""
+    if len(fields) != len(_SQUEUE_FIELDS):
+        return None
+    job_id, state, nodes, limit, elapsed, partition, reason, node, name = map(str.strip, fields)
+    if not ids.fullmatch(job_id) or not _STATE.fullmatch(state):
+        return None
+    return SlurmJob(
+        job_id, state, reason, _nodes(nodes), name, limit, partition, elapsed_s=_elapsed_s(elapsed),
+        node=node if _HOST.fullmatch(node) else "",
+    )  # fmt: skip
 
 
 def read_sacct(text: str, mark: str) -> Iterator[SlurmJob]:
@@ -457,7 +481,28 @@ class Slurm:
                     found[state.job_id] = state
         return found
 
+    def squeue_of(self, users: Sequence[str]) -> list[tuple[str, str, SlurmJob]] | None:
+        """Ask slurmctld for all jobs of users, also for those that are none of ours.
+
+        Returns:
+            User, id and job of each. None if slurmctld does not answer this: it may do without a user, or not at all.
+        """
+        try:
+            result, mark = self._squeue_text(f"--user={','.join(users)}", "--array", fields=(*_SQUEUE_FIELDS, "%u"))
+        except ClusterError:
+            return None
+        return list(read_squeue_of(result.stdout, mark)) if result.returncode == 0 else None
+
     def _squeue(self, *which: str) -> dict[str, SlurmJob]:
+        result, mark = self._squeue_text(*which)
+        if result.returncode != 0:
+            if "Invalid job id specified" in result.stderr:
+                return {}
+            raise Silence(f"squeue: {first_error(result.stderr)}")
+        return {state.job_id: state for state in read_squeue(result.stdout, mark)}
+
+    def _squeue_text(self, *which: str, fields: Sequence[str] = _SQUEUE_FIELDS) -> tuple[Answer, str]:
+        """Return what squeue printed, and the mark in it."""
         self.squeue_calls += 1
         began = time.monotonic()
         # Users choose the names of their jobs. A name may have a newline, followed by text that looks like another job.
@@ -466,16 +511,13 @@ class Slurm:
         mark = secrets.token_hex(8)
         result = self._ask(
             "squeue", "--noheader", "--states=all", *which,
-            max_bytes=_MAX_QUEUE_BYTES, SQUEUE_FORMAT=f"<{mark}>" + f"|{mark}|".join(_SQUEUE_FIELDS),
+            max_bytes=_MAX_QUEUE_BYTES, SQUEUE_FORMAT=f"<{mark}>" + f"|{mark}|".join(fields),
         )  # fmt: skip
-        if result.returncode != 0:
-            if "Invalid job id specified" in result.stderr:
-                return {}
-            raise Silence(f"squeue: {first_error(result.stderr)}")
-        # Use the faster of the last two answers: a slurmctld that has just started may give one slow answer.
-        took = time.monotonic() - began
-        self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
-        return {state.job_id: state for state in read_squeue(result.stdout, mark)}
+        if result.returncode == 0:
+            # Use the faster of the last two answers: a slurmctld that has just started may give one slow answer.
+            took = time.monotonic() - began
+            self.squeue_s, self._squeue_before_s = min(took, self._squeue_before_s), took
+        return result, mark
 
     def sacct(self, job_ids: Sequence[str]) -> dict[str, SlurmJob]:
         """Ask the accounting for jobs. The result is empty if there is no accounting, or if it does not answer."""

@@ -3,34 +3,97 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..errors import ClusterError
-from .commands import Slurm, SlurmJob
+from .commands import Silence, Slurm, SlurmJob
+
+# Whoever asks for others, too, has so long, at the least, and so many times of what SLURM needed for the last answer.
+# Then another may ask.
+_HOLD_S, _HOLD_FACTOR = 5.0, 3.0
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What SLURM said of jobs.
+
+    Attributes:
+        asked_at: When it was asked, as a monotonic time.
+        asked: The ids of the jobs that it was asked for.
+        states: Those that it knows.
+        foreign: By user: the live jobs that are none of ours. Of users that are missing this is not known.
+        trouble: Why there is no answer, if so.
+        is_silence: Whether the trouble is that slurmctld did not answer.
+    """
+
+    asked_at: float = float("-inf")
+    asked: frozenset[str] = frozenset()
+    states: Mapping[str, SlurmJob] = field(default_factory=dict)
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    trouble: str = ""
+    is_silence: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """What other processes want to know.
+
+    Attributes:
+        job_ids: The ids of their jobs.
+        tokens: Tokens of jobs that are being submitted: their ids are not known yet.
+        users: The users of all these.
+    """
+
+    job_ids: frozenset[str] = frozenset()
+    tokens: frozenset[str] = frozenset()
+    users: frozenset[str] = frozenset()
+
+
+class Shared(Protocol):
+    """Where processes share answers. Whatever it raises as a ClusterError means that nothing can be shared now."""
+
+    def answer(self, after: float) -> Answer | None:
+        """The newest answer, if it was asked for after a monotonic time."""
+
+    def claim(self, hold_s: float) -> Question | None:
+        """Be the one who asks, for so many seconds; None if somebody is."""
+
+    def publish(self, answer: Answer) -> None:
+        """Let others have an answer."""
 
 
 class Queue:
     """The states of jobs, as SLURM reports them.
 
     Several runs can share one object. If one run asks, it asks for the jobs of all runs. The other runs use the same
-    answer if it is new enough. So slurmctld gets no more questions than from a single run.
+    answer if it is new enough. So slurmctld gets no more questions than from a single run. With ``shared`` this holds
+    for the runs of other processes, too.
 
     Args:
         slurm: The cluster.
         fresh_s: Seconds for which other runs may use an answer. 0 if there is only one run.
+        shared: Where processes share answers; None if they do not.
+        foreign: Whether to count the jobs that users submitted without us.
     """
 
-    def __init__(self, slurm: Slurm, *, fresh_s: float = 0.0) -> None:
+    def __init__(
+        self, slurm: Slurm, *, fresh_s: float = 0.0, shared: Shared | None = None, foreign: bool = False
+    ) -> None:
         self._slurm = slurm
         self._fresh_s = fresh_s
+        self._shared = shared
+        self._foreign = foreign
         self._lock = threading.Lock()
         self._wanted: dict[str, frozenset[str]] = {}  # by run
-        self._asked: frozenset[str] = frozenset()
-        self._asked_at = float("-inf")
-        self._states: dict[str, SlurmJob] = {}
-        self._trouble: ClusterError | None = None
+        self._users: dict[str, str] = {}  # by run
+        self._served: dict[str, float] = {}  # by run: when the answer was asked for that it has
+        self._answer = Answer()
 
     @property
     def answer_s(self) -> float:
@@ -42,7 +105,19 @@ class Queue:
         """Number of squeue calls so far."""
         return self._slurm.squeue_calls
 
-    def states(self, run_id: str, job_ids: Sequence[str]) -> dict[str, SlurmJob | None]:
+    @property
+    def age_s(self) -> float:
+        """How old the answer is that there is, in seconds."""
+        return time.monotonic() - self._answer.asked_at
+
+    @property
+    def foreign(self) -> Mapping[str, int]:
+        """By user: the live jobs that are none of ours, as far as this is known."""
+        return self._answer.foreign
+
+    def states(
+        self, run_id: str, job_ids: Sequence[str], *, fresh_s: float = 0.0, user: str = ""
+    ) -> dict[str, SlurmJob | None]:
         """Return the states of jobs. The state is None if neither squeue nor the accounting knows the job.
 
         Jobs that were submitted after the last question to SLURM are left out: nothing is known of them yet.
@@ -50,19 +125,27 @@ class Queue:
         Args:
             run_id: The run that asks.
             job_ids: The submitted jobs of this run that have not ended.
+            fresh_s: Seconds for which this run may use an answer that it has not seen yet.
+            user: The user of the run.
 
         Raises:
             ClusterError: slurmctld does not answer, or squeue can't be run.
         """
         called = time.monotonic()
         with self._lock:
+            # Of these an answer must tell: the run asked for them before, so whoever asks knows of them.
+            known = self._wanted.get(run_id, frozenset()) & frozenset(job_ids)
             self._wanted[run_id] = frozenset(job_ids)
+            self._users[run_id] = user
             # If another run asked while this call waited for the lock, its answer is new enough.
-            if self._asked_at <= called - self._fresh_s:
-                self._ask(frozenset().union(*self._wanted.values()))
-            if self._trouble is not None:
-                raise type(self._trouble)(str(self._trouble))
-            return {job_id: self._states.get(job_id) for job_id in job_ids if job_id in self._asked}
+            if self._answer.asked_at <= called - self._fresh_s or not self._tells_of(user, self._answer):
+                after = max(called - fresh_s, self._served.get(run_id, float("-inf")))
+                self._answer = self._new_answer(after, known, user)
+            answer = self._answer
+            self._served[run_id] = answer.asked_at
+            if answer.trouble:
+                raise (Silence if answer.is_silence else ClusterError)(answer.trouble)
+            return {job_id: answer.states.get(job_id) for job_id in job_ids if job_id in answer.asked}
 
     def add(self, run_id: str, job_id: str) -> None:
         """Note that a run has submitted a job. The next question to SLURM includes this job.
@@ -77,16 +160,66 @@ class Queue:
     def leave(self, run_id: str) -> None:
         """Note that a run asks no more."""
         with self._lock:
-            self._wanted.pop(run_id, None)
+            for noted in (self._wanted, self._users, self._served):
+                noted.pop(run_id, None)
 
-    def _ask(self, job_ids: frozenset[str]) -> None:
-        self._asked, self._asked_at, self._trouble = job_ids, time.monotonic(), None
+    def _tells_of(self, user: str, answer: Answer) -> bool:
+        """Whether an answer has what is to be known of a user beside the run's own jobs."""
+        return not self._foreign or not user or user in answer.foreign or bool(answer.trouble)
+
+    def _new_answer(self, after: float, known: frozenset[str], user: str) -> Answer:
+        """An answer that was asked for after a time: ours, another process's, or a new one."""
+
+        def serves(answer: Answer | None) -> bool:
+            if answer is None or answer.asked_at <= after:
+                return False
+            return bool(answer.trouble) or (known <= answer.asked and self._tells_of(user, answer))
+
+        if serves(self._answer):
+            return self._answer
+        question = Question()
+        shared = self._shared
+        if shared is not None:
+            hold_s = max(_HOLD_S, _HOLD_FACTOR * self.answer_s)
+            deadline = time.monotonic() + hold_s
+            try:
+                while True:
+                    answer = shared.answer(after)
+                    if answer is not None and serves(answer):
+                        return answer
+                    claimed = shared.claim(hold_s)
+                    if claimed is not None:
+                        question = claimed
+                        break
+                    if time.monotonic() >= deadline:
+                        break  # it hangs: this process asks for its own
+                    time.sleep(_LOOK_S)
+            except ClusterError:
+                shared = None
+        answer = self._ask(question)
+        if shared is not None:
+            with contextlib.suppress(ClusterError):
+                shared.publish(answer)
+        return answer
+
+    def _ask(self, question: Question) -> Answer:
+        job_ids = question.job_ids.union(*self._wanted.values())
+        users = sorted(question.users.union(user for user in self._users.values() if user)) if self._foreign else []
+        asked_at = time.monotonic()
+        # Where it can't be counted, for an unknown user or too long an answer, nothing is counted.
+        foreign = dict.fromkeys(users, 0)
         try:
-            self._states = self._slurm.squeue(sorted(job_ids))
+            found = self._slurm.squeue_of(users) if users else None
+            states = self._slurm.squeue(sorted(job_ids)) if found is None else {}
         except ClusterError as trouble:
-            self._trouble = trouble
-            return
-        missing = sorted(job_ids - set(self._states))
+            return Answer(asked_at, job_ids, trouble=str(trouble), is_silence=isinstance(trouble, Silence))
+        for user, job_id, job in found or ():
+            if job_id in job_ids:
+                states[job_id] = job
+            elif user in foreign and not job.is_final and job.name.rpartition(".")[2] not in question.tokens:
+                foreign[user] += 1
+        missing = sorted(job_ids - set(states))
         if missing:
             # slurmctld forgets a job after MinJobAge. The accounting may know it. If not, the result files say more.
-            self._states |= {job_id: state for job_id, state in self._slurm.sacct(missing).items() if state.is_final}
+            states |= {job_id: state for job_id, state in self._slurm.sacct(missing).items() if state.is_final}
+        return Answer(asked_at, job_ids, states, foreign)

@@ -19,6 +19,7 @@ from ..settings import Settings
 from ..sudo import Interrupted
 from .folders import slurm_may_write
 from .journal import Journal
+from .ledger import ledger_of
 from .model import IN_FLIGHT, UNFINISHED, JobRow, JobState, RunRecord, TaskState
 from .notes import Notes
 from .quota import Quota
@@ -54,7 +55,7 @@ class Run:
         self.journal = journal
         self.settings = settings
         self.slurm = slurm
-        self.queue = queue or Queue(slurm)
+        self.queue = queue or Queue(slurm, shared=ledger_of(settings), foreign=settings.limits.count_foreign_jobs)
         self.sudo = slurm.sudo
         self.sudo.stop = self.is_wanted_elsewhere
         self.say = say

@@ -20,6 +20,7 @@ from ..jobs.script import split_command
 from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
 from .journal import Journal, record_of, run_ids
+from .ledger import ledger_of
 from .lock import is_driven
 from .logs import MOST_LOG_BYTES, read_logs
 from .loop import Loop, Member
@@ -357,7 +358,12 @@ class Engine:
         self._driven: set[RunHandle] = set()
         self._is_shut = False
         self._loop = Loop()
-        self._queue = Queue(connect(self.settings), fresh_s=_FRESH_S)
+        self._queue = Queue(
+            connect(self.settings),
+            fresh_s=_FRESH_S,
+            shared=ledger_of(self.settings),
+            foreign=self.settings.limits.count_foreign_jobs,
+        )
         self._gate = threading.BoundedSemaphore(_SUBMISSIONS)
 
     def start(

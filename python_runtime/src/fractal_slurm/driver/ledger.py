@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from ..cluster.commands import SlurmJob
+from ..cluster.queue import Answer, Question
 from ..errors import ClusterError, count_of, one_line
 from ..limits import LONGEST_SPAN_S, Scope, parse_rate
 from ..settings import Settings
@@ -34,7 +38,11 @@ _UNANSWERED_S = 600.0
 # A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
 _UNSEEN_S = 86_400.0
 # Of a job that is gone SLURM is asked for so long, for a driver that has not seen it.
-GONE_S = 600.0
+_GONE_S = 600.0
+# How often it is noted that a job was seen.
+_SEEN_EVERY_S = 3_600.0
+# The longest time for which one process may be the one who asks, and the longest answer that is shared, in bytes.
+_MOST_HOLD_S, _MOST_SAID = 60.0, 1 << 23
 # Pauses after a refusal of the site grow from the first to the second. One run tries for so long, then another may.
 FULL_FIRST_S, FULL_LAST_S, TRY_S = 2.0, 60.0, 90.0
 _FORMAT = 1
@@ -52,7 +60,7 @@ CREATE TABLE job (
 CREATE INDEX job_at ON job (at);
 CREATE INDEX job_there ON job (user) WHERE gone IS NULL;
 CREATE TABLE full (user TEXT PRIMARY KEY, until REAL NOT NULL, pause REAL NOT NULL, words TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE asking (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, until REAL NOT NULL, who TEXT NOT NULL);
+CREATE TABLE asking (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, until REAL NOT NULL);
 CREATE TABLE answer (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, asked REAL NOT NULL, said BLOB NOT NULL);
 PRAGMA user_version = {_FORMAT};
 """
@@ -141,7 +149,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO job (token, user, run, at, seen, shown) VALUES (?, ?, ?, ?, ?, ?)",
                 (token, user, run_id, now, now, shown),
             )
-            db.execute("DELETE FROM job WHERE at < ? AND gone IS NOT NULL", (now - LONGEST_SPAN_S - GONE_S,))
+            db.execute("DELETE FROM job WHERE at < ? AND gone IS NOT NULL", (now - LONGEST_SPAN_S - _GONE_S,))
         return None
 
     def accepted(self, token: str, job_id: str, user: str) -> None:
@@ -216,26 +224,95 @@ class Ledger:
         with self._write() as (db, now):
             return _in_flight(db, now, user)
 
+    # -- squeue's answers
+
+    def answer(self, after: float) -> Answer | None:
+        """The newest answer of squeue's, if it was asked for after a monotonic time.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._use() as db:
+            row = db.execute(
+                "SELECT said FROM answer WHERE boot = ? AND asked > ? AND asked <= ?",
+                (_boot(), after, time.monotonic()),
+            ).fetchone()
+        return _answer_of(row[0]) if row is not None else None
+
+    def claim(self, hold_s: float) -> Question | None:
+        """Be the one who asks for all, for so many seconds; None if another process is.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        at = time.monotonic()
+        with self._write() as (db, now):
+            row = db.execute("SELECT until FROM asking WHERE boot = ?", (_boot(),)).fetchone()
+            if row is not None and at < row[0] <= at + _MOST_HOLD_S:
+                return None
+            db.execute("INSERT OR REPLACE INTO asking VALUES (1, ?, ?)", (_boot(), at + min(hold_s, _MOST_HOLD_S)))
+            rows = db.execute(
+                "SELECT job_id, token, user FROM job WHERE shown AND (gone IS NULL OR gone > ?) AND seen > ?",
+                (now - _GONE_S, now - _UNSEEN_S),
+            ).fetchall()
+        return Question(
+            job_ids=frozenset(row[0] for row in rows if row[0] is not None),
+            tokens=frozenset(row[1] for row in rows if row[0] is None),
+            users=frozenset(row[2] for row in rows),
+        )
+
+    def publish(self, answer: Answer) -> None:
+        """Let others have an answer, and learn from it which jobs are over.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        said = _text_of(answer)
+        live = {job_id for job_id, job in answer.states.items() if not job.is_final}
+        with self._write() as (db, now):
+            db.execute("DELETE FROM asking")
+            if len(said) > _MOST_SAID:
+                return  # the others ask themselves
+            row = db.execute("SELECT asked FROM answer WHERE boot = ?", (_boot(),)).fetchone()
+            if row is not None and answer.asked_at < row[0] <= time.monotonic():
+                return  # somebody was faster
+            db.execute("INSERT OR REPLACE INTO answer VALUES (1, ?, ?, ?)", (_boot(), answer.asked_at, said))
+            if answer.trouble:
+                return
+            rows = db.execute("SELECT token, job_id, seen, gone FROM job WHERE shown AND (gone IS NULL OR gone > 0)")
+            for token, job_id, seen, gone in rows.fetchall():
+                if job_id not in answer.asked:
+                    continue
+                if job_id not in live and gone is None:
+                    db.execute("UPDATE job SET gone = ? WHERE token = ?", (now, token))
+                elif job_id in live and (gone is not None or seen < now - _SEEN_EVERY_S):
+                    db.execute("UPDATE job SET gone = NULL, seen = ? WHERE token = ?", (now, token))
+
     # -- the file
 
     @contextlib.contextmanager
     def _write(self) -> Iterator[tuple[sqlite3.Connection, float]]:
         """One transaction. Gives the connection, and the time now."""
+        with self._use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                now = time.time()
+                # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
+                db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
+                db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
+                yield db, now
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _use(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time; what is wrong with the file, in words."""
         with self._lock:
             try:
-                db = self._connection()
-                db.execute("BEGIN IMMEDIATE")
-                try:
-                    now = time.time()
-                    # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
-                    db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
-                    db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
-                    yield db, now
-                    db.execute("COMMIT")
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                    raise
+                yield self._connection()
             except (OSError, sqlite3.Error) as error:
                 raise NotShared(
                     f"what runs share in {self.file} can't be used: {_cause(error)}; see state_dir in our settings"
@@ -247,6 +324,33 @@ class Ledger:
             self._db = _open(self.file)
             self._pid = os.getpid()
         return self._db
+
+
+@lru_cache(maxsize=1)
+def _boot() -> str:
+    """Which start of this host it is: monotonic times of another one mean nothing. Empty where that is not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _text_of(answer: Answer) -> bytes:
+    """An answer as the file has it."""
+    states = [list(astuple(job)) for job in answer.states.values()]
+    said = {**vars(answer), "asked": sorted(answer.asked), "states": states, "foreign": dict(answer.foreign)}
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _answer_of(said: bytes) -> Answer | None:
+    """The answer in the file; None if it is none of ours."""
+    try:
+        found = json.loads(said)
+        jobs = [SlurmJob(*job) for job in found["states"]]
+        states = {job.job_id: job for job in jobs}
+        return Answer(**{**found, "asked": frozenset(found["asked"]), "states": states})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _open(file: Path) -> sqlite3.Connection:

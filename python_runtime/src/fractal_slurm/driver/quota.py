@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .ledger import Blocked, NotShared, ledger_of
-from .model import IN_FLIGHT, JobRow
+from .model import IN_FLIGHT, JobRow, JobState
 
 if TYPE_CHECKING:
     from .context import Run
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # So long a run that waits for a place does not look again, at the least and at the most, in seconds. The first is for
 # waits whose end is not known; the second, since a clock may jump.
 _LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
+# So often a run that waits for a place among jobs in flight sees to it that somebody asks how they are, in seconds.
+_ASK_S = 15.0
 # What is shared could not be used: pauses in which nothing is submitted, where a limit holds.
 _TROUBLE_S = 5.0
 
@@ -31,11 +33,19 @@ class Quota:
         self.run = run
         self.ledger = ledger_of(run.settings)
         self.scopes = run.settings.limits.of(run.user)
+        self.counts_foreign = (
+            run.settings.limits.count_foreign_jobs and run.settings.limits.counts_jobs(run.user) and not run.hidden
+        )
         self.told: set[str] = set()
+        self.asked_at = float("-inf")  # when this run, as it waited, last asked how jobs are
         self._kept: dict[str, tuple[str | None, float]] | None = None
 
     def take(self, job: JobRow) -> bool:
-        """Take a place for a submission. If there is none, say so once, and submit nothing for a while."""
+        """Take a place for a submission. If there is none, say so once, and submit nothing for a while.
+
+        Raises:
+            ClusterError: Jobs of others count, and SLURM does not tell.
+        """
         try:
             blocked = self.ledger.reserve(
                 job.token, self.run.user, self.run.id, self.scopes, shown=not self.run.hidden, foreign=self.foreign()
@@ -54,9 +64,28 @@ class Quota:
         self.wait(blocked)
         return False
 
-    def foreign(self) -> dict[str, int] | None:
-        """The jobs that users submitted without us, where they count."""
-        return None
+    def foreign(self) -> Mapping[str, int] | None:
+        """The jobs that users submitted without us, where they count.
+
+        Raises:
+            ClusterError: SLURM does not tell.
+        """
+        queue, user = self.run.queue, self.run.user
+        if not self.counts_foreign:
+            return None
+        if user not in queue.foreign:
+            self.look()
+        return queue.foreign
+
+    def look(self) -> None:
+        """Ask SLURM, or who asked last, how jobs are.
+
+        Raises:
+            ClusterError: SLURM does not tell.
+        """
+        self.asked_at = time.monotonic()
+        jobs = [job.slurm_job_id for job in self.run.journal.jobs(JobState.SUBMITTED) if job.slurm_job_id]
+        self.run.queue.states(self.run.id, jobs, fresh_s=_ASK_S, user=self.run.user)
 
     def wait(self, blocked: Blocked) -> None:
         """Say what is waited for, and submit nothing until it may go on."""
@@ -69,6 +98,10 @@ class Quota:
             self.told.add(blocked.limit)
             self.run.say(f"waiting {blocked.words}")
             self.run.journal.event("limit reached", self.run.user, f"waiting {blocked.words}")
+        is_due = blocked.until is None and not self.run.hidden and time.monotonic() - self.asked_at >= _ASK_S
+        if is_due and not self.run.journal.jobs(JobState.SUBMITTED):
+            # A run without jobs does not poll: if none does, nobody would learn that there is room.
+            self.look()
         left = _LOOK_FIRST_S if blocked.until is None else blocked.until - time.time()
         self.run.full_until = time.monotonic() + min(max(0.0, left), _LOOK_LAST_S)
 

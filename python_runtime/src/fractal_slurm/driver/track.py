@@ -56,6 +56,7 @@ class Tracker:
         self.peek_s = _PEEK_FIRST_S
         self.next_peek = time.monotonic() + _PEEK_FIRST_S
         self.last_peek = 0.0
+        self.paused_s = 1.0  # the pause before this look: an answer that is no older tells as much
         self.durations: list[float] = []
         self.started: set[str] = set()
         self.next_listing = 0.0
@@ -150,17 +151,21 @@ class Tracker:
             pause = min(pause, 1.0 if min(waits) < _SOON_S else _LATE_S)
         if pause > _POLL_WATCHED_S and is_watched(self.run.journal.folder):
             pause = _POLL_WATCHED_S
+        if not self.run.hidden:
+            # From when SLURM was asked, not from now: so runs that share an answer look again at the same time.
+            pause = max(0.3, pause - min(pause, self.run.queue.age_s))
         for sighting in sightings:
             if sighting.predicted_end is not None and sighting.state == SlurmState.RUNNING:
                 left = sighting.predicted_end + 0.2 - now
                 # A prediction that was missed is asked after ever more slowly.
                 pause = min(pause, max(0.3, left) if left > 0 else max(0.5, -left * 0.5))
-        return max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.queue.answer_s))
+        self.paused_s = max(pause, 20 * (self.collector.read_s if self.run.hidden else self.run.queue.answer_s))
+        return self.paused_s
 
     def look(self, jobs: Sequence[JobRow], now: float) -> None:
         """Ask SLURM for the states of jobs."""
         ids = [job.slurm_job_id or "" for job in jobs]
-        states = self.run.queue.states(self.run.id, ids)
+        states = self.run.queue.states(self.run.id, ids, fresh_s=self.paused_s, user=self.run.user)
         gone = []
         for job in jobs:
             sighting = self.run.sightings[job.token]
