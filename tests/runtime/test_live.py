@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is shown of a run as it goes: on terminals of any size, as lines, and as events for programs."""
 
+import contextlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from fractal_slurm.cli.crowd import CrowdLines, CrowdLive
 from fractal_slurm.cli.following import Follower, is_over
 from fractal_slurm.cli.live import LiveView, can_live, failure_lines, pace, reason_words, span
 from fractal_slurm.cli.views import Events, Lines, line_of, view_of
@@ -252,3 +254,48 @@ def test_status_watch_wants_a_terminal(state_dir):
     make(state_dir).close()
     assert run("status", "--watch")[0] == 2
     assert run("status", "--watch", "--json")[0] == 2
+
+
+class TestManyRuns:
+    @pytest.mark.parametrize(("width", "height"), [(80, 24), (140, 40), (40, 10)])
+    def test_fit_any_screen_and_obey_no_words(self, state_dir, width, height):
+        crowd = CrowdLive("Ctrl-C cancels all runs")
+        with contextlib.ExitStack() as stack:
+            for number in range(30):
+                run_id = f"20260101-0000{number:02}-abcdef"
+                journal = stack.enter_context(make(state_dir, run_id, state="driven"))
+                journal.write(replace(journal.record, task_name=HOSTILE))
+                view = crowd.view_of(journal)
+                if number:
+                    view.show()
+                Notes(journal).wait("room", f"for room: {HOSTILE}")
+                view.say(f"{HOSTILE} {number}")
+            crowd.members["20260101-000003-abcdef"].ended = "done: 2 of 2 tasks succeeded"
+            stream = io.StringIO()
+            console = Console(file=stream, width=width, height=height, force_terminal=False, markup=False, emoji=False)
+            console.print(crowd.frame(width, height))
+        text = stream.getvalue()
+        lines = text.removesuffix("\n").split("\n")
+        assert len(lines) <= height
+        assert all(len(line) <= width for line in lines)
+        assert "\x1b" not in text
+        for words in ("30 runs, 1 ended", "more runs", "Ctrl-C cancels all"):
+            assert words in text, text
+
+    def test_have_a_line_each_if_something_changed(self, state_dir, capsys, monkeypatch):
+        crowd = CrowdLines()
+        with make(state_dir, state="driven") as journal:
+            journal.write(replace(journal.record, task_name="Segment"))
+            view = crowd.view_of(journal)
+            crowd.tick()
+            view.show()
+            monkeypatch.setattr(crowd, "_began", -1000.0)
+            crowd.tick()
+            crowd.tick()
+            crowd.ended(RUN, "done")
+            crowd.tick()
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 2
+        assert lines[0].startswith(f"run {RUN} (Segment): ")
+        assert "tasks" in lines[0]
+        assert lines[1] == f"run {RUN} (Segment): done"

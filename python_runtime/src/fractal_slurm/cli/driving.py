@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -68,7 +68,7 @@ class Shown:
 
 
 @click.command()
-@click.argument("spec_path", metavar="SPEC")
+@click.argument("spec_paths", metavar="SPEC...", nargs=-1, required=True)
 @click.option("--user", required=True, metavar="USER", help="The user as whom the tasks run.")
 @click.option(
     "--cache-dir", required=True, metavar="DIR", help="The user's cache_dir: user_local_exports are below it."
@@ -87,7 +87,7 @@ class Shown:
 @view_options
 @guarded
 def run(
-    spec_path: str,
+    spec_paths: tuple[str, ...],
     user: str,
     cache_dir: str,
     work_dir: str,
@@ -99,9 +99,10 @@ def run(
     quiet: bool,
     json_lines: bool,
 ) -> None:
-    """Run a unit of work, and wait for it.
+    """Run units of work, and wait for them.
 
-    SPEC is a file in JSON or YAML; "-" reads it from standard input. "task" says what to run, "parameters" has one
+    SPEC is a file in JSON or YAML; "-" reads it from standard input. Several become a run each, which one process
+    drives side by side; if one of them is not valid, none is begun. "task" says what to run, "parameters" has one
     object for each time that it is run:
 
     \b
@@ -121,7 +122,7 @@ def run(
       fractal-slurm run spec.json --user anna --cache-dir /home/anna/.cache --work-dir /shared/anna/runs
 
     Exit codes: 0 all tasks succeeded, 1 some did not, 2 the input is not valid, 3 SLURM or sudo refused, 130 cancelled
-    or left alone.
+    or left alone; of several runs, the highest.
     """
     from ..driver.prepare import connect, create_run
     from ..settings import load_settings
@@ -130,9 +131,17 @@ def run(
     settings = load_settings()
     if task_start:
         settings = settings.model_copy(update={"task_start": task_start})
+    shown = Shown(as_json, quiet, json_lines)
+    if len(spec_paths) > 1:
+        from .many import create_runs
+
+        ids = create_runs(
+            spec_paths, config_path, settings, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account
+        )
+        _drive_many_or_detach(ids, settings, shown, detach=detach)
     faults: list[str] = []
     loaded: list[Any] = []
-    for load in (lambda: load_config(config_path), lambda: load_spec(spec_path)):
+    for load in (lambda: load_config(config_path), lambda: load_spec(spec_paths[0])):
         try:
             loaded.append(load())
         except FractalSlurmError as error:
@@ -145,23 +154,37 @@ def run(
         config, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account, say=say
     )
     del spec, loaded
-    _drive_or_detach(journal, settings, slurm, Shown(as_json, quiet, json_lines), detach=detach)
+    _drive_or_detach(journal, settings, slurm, shown, detach=detach)
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="[RUN]...", nargs=-1)
+@click.option("--all", "all_runs", is_flag=True, help="All runs that have not ended and that no process drives.")
 @detach_option
 @view_options
 @guarded
-def resume(run_id: str, detach: bool, as_json: bool, quiet: bool, json_lines: bool) -> None:
-    """Go on with a run whose driver is gone."""
+def resume(run_id: tuple[str, ...], all_runs: bool, detach: bool, as_json: bool, quiet: bool, json_lines: bool) -> None:
+    """Go on with runs whose driver is gone, such as after a restart of the host.
+
+    One process drives all runs that are named. With --all, a run that another process drives is left to it. A journal
+    that can't be read is named, and holds back no other run; the exit code is 2 then.
+    """
     from ..driver.journal import Journal
     from ..driver.prepare import connect
     from ..settings import load_settings
 
+    if all_runs == bool(run_id):
+        raise click.UsageError("name runs, or give --all")
     settings = load_settings()
-    journal = Journal.open(settings.state_path(), run_id, drive=True)
     shown = Shown(as_json, quiet, json_lines)
+    if all_runs:
+        from .many import open_runs
+
+        ids, broken = open_runs(settings)
+        _drive_many_or_detach(ids, settings, shown, detach=detach, resumed=True, all_runs=True, broken=broken)
+    if len(run_id) > 1:
+        _drive_many_or_detach(list(dict.fromkeys(run_id)), settings, shown, detach=detach, resumed=True)
+    journal = Journal.open(settings.state_path(), run_id[0], drive=True)
     _drive_or_detach(journal, settings, connect(settings), shown, detach=detach, resumed=True)
 
 
@@ -247,7 +270,7 @@ def _drive_or_detach(
         _drive(journal, settings, slurm, shown, resumed=resumed)
     run_id = journal.folder.name
     journal.close()
-    pid = _start_driver(settings, run_id)
+    pid = _start_driver(settings, [run_id])
     if shown.as_json or shown.json_lines:
         print_json({"run_id": run_id, "pid": pid})
     elif not shown.quiet:
@@ -255,11 +278,41 @@ def _drive_or_detach(
     sys.exit(0)
 
 
-def _start_driver(settings: Settings, run_id: str) -> int:
+def _drive_many_or_detach(
+    ids: Sequence[str],
+    settings: Settings,
+    shown: Shown,
+    *,
+    detach: bool,
+    resumed: bool = False,
+    all_runs: bool = False,
+    broken: Sequence[str] = (),
+) -> NoReturn:
+    """Drive runs here, or start one driver for them and leave."""
+    from .many import drive_runs
+
+    if not detach or not ids:
+        drive_runs(ids, settings, shown, resumed=resumed, all_runs=all_runs, broken=broken)
+    for message in broken:
+        say(f"error: {message}")
+    pid = _start_driver(settings, ids, all_runs=all_runs)
+    if shown.as_json or shown.json_lines:
+        print_json({"run_ids": list(ids), "pid": pid, **({"errors": list(broken)} if broken else {})})
+    elif not shown.quiet:
+        click.echo(f"{count_of(len(ids), 'run')} are driven by process {pid}, on its own: {', '.join(ids)}")
+    sys.exit(RunError.exit_code if broken else 0)
+
+
+def _start_driver(settings: Settings, ids: Sequence[str], *, all_runs: bool = False) -> int:
     """Start a driver in a session of its own, so that neither a terminal nor its shell takes it along.
 
+    Args:
+        settings: Our own settings.
+        ids: The runs that it is to drive.
+        all_runs: Whether they are all that have not ended.
+
     Returns:
-        Its pid, once it holds the run's lock, or has come to the run's end already.
+        Its pid, once it holds the lock of the first run, or that run has come to its end already.
 
     Raises:
         RunError: It ended without.
@@ -268,11 +321,13 @@ def _start_driver(settings: Settings, run_id: str) -> int:
     from ..driver.lock import is_driven
     from ..driver.model import ENDED
 
+    run_id = ids[0]
     log = settings.state_path() / "runs" / run_id / "driver.log"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         # -I: neither the folder that it starts in nor PYTHONPATH has a part in what is imported.
-        argv = [sys.executable, "-I", "-m", "fractal_slurm.cli", "resume", run_id]
+        which = ["--all"] if all_runs else list(ids)
+        argv = [sys.executable, "-I", "-m", "fractal_slurm.cli", "resume", *which]
         driver = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, cwd="/", start_new_session=True, close_fds=True
         )
@@ -281,7 +336,7 @@ def _start_driver(settings: Settings, run_id: str) -> int:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         found = is_driven(settings.state_path(), run_id)
-        if found is not None and found.pid == driver.pid and found.heeds:
+        if found is not None and found.pid == driver.pid and (found.heeds or found.looks):
             return driver.pid
         if driver.poll() is not None:
             break
@@ -417,7 +472,7 @@ def heed_signals(runner: Runner) -> None:
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run: what has finished is kept."""
     from ..driver.journal import Journal, check_run_id
-    from ..driver.lock import is_driven
+    from ..driver.lock import ask_to_cancel, is_driven
     from ..driver.model import ENDED
     from ..driver.prepare import connect
     from ..settings import load_settings
@@ -427,12 +482,15 @@ def cancel(run_id: str, as_json: bool) -> None:
     if driver is not None:
         if driver.host and driver.host != os.uname().nodename:
             raise RunError(f"run {run_id} is driven on host {driver.host} (pid {driver.pid}): cancel it there")
-        if not driver.pid or not driver.heeds:
+        if not driver.pid or not (driver.heeds or driver.looks):
             raise RunError(
                 f"run {run_id} is driven by another process ({driver}), which does not say that it cancels when it is "
                 "told to: cancel it there, or end it, and try again"
             )
-        os.kill(driver.pid, signal.SIGTERM)
+        if driver.looks:  # it drives other runs, too: a signal would cancel them all
+            ask_to_cancel(settings.state_path() / "runs" / run_id)
+        else:
+            os.kill(driver.pid, signal.SIGTERM)
         if as_json:
             print_json({"run_id": run_id, "signalled": driver.pid})
         else:

@@ -188,12 +188,7 @@ class Run:
 
     def take_up_again(self) -> int:
         """Set up again the tasks that did not run because the run was refused; return their number."""
-        with self.journal.transaction():
-            tasks = self.journal.take_up_again([*self.record.refusals, *filter(None, [self.refusal])])
-            self.journal.write(replace(self.record, refusal=None, refusals=()))
-            if tasks:
-                self.journal.event("taken up again", self.id, f"{tasks} tasks")
-        return tasks
+        return take_up_again(self.journal)
 
     def give_up(self, words: str) -> None:
         """Submit nothing more: the tasks of planned jobs, and those that wait for a plan, do not run."""
@@ -272,3 +267,18 @@ class Run:
         return self.sudo.list_folders(
             self.user, folders, timeout=self.settings.command_timeout_s, wanted=wanted, most=most
         )
+
+
+def take_up_again(journal: Journal) -> int:
+    """Set up again the tasks of a run that did not run because the run was refused; return their number.
+
+    Args:
+        journal: The run's journal, locked.
+    """
+    record = journal.record
+    with journal.transaction():
+        tasks = journal.take_up_again([*record.refusals, *filter(None, [record.refusal])])
+        journal.write(replace(record, refusal=None, refusals=()))
+        if tasks:
+            journal.event("taken up again", record.run_id, f"{tasks} tasks")
+    return tasks

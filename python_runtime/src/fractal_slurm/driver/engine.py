@@ -160,6 +160,7 @@ class RunHandle:
         on_task_end: Callable[[TaskEnd], None] | None,
         on_end: Callable[[RunHandle], None] | None,
         say: Callable[[str], None],
+        show: Callable[[object], None] | None = None,
     ) -> None:
         self.run_id: str = journal.record.run_id
         self.user: str = journal.record.user
@@ -168,6 +169,7 @@ class RunHandle:
         self._on_task_end = on_task_end
         self._on_end = on_end
         self._say = say
+        self._show = show
         self._member: Member | None = None
         self._has_begun = False
         self._over = threading.Event()
@@ -208,6 +210,10 @@ class RunHandle:
     def cancel(self) -> None:
         """Cancel the run: what has finished is kept, the rest ends, jobs that run included. Does not wait."""
         self._ask("cancel")
+
+    def leave(self) -> None:
+        """Leave the run: its jobs go on, and it can be resumed later, by another process too. Does not wait."""
+        self._ask("leave")
 
     def job_ids(self) -> tuple[int, ...]:
         """The SLURM jobs that were submitted so far, in order."""
@@ -269,15 +275,17 @@ class RunHandle:
     def _begin(self) -> None:
         """Tell of what has ended already, and take up the rest."""
         self._state = "running"
-        for task in self._journal.tasks(*FINAL):
-            self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
-        self._journal.listener = self._tell
+        if self._on_task_end is not None:
+            for task in self._journal.tasks(*FINAL):
+                self._tell(StoredEnd(task.index, task.state, task.reason, task.record))
+            self._journal.listener = self._tell
         slurm = self._engine._connect()
         runner = Runner(
             self._journal,
             self._engine.settings,
             slurm,
             say=self._say,
+            show=self._show,
             queue=self._engine._queue,
             most_at_once=_JOBS_PER_TURN,
         )
@@ -431,6 +439,25 @@ class Engine:
         self._check_open()
         journal = Journal.open(self.settings.state_path(), run_id, drive=True)
         return self._take(RunHandle(self, journal, on_task_end, on_end, say))
+
+    def drive(
+        self,
+        journal: Journal,
+        *,
+        say: Callable[[str], None],
+        show: Callable[[object], None] | None = None,
+        on_end: Callable[[RunHandle], None] | None = None,
+    ) -> RunHandle:
+        """Drive a run whose journal is open and locked, and close the journal at the end.
+
+        Args:
+            journal: The run's journal. Its listener stays as it is.
+            say: Takes sentences for a person.
+            show: Called in the run's own turns, at most once a second: the journal can be read there.
+            on_end: See :meth:`start`.
+        """
+        self._check_open()
+        return self._take(RunHandle(self, journal, None, on_end, say, show))
 
     def stored(self) -> list[StoredRun]:
         """The runs in the state folder, oldest first; those that can't be read are left out."""

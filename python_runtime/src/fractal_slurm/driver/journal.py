@@ -229,10 +229,10 @@ class Journal:
         except _BROKEN as error:
             self._damaged(str(error))
 
-    def heeds_signals(self) -> None:
-        """Write into the lock that this process cancels the run on SIGTERM; others would only end."""
+    def heeds_signals(self, *, of_many: bool = False) -> None:
+        """Write into the lock how this process is told to cancel the run; others would only end on SIGTERM."""
         if self._lock_fd is not None:
-            heeds_signals(self._lock_fd)
+            heeds_signals(self._lock_fd, of_many=of_many)
 
     def close(self) -> None:
         """Close the journal and release the lock."""
@@ -522,6 +522,20 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
+def discard(journal: Journal) -> None:
+    """Remove the journal of a new run of which nothing was submitted, and release its lock."""
+    with journal:
+        _remove(journal.folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a run, whose lock is held."""
+    # Under another name first: should it be removed in part only, it is no run any more.
+    gone = folder.with_name(f".{folder.name}.draft")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[list[str], list[str]]:
     """Remove the journals of runs that ended before a time; those that have not ended, or can't be read, are kept.
 
@@ -557,10 +571,7 @@ def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[lis
             continue
         try:
             if not dry_run:
-                # Under another name first: should it be removed in part only, it is no run any more.
-                gone = folder.with_name(f".{run_id}.draft")
-                folder.rename(gone)
-                shutil.rmtree(gone)
+                _remove(folder)
             removed.append(run_id)
         except OSError as error:
             raise RunError(f"the journal of run {run_id} can't be removed: {error}") from None

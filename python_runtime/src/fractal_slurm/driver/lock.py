@@ -16,8 +16,14 @@ from .model import RunState
 
 # How long a lock is tried for that somebody holds who does not drive the run, in seconds.
 _LOCK_WAIT_S = 2.0
-# What a driver writes into its lock: its pid, its host, and whether it cancels on SIGTERM.
-_LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds)?")
+# What a driver writes into its lock: its pid, its host, and how it is told to cancel the run.
+_LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds| looks)?")
+
+_CANCEL = "cancel"
+
+
+class DrivenElsewhere(RunError):
+    """Another process drives a run."""
 
 
 class Driver(NamedTuple):
@@ -28,11 +34,13 @@ class Driver(NamedTuple):
         pid: Its number there, above 1; on this host it was seen to hold the lock, on another it is what the lock's
             file says. 0 where it is not known.
         heeds: Whether it cancels the run on SIGTERM.
+        looks: Whether it cancels the run when :func:`ask_to_cancel` was called: it drives others, too.
     """
 
     host: str
     pid: int
     heeds: bool = False
+    looks: bool = False
 
     def __str__(self) -> str:
         return f"pid {self.pid or 'unknown'} on {self.host or 'an unknown host'}"
@@ -42,7 +50,7 @@ def lock(folder: Path) -> int:
     """Lock a run. Whoever only asks whether it is driven holds the lock for an instant: that is waited for.
 
     Raises:
-        RunError: Another process drives it.
+        DrivenElsewhere: Another process drives it.
     """
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     deadline = time.monotonic() + _LOCK_WAIT_S
@@ -54,7 +62,7 @@ def lock(folder: Path) -> int:
             driver = _driver(fd)
             if driver.pid or time.monotonic() >= deadline:
                 os.close(fd)
-                raise RunError(
+                raise DrivenElsewhere(
                     f"run {folder.name} is driven by another process ({driver}): let it go on, or end it first"
                 ) from None
             time.sleep(0.01)
@@ -78,7 +86,7 @@ def _driver(fd: int) -> Driver:
     pid, host = int(match[1]), match[2]
     if pid < 2 or (host == os.uname().nodename and not _has_lock(pid, os.fstat(fd))):
         pid = 0
-    return Driver(host, pid, heeds=match[3] is not None)
+    return Driver(host, pid, heeds=match[3] == " heeds", looks=match[3] == " looks")
 
 
 def _has_lock(pid: int, lock: os.stat_result) -> bool:
@@ -96,9 +104,32 @@ def _has_lock(pid: int, lock: os.stat_result) -> bool:
     return False
 
 
-def heeds_signals(fd: int) -> None:
-    """Let others know that this process, which holds a lock, cancels its run on SIGTERM."""
-    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename} heeds\n".encode(), 0)
+def heeds_signals(fd: int, *, of_many: bool = False) -> None:
+    """Let others know how this process, which holds a lock, is told to cancel its run.
+
+    Args:
+        fd: The lock.
+        of_many: Whether it drives several runs, and looks for what :func:`ask_to_cancel` leaves; else SIGTERM is it.
+    """
+    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename} {'looks' if of_many else 'heeds'}\n".encode(), 0)
+
+
+def ask_to_cancel(folder: Path) -> None:
+    """Leave word for the driver of a run, which drives others, too, that the run is to be cancelled.
+
+    Args:
+        folder: The run's folder, with the journal in it.
+    """
+    os.close(os.open(folder / _CANCEL, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def is_asked_to_cancel(folder: Path) -> bool:
+    """Whether such word was left; it is taken away."""
+    try:
+        (folder / _CANCEL).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def state_now(state: RunState, driver: Driver | None) -> RunState:

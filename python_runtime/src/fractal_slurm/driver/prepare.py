@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..cluster.commands import Silence, Slurm
@@ -123,6 +124,43 @@ def resolve_spec(config_file: SlurmConfigFile, spec: Spec, account: str | None =
     )
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A run that was checked, and of which nothing was written yet.
+
+    Attributes:
+        record: What the run is.
+        parameters: The args-JSON of each task.
+        batches: Token to tasks of each planned job.
+        reason: Why they are batched so.
+    """
+
+    record: RunRecord
+    parameters: Sequence[str]
+    batches: Mapping[str, range]
+    reason: str
+
+    def create(self, settings: Settings) -> Journal:
+        """Make the journal.
+
+        Raises:
+            RunError: The journal can't be written.
+        """
+        return Journal.create(settings.state_path(), self.record, self.parameters, self.batches, self.reason)
+
+
+def facts_of(slurm: Slurm, user: str) -> Cluster:
+    """What SLURM says of the cluster, and of what a user may do there.
+
+    Raises:
+        ClusterError: It can't be reached.
+    """
+    try:
+        return slurm.facts([user], timeout=PREFLIGHT_TIMEOUT_S)
+    except Silence as silence:
+        raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
+
+
 def create_run(
     config_file: SlurmConfigFile,
     spec: Spec,
@@ -174,6 +212,39 @@ def create_resolved_run(
     Args:
         labels: What the caller wants to find with the run later; JSON values by name.
     """
+    return draft_run(
+        resolution,
+        spec,
+        settings,
+        lambda: facts_of(slurm, user),
+        user=user,
+        cache_dir=cache_dir,
+        work_dir=work_dir,
+        labels=labels,
+        say=say,
+    ).create(settings)
+
+
+def draft_run(
+    resolution: Resolution,
+    spec: Spec,
+    settings: Settings,
+    facts: Callable[[], Cluster],
+    *,
+    user: str,
+    cache_dir: str,
+    work_dir: str,
+    labels: Mapping[str, Any] | None = None,
+    say: Callable[[str], None],
+) -> Draft:
+    """Check everything that can be checked of a new run. Nothing is written yet.
+
+    Args:
+        facts: What SLURM says of the cluster and the user; called once what needs no SLURM is checked.
+
+    Raises:
+        FractalSlurmError: The input is not valid, or SLURM can't be reached.
+    """
     check_user_name(user)
     work_dir = clean_path(work_dir, "--work-dir")
     warning = check_work_dir(work_dir, user)
@@ -182,10 +253,7 @@ def create_resolved_run(
     check_cache_dir(cache_dir)
     for warning in resolution.warnings:
         say(f"warning: {warning}")
-    try:
-        cluster = slurm.facts([user], timeout=PREFLIGHT_TIMEOUT_S)
-    except Silence as silence:
-        raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
+    cluster = facts()
     max_walltime = walltime_of(cluster, resolution, user)
     run_id = new_run_id()
     run_folder = layout.run_folder(work_dir, run_id)
@@ -218,7 +286,7 @@ def create_resolved_run(
         labels=dict(labels or {}),
     )
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
-    return Journal.create(settings.state_path(), record, spec.parameters, batches, plan.reason)
+    return Draft(record, spec.parameters, batches, plan.reason)
 
 
 def check_cache_dir(cache_dir: str) -> None:

@@ -319,37 +319,53 @@ class Runner:
 
     def summary(self) -> dict[str, Any]:
         """The outcome of the run, as the command line prints it with --json."""
-        counts = self.run.journal.counts()
-        jobs = self.run.journal.jobs()
-        failures = [
-            {
-                "index": task.index,
-                "reason": task.reason or task.state,
-                "state": task.state,
-                "args": json.loads(task.args),
-                **_of_record(task.record),
-            }
-            for task in self.run.journal.tasks(TaskState.FAILED, TaskState.NOT_RUN)
-        ]
-        return {
-            "run_id": self.run.id,
-            "state": self.run.record.state,
-            "user": self.run.user,
-            "tasks": sum(counts.values()),
-            "succeeded": counts[TaskState.SUCCEEDED],
-            "failed": counts[TaskState.FAILED],
-            "not_run": counts[TaskState.NOT_RUN],
-            "jobs": sum(job.slurm_job_id is not None for job in jobs),
-            "wall_s": round(time.monotonic() - self.began, 3),
-            "sudo_calls": self.run.sudo.calls,
-            "squeue_calls": self.run.queue.calls,
-            "srun_steps": self.run.record.srun_steps,
-            "forked": self.run.record.forked,
-            "run_folder": self.run.folder,
-            "without_out": self.run.journal.without_out(),
-            "refusal": self.run.refusal,
-            "failures": failures,
+        return summary_of(
+            self.run.journal,
+            wall_s=time.monotonic() - self.began,
+            sudo_calls=self.run.sudo.calls,
+            squeue_calls=self.run.queue.calls,
+        )
+
+
+def summary_of(journal: Journal, *, wall_s: float, sudo_calls: int, squeue_calls: int) -> dict[str, Any]:
+    """The outcome of a run, as the command line prints it with --json.
+
+    Args:
+        journal: The run's journal.
+        wall_s: Seconds for which it was driven.
+        sudo_calls: How often sudo was called.
+        squeue_calls: How often squeue was called.
+    """
+    counts, jobs, record = journal.counts(), journal.jobs(), journal.record
+    failures = [
+        {
+            "index": task.index,
+            "reason": task.reason or task.state,
+            "state": task.state,
+            "args": json.loads(task.args),
+            **_of_record(task.record),
         }
+        for task in journal.tasks(TaskState.FAILED, TaskState.NOT_RUN)
+    ]
+    return {
+        "run_id": record.run_id,
+        "state": record.state,
+        "user": record.user,
+        "tasks": sum(counts.values()),
+        "succeeded": counts[TaskState.SUCCEEDED],
+        "failed": counts[TaskState.FAILED],
+        "not_run": counts[TaskState.NOT_RUN],
+        "jobs": sum(job.slurm_job_id is not None for job in jobs),
+        "wall_s": round(wall_s, 3),
+        "sudo_calls": sudo_calls,
+        "squeue_calls": squeue_calls,
+        "srun_steps": record.srun_steps,
+        "forked": record.forked,
+        "run_folder": record.run_folder,
+        "without_out": journal.without_out(),
+        "refusal": record.refusal,
+        "failures": failures,
+    }
 
 
 def _of_record(text: str | None) -> dict[str, Any]:
