@@ -113,7 +113,9 @@ class TestOther:
             db.execute(f"PRAGMA user_version = {number}")
         before = old.read_bytes()
         for drive in (False, True):
-            with pytest.raises(RunError, match=f"has format {number}, .* reads formats 1 to 2: {advice}"):
+            with pytest.raises(
+                RunError, match=f"has format {number}, .* reads formats 1 to {schema.VERSION}: {advice}"
+            ):
                 Journal.open(state_dir, OLD, drive=drive)
         code, out, err = run("status", "--json")
         assert (code, json.loads(out)[0]["run_id"]) == (0, OLD)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..driver.journal import Journal, record_of
 from ..driver.lock import is_driven, state_now
 from ..driver.model import ENDED, FINAL, JobNote, JobRow, JobState, RunState, TaskState, Wait
 from ..driver.notes import job_notes, waits, watch
+from ..driver.tally import Tally
 
 # Of the failures that came between two looks so many are told with the end of their log.
 _MOST_NEW = 20
@@ -73,8 +74,40 @@ class Sight:
         return sum(self.counts[state] for state in FINAL)
 
 
+class Ends:
+    """Tells which tasks came to an end in one of these states, each once for each end.
+
+    Args:
+        journal: The run's journal.
+        states: The states.
+        old: Whether to tell of those, too, that ended before.
+    """
+
+    def __init__(self, journal: Journal, states: Collection[TaskState], *, old: bool = True) -> None:
+        self._journal = journal
+        self._states = frozenset(states)
+        self._mark: int | None = None
+        self._told: set[int] = set()  # where the journal is of an older version, which does not tell what changed
+        if not old:
+            self.new()
+
+    def new(self) -> list[int]:
+        """Those that ended since the last call."""
+        journal = self._journal
+        if self._mark is not None:
+            moves, self._mark = journal.moves(self._mark)
+            return list(dict.fromkeys(index for index, state, _token in moves if state in self._states))
+        with journal.snapshot():
+            if journal.tells_moves():
+                self._mark = journal.last_move()
+            found = [index for index in journal.indices(*self._states) if index not in self._told]
+        if self._mark is None:
+            self._told.update(found)
+        return found
+
+
 class Follower:
-    """Looks at a run again and again.
+    """Looks at a run again and again. What was there at the last look is not read again.
 
     Args:
         journal: Its journal.
@@ -94,15 +127,16 @@ class Follower:
         self.created = run.created or time.time()
         self.asks = True
         self._state_dir = state_dir
+        self._tally = Tally(journal)
         self._looks: deque[tuple[float, int]] = deque()
-        self._failed: set[int] = set() if old else set(journal.indices(TaskState.FAILED, TaskState.NOT_RUN))
-        self._events = 0 if old else len(journal.events())
+        self._failed = Ends(journal, (TaskState.FAILED, TaskState.NOT_RUN), old=old)
+        self._event = 0 if old else journal.last_event()
 
     def look(self) -> Sight:
         """Look once, and let the driver know that somebody does."""
         if self.asks:
             watch(self.journal.folder)
-        counts = self.journal.counts()
+        counts = self._tally.counts()
         state = self.journal.record.state
         if self._state_dir is not None:
             state = state_now(state, is_driven(self._state_dir, self.run_id))
@@ -117,13 +151,13 @@ class Follower:
             waits=waits(self.journal) if state == RunState.DRIVEN else [],
             rate=rate,
             left_s=left / rate if rate and left else None,
-            failures=self._failures(counts),
+            failures=list(filter(None, map(self._failure, self._failed.new()[:_MOST_NEW]))),
             told=self._told() if self._state_dir is not None else [],
         )
 
     def done_of(self, jobs: list[JobRow]) -> dict[str, int]:
         """How many of the tasks of each of these jobs have ended."""
-        return self.journal.ended_of([job.token for job in jobs]) if jobs else {}
+        return self._tally.ended_of([job.token for job in jobs]) if jobs else {}
 
     def _rate(self, done: int) -> float | None:
         now = time.monotonic()
@@ -135,15 +169,6 @@ class Follower:
         (since, first), span = looks[0], now - looks[0][0]
         return (done - first) / span if len(looks) >= _RATE_LOOKS and span > 0 and since < now else None
 
-    def _failures(self, counts: dict[TaskState, int]) -> list[Failure]:
-        if counts[TaskState.FAILED] + counts[TaskState.NOT_RUN] <= len(self._failed):
-            return []
-        new = [
-            index for index in self.journal.indices(TaskState.FAILED, TaskState.NOT_RUN) if index not in self._failed
-        ]
-        self._failed.update(new)
-        return list(filter(None, map(self._failure, new[:_MOST_NEW])))
-
     def _failure(self, index: int) -> Failure | None:
         row = self.journal.task(index)
         if row is None:
@@ -153,8 +178,7 @@ class Follower:
         return Failure(index, row.state, row.reason or "", args, record.get("host"), record.get("tail") or "")
 
     def _told(self) -> list[str]:
-        events = self.journal.events()[self._events :]
-        self._events += len(events)
+        events, self._event = self.journal.events_since(self._event)
         return [f"{event.what}: {event.detail or event.subject}" for event in events if event.what in _TOLD]
 
 

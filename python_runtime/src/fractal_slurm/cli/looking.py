@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ def status(watch: bool, as_json: bool) -> None:
 
 def _watch(state_dir: Path) -> None:
     """The list of runs on a terminal, as long as somebody looks: the newest first, as many as there is room for."""
-    import time
-
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
@@ -59,9 +58,10 @@ def _watch(state_dir: Path) -> None:
         raise RunError("--watch is for a terminal")
     console = Console(highlight=False, markup=False, emoji=False)
     live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    known: dict[str, tuple[object, dict[str, Any]]] = {}
     with contextlib.suppress(KeyboardInterrupt), live:
         while True:
-            title, columns, cells = _cells(state_dir, _status(state_dir, warn=False))
+            title, columns, cells = _cells(state_dir, _status(state_dir, warn=False, known=known))
             room = max(1, console.height - 5)
             view = Group(Text(plain(title)), table_of(columns, cells[-room:][::-1]))
             live.update(view, refresh=True)
@@ -84,39 +84,70 @@ def _cells(state_dir: Path, rows: list[dict[str, Any]]) -> tuple[str, tuple[str,
     return f"runs in {state_dir}", columns, cells
 
 
-def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
-    """What is known of each run."""
+def _status(
+    state_dir: Path, *, warn: bool = True, known: dict[str, tuple[object, dict[str, Any]]] | None = None
+) -> list[dict[str, Any]]:
+    """What is known of each run.
+
+    Args:
+        state_dir: Folder of all journals.
+        warn: Whether to say what can't be read.
+        known: What this found out before, by run: journals that did not change are not read again.
+    """
     from ..driver.journal import Journal, run_ids
     from ..driver.lock import is_driven, state_now
     from ..driver.model import RunState, TaskState
 
     rows = []
+    known = {} if known is None else known
     for run_id in run_ids(state_dir):
         row: dict[str, Any] = {"run_id": run_id, "state": RunState.DAMAGED}
+        before, stamp = known.get(run_id), _stamp(state_dir / "runs" / run_id)
         try:
-            with Journal.open(state_dir, run_id, drive=False) as journal:
-                driver = is_driven(state_dir, run_id)
-                counts, record = journal.counts(), journal.record
-                row |= {
-                    "state": state_now(record.state, driver),
-                    "user": record.user or None,
-                    "task_name": record.task_name or None,
-                    "created": record.created or None,
-                    "tasks": sum(counts.values()),
-                    "succeeded": counts[TaskState.SUCCEEDED],
-                    "failed": counts[TaskState.FAILED],
-                    "not_run": counts[TaskState.NOT_RUN],
-                    "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
-                    "driver": None if driver is None else {"host": driver.host, "pid": driver.pid},
-                }
-                if journal.damage:
-                    row["state"] = RunState.DAMAGED
-                    raise RunError(journal.damage)
+            driver = is_driven(state_dir, run_id)
+            if before is not None and stamp is not None and before[0] == stamp:
+                row = dict(before[1])
+            else:
+                with Journal.open(state_dir, run_id, drive=False) as journal:
+                    counts, record = journal.counts(), journal.record
+                    row |= {
+                        "state": record.state,
+                        "user": record.user or None,
+                        "task_name": record.task_name or None,
+                        "created": record.created or None,
+                        "tasks": sum(counts.values()),
+                        "succeeded": counts[TaskState.SUCCEEDED],
+                        "failed": counts[TaskState.FAILED],
+                        "not_run": counts[TaskState.NOT_RUN],
+                        "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
+                        "driver": None,
+                    }
+                    if journal.damage:
+                        row["state"] = RunState.DAMAGED
+                        raise RunError(journal.damage)
+                if stamp is not None:
+                    known[run_id] = stamp, dict(row)
+            row["state"] = state_now(row["state"], driver)
+            row["driver"] = None if driver is None else {"host": driver.host, "pid": driver.pid}
         except RunError as error:
             for message in error.messages if warn else []:
                 say(f"warning: {message}")
         rows.append(row)
     return rows
+
+
+def _stamp(folder: Path) -> object:
+    """Another value after each change of a run's journal; None while the clock of its files could hide a change."""
+    stamps = []
+    for name in ("journal.sqlite", "journal.sqlite-wal"):
+        with contextlib.suppress(OSError):
+            found = (folder / name).stat()
+            if not found.st_size:
+                continue  # who reads a journal may make an empty one
+            if abs(time.time() - found.st_mtime) < _PAUSE_S:
+                return None
+            stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
+    return stamps
 
 
 @click.command()
@@ -130,8 +161,6 @@ def _status(state_dir: Path, *, warn: bool = True) -> list[dict[str, Any]]:
 @guarded
 def report(run_id: str, log_of: int | None, events: bool, html_path: str | None, as_json: bool) -> None:
     """Show the jobs and failures of a run."""
-    import time
-
     from ..driver.journal import Journal
     from ..driver.lock import is_driven, state_now
     from ..driver.model import TaskState
@@ -209,8 +238,6 @@ def runs(context: click.Context, clean: bool, older_than: str | None, dry_run: b
 @guarded
 def prune(older_than: str, dry_run: bool, as_json: bool) -> None:
     """Remove the journals of runs that have ended: args, results and the ends of logs are in them."""
-    import time
-
     from ..driver.journal import prune as prune_journals
     from ..settings import load_settings
 

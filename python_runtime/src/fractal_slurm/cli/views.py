@@ -14,7 +14,7 @@ from ..driver.journal import Journal, record_of
 from ..driver.model import FINAL, TaskEnd, TaskState
 from ..report import json_text
 from .common import say
-from .following import Follower, Sight, job_state
+from .following import Ends, Follower, Sight, job_state
 from .live import LiveView, can_live, pace
 
 # Seconds between two lines: at first, and later on.
@@ -94,7 +94,7 @@ class Events:
         self._jobs: dict[str, tuple[Any, ...]] = {}
         self._counts: dict[str, int] = {}
         self._waits: list[Any] = []
-        self._ended: set[int] | None = None if own else set()
+        self._ends = None if own else Ends(follower.journal, FINAL)
         if own:
             follower.journal.listener = self._task
         self._tell("run", user=follower.user, task_name=follower.task_name, tasks=follower.journal.record.tasks)
@@ -123,8 +123,11 @@ class Events:
                 self._jobs[job.token] = row
                 values = dict(zip(("slurm_job_id", "state", "reason", "node"), row, strict=True))
                 self._tell("job", number=job.number, tasks=job.tasks, **values)
-        if self._ended is not None and sight.done > len(self._ended):
-            self._tell_ends(self._ended)
+        if self._ends is not None:
+            for index in self._ends.new():
+                task = self._follower.journal.task(index)
+                if task is not None:
+                    self._task(TaskEnd(index, task.state, task.reason, task.record))
         if sight.waits != self._waits:
             self._waits = sight.waits
             self._tell("waits", waits=[wait._asdict() for wait in sight.waits])
@@ -132,13 +135,6 @@ class Events:
         if counts != self._counts:
             self._counts = counts
             self._tell("progress", tasks=sight.total, **counts, tasks_per_s=sight.rate, left_s=sight.left_s)
-
-    def _tell_ends(self, seen: set[int]) -> None:
-        for index in self._follower.journal.indices(*FINAL):
-            row = self._follower.journal.task(index) if index not in seen else None
-            if row is not None:
-                seen.add(index)
-                self._task(TaskEnd(index, row.state, row.reason, row.record))
 
     def close(self) -> None:
         """Look a last time."""

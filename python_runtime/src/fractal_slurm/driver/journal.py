@@ -43,6 +43,7 @@ from .stored import (
     is_count_of_tasks,
     is_event,
     is_job,
+    is_move,
     is_task,
     job_of,
     read_record,
@@ -79,6 +80,9 @@ class Journal:
         self._depth = 0
         self._record: RunRecord | None = None
         self._record_before: RunRecord | None = None
+        self._read_at: tuple[int, int] | None = None  # how the journal was when its record was read
+        self._moves = False
+        self.undone = 0  # how often something that was written was taken back
         self.damage: list[str] = []  # what could not be read of it, a sentence each
         # Told of each task that came to its end, once that is on disk.
         self.listener: Callable[[TaskEnd], None] | None = None
@@ -260,6 +264,7 @@ class Journal:
             self._depth -= 1
             if self._depth == 0:
                 self._db.execute("ROLLBACK")
+                self.undone += 1
                 self._record = self._record_before
                 self._ended.clear()
             raise
@@ -276,12 +281,18 @@ class Journal:
     @property
     def record(self) -> RunRecord:
         """What the run is: as its driver knows it, or, for all others, as it is now on disk."""
-        if self._record is None or self._lock_fd is None:
+        now = self._now() if self._lock_fd is None else None
+        if self._record is None or now != self._read_at:
+            self._read_at = now
             stored = self._select("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM run")
             self._record, unread = read_record({key.decode(errors="replace"): value for key, value in stored})
             for name in unread:
                 self._damaged(f"its {name} can't be read")
         return self._record
+
+    def _now(self) -> tuple[int, int]:
+        """Another value after each change: by others, or by this connection."""
+        return self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
 
     def write(self, record: RunRecord) -> None:
         """Store what has changed in the run's record."""
@@ -305,6 +316,16 @@ class Journal:
         """All that happened, in its order."""
         sql = f"SELECT {EVENT_COLUMNS} FROM event ORDER BY rowid"
         return [EventRow(*row) for row in self._select(sql, (), is_event)]
+
+    def events_since(self, mark: int) -> tuple[list[EventRow], int]:
+        """What happened after a mark, in its order, and the next mark. The first mark is 0."""
+        sql = f"SELECT {EVENT_COLUMNS}, rowid FROM event WHERE rowid > ? ORDER BY rowid"
+        rows = list(self._select(sql, (mark,), lambda row: is_event(row[:-1])))
+        return [EventRow(*row[:-1]) for row in rows], rows[-1][-1] if rows else mark
+
+    def last_event(self) -> int:
+        """The mark of the last event: see :meth:`events_since`."""
+        return int(self._db.execute("SELECT coalesce(max(rowid), 0) FROM event").fetchone()[0])
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -388,6 +409,7 @@ class Journal:
                 "UPDATE task SET state = ?, reason = ?, record = coalesce(?, record) WHERE idx = ?",
                 (state, reason, record, index),
             )
+            self._db.execute("INSERT INTO moved (idx) VALUES (?)", (index,))
             if self.listener is not None and state in FINAL:
                 self._ended.append(TaskEnd(index, state, reason, record))
 
@@ -400,22 +422,32 @@ class Journal:
     def try_again(self, index: int, *, own_fault: bool) -> None:
         """Set a task up for its next attempt."""
         column = "retries" if own_fault else "node_retries"
-        self._db.execute(
-            f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = ?, token = NULL WHERE idx = ?",
-            (TaskState.WAITING, index),
-        )
+        with self.transaction():
+            self._db.execute(
+                f"UPDATE task SET attempt = attempt + 1, {column} = {column} + 1, state = ?, token = NULL "
+                "WHERE idx = ?",
+                (TaskState.WAITING, index),
+            )
+            self._moved([index])
 
     def release(self, indices: Iterable[int]) -> None:
         """Take tasks that never started from their job, for another one."""
+        released = list(indices)
         with self.transaction():
             self._db.executemany(
                 "UPDATE task SET attempt = attempt + 1, state = ?, token = NULL WHERE idx = ?",
-                ((TaskState.WAITING, index) for index in indices),
+                ((TaskState.WAITING, index) for index in released),
             )
+            self._moved(released)
 
     def take_up_again(self, reasons: Sequence[str]) -> int:
         """Set tasks that did not run, for one of these reasons, up for their next attempt; returns their number."""
         with self.transaction():
+            marks = ", ".join("?" * len(set(reasons)))
+            self._db.execute(
+                f"INSERT INTO moved (idx) SELECT idx FROM task WHERE state = ? AND reason IN ({marks})",
+                (TaskState.NOT_RUN, *dict.fromkeys(reasons)),
+            )
             return sum(
                 self._db.execute(
                     "UPDATE task SET attempt = attempt + 1, state = ?, token = NULL, reason = NULL "
@@ -455,6 +487,40 @@ class Journal:
         sql = "SELECT state, count(*) FROM task GROUP BY state"
         found = {TaskState(row[0]): row[1] for row in self._select(sql, (), is_count_of_tasks)}
         return {state: found.get(state, 0) for state in TaskState}
+
+    def tells_moves(self) -> bool:
+        """Whether it tells which tasks changed: not the journal of an older version, which is read as it is."""
+        if not self._moves:
+            self._moves = schema.version_of(self._db) >= schema.MOVES_SINCE
+        return self._moves
+
+    def last_move(self) -> int:
+        """The mark of the last change of a task: see :meth:`moves`."""
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM moved").fetchone()[0])
+
+    def moves(self, mark: int) -> tuple[list[tuple[int, TaskState, str | None]], int]:
+        """Index, state of today and token of the tasks whose state changed after a mark, in this order; the next mark.
+
+        A task is there for each of its changes.
+        """
+        sql = "SELECT seq, idx, state, token FROM moved JOIN task USING (idx) WHERE seq > ? ORDER BY seq"
+        rows = list(self._select(sql, (mark,), is_move))
+        return [(index, TaskState(state), token) for _seq, index, state, token in rows], rows[-1][0] if rows else mark
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside belongs together, whatever its driver writes meanwhile."""
+        if self._depth or self._lock_fd is not None:
+            yield
+            return
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
+
+    def _moved(self, indices: Iterable[int]) -> None:
+        self._db.executemany("INSERT INTO moved (idx) VALUES (?)", ((index,) for index in indices))
 
     def tasks(self, *states: TaskState) -> Iterator[TaskRow]:
         """The tasks in any of these states, or all, by index."""

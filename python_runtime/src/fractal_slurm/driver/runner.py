@@ -27,6 +27,7 @@ from .journal import Journal, record_of
 from .model import IN_FLIGHT, JobRow, JobState, RunState, TaskState
 from .settle import Settler
 from .submit import Submitter
+from .tally import Tally
 from .track import Tracker
 
 
@@ -78,6 +79,7 @@ class Runner:
         self.submitter = Submitter(self.run, self.collector, most_at_once=most_at_once)
         self.tracker = Tracker(self.run, self.collector, Settler(self.run, self.collector))
         self.show = show
+        self.tally = Tally(journal)
         self.began = time.monotonic()
         self.next_poll = self.began
         self.last_shown = 0.0
@@ -243,7 +245,7 @@ class Runner:
 
     def progress(self) -> Progress:
         """How far the run is now."""
-        counts = self.run.journal.counts()
+        counts = self.tally.counts()
         states = [sighting.state for sighting in self.run.sightings.values()]
         jobs = Counter(job.state for job in self.run.journal.jobs())
         running = sum(state in (SlurmState.RUNNING, SlurmState.COMPLETING) for state in states)

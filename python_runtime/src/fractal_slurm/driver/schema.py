@@ -16,9 +16,13 @@ from collections.abc import Callable
 from ..errors import RunError
 from .model import JobState
 
-VERSION = 2
+VERSION = 3
+# The first version that tells which tasks changed.
+MOVES_SINCE = 3
 _OLDEST = 1
-_TABLES = """\
+# Which tasks changed their state, in this order: whoever looks again and again reads on from where it was.
+_MOVED = "CREATE TABLE moved (seq INTEGER PRIMARY KEY, idx INTEGER NOT NULL)"
+_TABLES = f"""\
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE job (
     token TEXT PRIMARY KEY,
@@ -47,6 +51,7 @@ CREATE TABLE task (
 );
 CREATE INDEX task_token ON task (token);
 CREATE INDEX task_state ON task (state);
+{_MOVED};
 CREATE TABLE event (at REAL NOT NULL, what TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL);
 """
 
@@ -88,5 +93,10 @@ def _from_1(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT OR IGNORE INTO run VALUES ('folder_made', ?)", ("true" if submitted else "false",))
 
 
+def _from_2(connection: sqlite3.Connection) -> None:
+    """Version 2 did not tell which tasks changed."""
+    connection.execute(_MOVED)
+
+
 # By the version that it starts from: a step to the next one.
-_STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1}
+_STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _from_2}

@@ -130,4 +130,8 @@ is_task = _fits(
 
 def is_count_of_tasks(row: tuple[Any, ...]) -> bool:
     """Whether a row is a state of tasks and a number."""
-    return row[0] in _TASK_STATES
+    return row[0] in _TASK_STATES and _is_count(row[1])
+
+
+# Of a task that moved: the change's number, the task's index, state and token.
+is_move = _fits(_is_count, _is_count, _TASK_STATES.__contains__, _is_maybe_text)
