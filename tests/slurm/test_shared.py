@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Several processes on one host: one squeue for all, limits that hold for all, and what happens when one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    ANNA,
+    BASE,
+    BEN,
+    ONE_JOB,
+    SERVICE,
+    Call,
+    counted,
+    finish,
+    kill,
+    live_jobs,
+    slurm,
+    starts,
+    wait_for,
+)
+
+_specs = count()
+
+
+def begin(call: Call, command: str, tasks: int, user: str = ANNA) -> subprocess.Popen[str]:
+    """Start a process of its own for a run, whose spec the next one does not overwrite."""
+    path = Path(call.spec(command, tasks))
+    own = path.rename(path.with_name(f"spec-{next(_specs)}.json"))
+    return call.begin(str(own), user)
+
+
+def are_out(jobs: int) -> bool:
+    return len(live_jobs()) == jobs
+
+
+def requests() -> int:
+    """How many requests slurmctld had of the service account, by its own count."""
+    text = slurm("sdiag").partition("statistics by user")[2]
+    found = re.search(rf"^\s*{SERVICE}\s.*?count:([0-9]+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def asked_in(seconds: float) -> float:
+    """Requests of the service account in a second, over some seconds."""
+    before, began = requests(), time.monotonic()
+    time.sleep(seconds)
+    return (requests() - before) / (time.monotonic() - began)
+
+
+def test_many_processes_ask_slurm_as_often_as_one(call: Call) -> None:
+    call.config(batching=ONE_JOB)
+    script = call.script("#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.2; done\n".format(call.folder / "go-on"))
+    rates = []
+    processes: list[subprocess.Popen[str]] = []
+    for more in (1, 5):
+        processes += [begin(call, script, 1, (ANNA, BEN)[number % 2]) for number in range(more)]
+        wait_for(partial(are_out, len(processes)))
+        time.sleep(1)
+        rates.append(asked_in(8))
+    (call.folder / "go-on").touch()
+    assert [finish(process)["succeeded"] for process in processes] == [1] * 6
+    # A run asks once a second at first. Six that ask for themselves would come to five a second and more.
+    assert rates[1] < rates[0] + 1.2, rates
+
+
+def test_a_process_that_dies_or_hangs_holds_nobody_and_nothing_runs_twice(call: Call) -> None:
+    call.config(batching=ONE_JOB)
+    script, marks = counted(call, 1)
+    processes = [begin(call, script, 4) for _ in range(4)]
+    wait_for(lambda: len(starts(marks)) == 4 and sum(starts(marks).values()) > 8)
+    # Whoever of them asks for the others: one dies, one hangs for longer than its time to ask.
+    dead, hangs, *others = processes
+    run_of_dead = next(
+        run for run in call.runs() if (call.folder / f"state/runs/{run}/lock").read_text().split()[0] == pid_of(dead)
+    )
+    kill(dead)
+    hangs.send_signal(signal.SIGSTOP)
+    try:
+        assert [finish(process, seconds=60)["succeeded"] for process in others] == [4, 4]
+    finally:
+        hangs.send_signal(signal.SIGCONT)
+    assert finish(hangs)["succeeded"] == 4
+    assert call("resume", run_of_dead, "--json")["succeeded"] == 4
+    assert starts(marks) == Counter(list(range(4)) * 4)
+
+
+def pid_of(process: subprocess.Popen[str]) -> str:
+    return str(process.pid)
+
+
+def test_limits_hold_for_all_processes_and_survive_them(call: Call) -> None:
+    limits = {"each_user": {"max_submissions": "3 in 20s", "max_jobs_in_flight": 2}}
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps(limits)
+    call.config(batching=ONE_JOB)
+    script, marks = counted(call, 0.5)
+    before = slurm("squeue", "-h", "--states=all", "-o", "%i").split()
+    processes = [begin(call, script, 2) for _ in range(5)]
+    submitted: dict[str, float] = {}
+    most = 0
+    while any(process.poll() is None for process in processes):
+        jobs = dict(line.split(" ", 1) for line in slurm("squeue", "-h", "--states=all", "-o", "%i %V").splitlines())
+        for job_id, at in jobs.items():
+            if job_id not in before:
+                submitted.setdefault(job_id, time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S")))
+        most = max(most, len(live_jobs()))
+        time.sleep(0.2)
+    outcomes = [finish(process) for process in processes]
+    assert [outcome["succeeded"] for outcome in outcomes] == [2] * 5
+    assert starts(marks) == Counter([0, 1] * 5)
+    assert most <= 2
+    times = sorted(submitted.values())
+    assert len(times) == 5
+    assert times[3] - times[0] >= 19  # SLURM tells whole seconds
+    told = "".join(outcome.stderr for outcome in outcomes)
+    assert re.search(r"waiting for our limit of 3 submissions in 20 s for \S+ .*it goes on at [0-9:]{8}", told), told
+
+
+def test_jobs_that_the_user_submitted_by_hand_count(call: Call) -> None:
+    limits = {"each_user": {"max_jobs_in_flight": 2}, "count_foreign_jobs": True}
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps(limits)
+    call.config(batching=ONE_JOB)
+    argv = [f"{BASE}/bin/sbatch", "--parsable", "--mem=10M", "--array=1-2", "--output=/dev/null", "--wrap=sleep 100"]
+    user = ["setpriv", f"--reuid={ANNA}", f"--regid={ANNA}", "--init-groups"]
+    by_hand = subprocess.run([*user, *argv], cwd="/", capture_output=True, text=True, check=True).stdout.strip()
+    process = begin(call, "true", 1)
+    wait_for(lambda: call.runs() and "limit reached" in call("report", call.run_id(), "--events").stdout)
+    assert len(live_jobs()) == 2
+    slurm("scancel", by_hand)
+    assert finish(process)["succeeded"] == 1
+
+
+@pytest.fixture
+def small_state(call: Call) -> Iterator[list[str]]:
+    """A state folder on a file system of its own, in a mount namespace; what enters that."""
+    account = pwd.getpwnam(SERVICE)
+    options = f"size=2m,mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
+    mount = f"mount -t tmpfs -o {options} none '{call.folder}/state' && echo ready && exec sleep 600"
+    holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    yield ["nsenter", "--mount", f"--target={holder.pid}"]
+    holder.kill()
+    holder.communicate()
+
+
+def test_a_state_folder_that_is_full_loses_nothing(call: Call, small_state: list[str]) -> None:
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"max_jobs_in_flight": 1}})
+    script, marks = counted(call, 1)
+
+    def inside(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*small_state, *argv], capture_output=True, text=True, check=False, **options)
+
+    arguments = call.argv(*call.run_arguments(call.spec(script, 16)))
+    process = subprocess.Popen([*small_state, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: sum(starts(marks).values()) >= 4)
+    state = call.folder / "state"
+    inside("dd", "if=/dev/zero", f"of={state}/filler", "bs=4k")
+    _stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stderr
+    assert "fractal-slurm status" in stderr
+    inside("rm", f"{state}/filler")
+    (run_id,) = inside("ls", f"{state}/runs").stdout.split()
+    resumed = inside(*call.argv("resume", run_id, "--json"), timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["succeeded"] == 16
+    assert starts(marks) == Counter(range(16))
+    assert os.listdir(state) == []  # nothing was written beside it
+
+
+def test_where_nothing_can_be_shared_runs_with_limits_wait_and_others_go_on(call: Call) -> None:
+    shared = call.folder / "state/shared"
+    shared.mkdir(mode=0o755)  # root's
+    call.config(batching=ONE_JOB)
+    script, marks = counted(call, 0.1)
+    free = finish(begin(call, script, 2))
+    assert free["succeeded"] == 2
+    assert free.stderr.count("can't be used: Permission denied") == 1
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"all_users": {"max_jobs_in_flight": 10}})
+    process = begin(call, script, 2)
+    wait_for(lambda: len(call.runs()) == 2)
+    time.sleep(3)
+    assert process.poll() is None
+    assert not live_jobs()
+    shutil.chown(shared, SERVICE, SERVICE)
+    limited = finish(process)
+    assert "limits are set, so nothing is submitted meanwhile" in limited.stderr
+    assert limited["succeeded"] == 2
+    assert starts(marks) == Counter([0, 1] * 2)
