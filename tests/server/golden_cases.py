@@ -24,7 +24,8 @@ LONG_S = 600
 MARKS = "MARKS"
 STAYS = {"mark": MARKS, "sleep": LONG_S}
 
-# One task in each SLURM job.
+# Tasks in each SLURM job. fractal-server's own runner starts an srun for each of them at once: no more than a hundred.
+HUNDREDS = {"tasks_per_job": 100, "parallel_tasks_per_job": 4}
 ALONE = {"tasks_per_job": 1, "parallel_tasks_per_job": 1}
 
 
@@ -56,6 +57,7 @@ class Case:
         stop_when: The job is stopped as soon as so many tasks have left their marks ...
         units_done: ... and so many units are done.
         body: What is sent with the submission.
+        status: How the job ends.
         limit_s: The seconds after which it should have ended, however slow the machine is.
     """
 
@@ -65,6 +67,7 @@ class Case:
     stop_when: int = 0
     units_done: int = 0
     body: Mapping[str, Any] = field(default_factory=dict)
+    status: str = "done"
     limit_s: float = 300.0
 
 
@@ -95,34 +98,69 @@ def cases(many: int) -> tuple[Case, ...]:
         Case("no output", (Step("Measure", each={"silent": True}), Step("Look at all", {"silent": True})), images=2),
         Case("warnings", (Step("Measure", each={"say": "Warning: careful", "only": ["W00001"]}),), images=3),
         Case("other characters", (Step("Measure", each={"say": "caf\u00e9 \u2013 \u65e5\u672c"}),), images=2),
-        Case("large log", (Step("Measure", each={"say": "x" * 70_000, "exit": 4, "only": ["W00001"]}),), images=2),
-        Case("fails: parallel, two of them", (Step("Measure", each={"exit": 3, "only": ["W00001", "W00002"]}), measure),
-             images=4),
-        Case("fails: parallel, all", (Step("Measure", each={"exit": 3}), measure), images=2),
-        Case("fails: parallel, output first", (Step("Measure", each={"exit_after": 3, "set": {"a": 1}}),), images=2),
-        Case("fails: parallel, by a signal", (Step("Measure", each={"signal": "SIGSEGV", "only": ["W00001"]}),),
-             images=2),
-        Case("fails: non_parallel", (Step("Look at all", {"exit": 3}), measure), images=2),
-        Case("fails: converter", (Step("Import", {"exit": 3}),)),
-        Case("fails: compound, at first", (Step("Register", {"exit": 3}),), images=2),
-        Case("fails: compound, later", (Step("Register", {"list": 3}, {"exit": 3, "only": ["W00001"]}),), images=3),
-        Case("fails: converter_compound", (Step("Import parts", {"list": 2}, {"exit": 3}),)),
-        Case("fails: no such command", (Step("Gone"),), images=2),
-        Case("bad output: no JSON", (Step("Measure", each={"text": "{nothing", "only": ["W00001"]}),), images=2),
-        Case("bad output: of another kind", (Step("Measure", each={"text": '{"colour": 1}'}),), images=2),
+        Case(
+            "large log",
+            (Step("Measure", each={"say": "x" * 70_000, "exit": 4, "only": ["W00001"]}),),
+            images=2,
+            status="failed",
+        ),
+        Case(
+            "fails: parallel, two of them",
+            (Step("Measure", each={"exit": 3, "only": ["W00001", "W00002"]}), measure),
+            images=4,
+            status="failed",
+        ),
+        Case("fails: parallel, all", (Step("Measure", each={"exit": 3}), measure), images=2, status="failed"),
+        Case(
+            "fails: parallel, output first",
+            (Step("Measure", each={"exit_after": 3, "set": {"a": 1}}),),
+            images=2,
+            status="failed",
+        ),
+        Case(
+            "fails: parallel, by a signal",
+            (Step("Measure", each={"signal": "SIGSEGV", "only": ["W00001"]}),),
+            images=2,
+            status="failed",
+        ),
+        Case("fails: non_parallel", (Step("Look at all", {"exit": 3}), measure), images=2, status="failed"),
+        Case("fails: converter", (Step("Import", {"exit": 3}),), status="failed"),
+        Case("fails: compound, at first", (Step("Register", {"exit": 3}),), images=2, status="failed"),
+        Case(
+            "fails: compound, later",
+            (Step("Register", {"list": 3}, {"exit": 3, "only": ["W00001"]}),),
+            images=3,
+            status="failed",
+        ),
+        Case("fails: converter_compound", (Step("Import parts", {"list": 2}, {"exit": 3}),), status="failed"),
+        Case("fails: no such command", (Step("Gone"),), images=2, status="failed"),
+        Case(
+            "bad output: no JSON",
+            (Step("Measure", each={"text": "{nothing", "only": ["W00001"]}),),
+            images=2,
+            status="failed",
+        ),
+        Case(
+            "bad output: of another kind", (Step("Measure", each={"text": '{"colour": 1}'}),), images=2, status="failed"
+        ),
         Case("bad output: null", (Step("Measure", each={"text": "null"}),), images=2),
-        Case("bad output: init", (Step("Register", {"text": '{"colour": 1}'}),), images=2),
-        Case("refused by SLURM", (Step("Measure", meta={"constraint": "nowhere"}),), images=2),
-        Case("empty list of images", (measure,)),
+        Case("bad output: init", (Step("Register", {"text": '{"colour": 1}'}),), images=2, status="failed"),
+        Case("refused by SLURM", (Step("Measure", meta={"constraint": "nowhere"}),), images=2, status="failed"),
+        Case("empty list of images", (measure,), status="failed"),
         Case("empty parallelization list", (Step("Register", {"list": 0}), measure), images=2),
-        Case("more than the cap", (Step("Register", {"list": 20_001}),), images=1),
-        Case("stopped: non_parallel", (Step("Look at all", STAYS), measure), images=2, stop_when=1),
-        Case("stopped: parallel", (Step("Measure", each=STAYS), measure), images=4, stop_when=4),
+        Case("more than the cap", (Step("Register", {"list": 20_001}),), images=1, status="failed"),
+        Case("stopped: non_parallel", (Step("Look at all", STAYS), measure), images=2, stop_when=1, status="failed"),
+        Case("stopped: parallel", (Step("Measure", each=STAYS), measure), images=4, stop_when=4, status="failed"),
         Case(
             "stopped: parallel, half done",
             (Step("Measure", each={**STAYS, "only": ["W00002", "W00003"]}, meta=ALONE), measure),
-            images=4, stop_when=2, units_done=2,
+            images=4,
+            stop_when=2,
+            units_done=2,
+            status="failed",
         ),
-        Case("stopped: compound", (Step("Register", {"list": 4}, STAYS), measure), images=4, stop_when=4),
-        Case("many", (Step("Register", {"list": many}),), images=1, limit_s=60 + many),
-    )  # fmt: skip
+        Case(
+            "stopped: compound", (Step("Register", {"list": 4}, STAYS), measure), images=4, stop_when=4, status="failed"
+        ),
+        Case("many", (Step("Register", {"list": many}, meta=HUNDREDS),), images=1, limit_s=60 + many),
+    )

@@ -85,23 +85,23 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def of_folder(folder: Path, words: Words) -> dict[str, Any]:
-    """Return a folder: the owner's and others' rights of each file, and its text."""
+def of_zip(content: bytes, words: Words) -> dict[str, Any]:
+    """Return the files of a zip: each one's mode, its text, and how often it is in the zip."""
     found: dict[str, Any] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder)).replace("/", ":")
-        found[name] = {"mode": f"{stat.S_IMODE(path.lstat().st_mode):04o}"}
-        component = _COMPONENT.search(path.name)
-        if component is None or int(component[1]) < MOST_TEXTS:
-            found[name]["text"] = words.text(path.read_text(encoding="utf-8", errors="replace"))
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        for entry in file.infolist():
+            name = entry.filename.replace("/", ":")
+            times = found[name]["times"] + 1 if name in found else 1
+            found[name] = {"mode": f"{stat.S_IMODE(entry.external_attr >> 16):04o}", "times": times}
+            component = _COMPONENT.search(name)
+            if component is None or int(component[1]) < MOST_TEXTS:
+                found[name]["text"] = words.text(file.read(entry).decode("utf-8", "replace"))
     return found
 
 
-def of_zip(content: bytes) -> dict[str, int]:
-    """Return the names in a zip, with the number of times that each is in it."""
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        names = [name.replace("/", ":") for name in file.namelist()]
-    return {name: names.count(name) for name in sorted(set(names))}
+def of_folder(folder: Path) -> list[str]:
+    """Return the names of the files in a folder; none where it is not there."""
+    return sorted(str(path.relative_to(folder)).replace("/", ":") for path in folder.rglob("*") if path.is_file())
 
 
 # --- differences
@@ -245,6 +245,7 @@ def of_job(server: Any, workflow: Any, job: Mapping[str, Any], before: Mapping[s
         account["slurm_job_ids"] = len(account["slurm_job_ids"])
     (job_row,) = rows(server, f"jobv2 where id = {number}")
     folder = Path(job["working_dir"])
+    files = of_zip(workflow.download(number), words)
     logs = [
         {"run": words.ids["history_run_id"].get(run["id"]), "unit": words.ids["history_unit_id"].get(unit["id"]),
          "log": words.text(workflow.log(run, unit["id"]))}
@@ -263,9 +264,8 @@ def of_job(server: Any, workflow: Any, job: Mapping[str, Any], before: Mapping[s
                 ),
                 "dataset": table([dataset_row], leave=("name", "history"))[0],
                 **accounts,
-                "files": of_folder(folder, words) if folder.is_dir() else {},
-                "folder is kept": folder.is_dir(),
-                "zip": of_zip(workflow.download(number)),
+                "files": files,
+                "folder": "as the zip" if of_folder(folder) == sorted(files) else of_folder(folder),
                 "logs by the API": logs,
             }
         )

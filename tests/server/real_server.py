@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ NAME = f"fsg{LANE}"
 BASE = Path(f"/var/lib/fractal-slurm-golden-{LANE}")
 SERVICE, USER = f"{NAME}-svc", f"{NAME}-anna"
 SUDOERS = Path(f"/etc/sudoers.d/fractal-slurm-golden-{LANE}")
-PORT = 28960 + 2000 * LANE % 30000  # of SLURM; the server's is one of the next
+PORT = 20000 + 100 * (LANE % 50)  # of SLURM; the server's is one of the next. Below those that the kernel gives away
 TESTBED = REPOSITORY / "roles" / "testbed" / "files" / "testbed.py"
 PYTHON = os.environ.get("PYTHON", "/usr/bin/python3")
 VERSION = os.environ.get("SERVER_VERSION")
@@ -41,10 +42,11 @@ CONFIG: dict[str, Any] = {
         "target_mem_per_job": 4000,
         "max_mem_per_job": 4000,
         "target_num_jobs": 4,
-        "max_num_jobs": 4,
+        "max_num_jobs": 200,
     },
     "user_local_exports": {"EXPORTED": "my/cache"},
 }
+_LARGE_ZIP = 1 << 20  # of a smaller one, fractal-server keeps the folder
 ACCOUNTING = ("accountingrecord", "accountingrecordslurm")
 
 
@@ -104,13 +106,14 @@ class RealServer:
         gone.unlink(missing_ok=True)
         return self
 
-    def start(self, *, engine: bool) -> None:
-        """Start the server on its own runner or on the engine."""
+    def start(self, *, engine: bool, more: Mapping[str, str] | None = None) -> None:
+        """Start the server on its own runner or on the engine; ``more`` are further variables."""
         environment = {
             "FRACTAL_SLURM_SLURM_BIN_DIR": str(BASE / "bin"),
             "FRACTAL_SLURM_STATE_DIR": str(self.server.base / "state" / "engine"),
             "FRACTAL_SLURM_RESULTS_WAIT_S": "4",
             "FRACTAL_SLURM_CANCEL_GRACE_S": "3",
+            **(more or {}),
         }
         self.server.start(engine=engine, environment=environment)
 
@@ -184,12 +187,14 @@ class RealServer:
 
     @staticmethod
     def wait_for_zip(job: dict[str, Any], limit_s: float = 60) -> None:
-        """Wait until the job's folder is zipped: that comes after the job's status."""
-        folder = job["working_dir"]
+        """Wait until the job's folder is zipped, and removed if it is large. That comes after the job's status."""
+        folder = Path(job["working_dir"])
+        zipped = Path(f"{folder}.zip")
         deadline = time.monotonic() + limit_s
-        while not Path(f"{folder}.zip").exists() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if zipped.exists() and (not folder.exists() or zipped.stat().st_size < _LARGE_ZIP):
+                return
             time.sleep(0.1)
-        time.sleep(0.3)  # and until the folder is gone, where it is to go
 
     def squeue(self) -> list[str]:
         """The ids of the SLURM jobs that have not ended."""

@@ -43,6 +43,7 @@ def test_leaves_the_same(pictures, used, name):
     own, engine = pictures["own", name], pictures["engine", name]
     assert isinstance(own, dict), own
     assert isinstance(engine, dict), engine
+    assert own["job/status"] == CASES[name].status, own["job/log"]
     own, in_own = golden_picture.rewritten(own, REWRITES)
     engine, in_engine = golden_picture.rewritten(engine, REWRITES)
     used |= in_own | in_engine

@@ -104,6 +104,24 @@ print(json.dumps([before, end.state, sorted([e.index, e.out["n"]] for e in ends)
             [{"job": 7, "told": True}],
         ]
 
+    def test_reads_what_running_tasks_have_printed(self, call: Call) -> None:
+        call.env["FRACTAL_SLURM_TASK_LOGS"] = "separate"
+        task = call.script('#!/bin/sh\necho "begun $(cat $2)"\ngrep -q 0 "$2" || sleep 30\n')
+        found = run_python(
+            call,
+            f"""
+engine = Engine()
+run = engine.start(request({task!r}, 4, per_job=4))
+end = time.monotonic() + 20
+while time.monotonic() < end and not (run.log_so_far(1) and run.log_so_far(2) and run.running() == [1, 2]):
+    time.sleep(0.2)
+print(json.dumps([run.running(), [(run.log_so_far(n, most_bytes=8) or b"").decode() for n in range(4)]]))
+engine.shutdown("cancel", timeout=30)
+""",
+        )
+        # the first has ended, and there is no room for the last
+        assert found == [[1, 2], ["", 'begun {"', 'begun {"', ""]]
+
     def test_leaves_runs_to_others_and_cancels_them(self, call: Call) -> None:
         task = call.script("#!/bin/sh\nsleep 60\n")
         found = run_python(

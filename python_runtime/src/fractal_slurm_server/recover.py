@@ -133,7 +133,7 @@ def _take(stored: StoredRun, owner_name: str, with_engine: Engine) -> Home | Non
     sheet = Sheet.of(stored.labels)
     if sheet is None or sheet.owner != owner_name or stored.labels.get("taken"):
         return None
-    home = Home(sheet, Desk(sheet, is_alone=True))
+    home = Home(sheet, Desk(sheet, shows_running=with_engine.settings.task_logs == "separate", is_alone=True))
     try:
         home.handle = with_engine.resume(stored.run_id, on_task_end=home.desk.take)
         logger.warning("fractal-slurm: run %s of job %s is taken up again", stored.run_id, sheet.job)
@@ -152,6 +152,7 @@ def _look(home: Home, with_engine: Engine) -> None:
         handle.cancel()
     state = handle.state
     home.desk.write_down(handle, is_stopped=home.is_stopped)
+    home.desk.show_running(handle)
     if state not in ("waiting", "running", *_STAY):
         account(sheet, handle.job_ids())
         with_engine.set_labels(handle.run_id, {"taken": True})

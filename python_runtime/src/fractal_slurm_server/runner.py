@@ -177,8 +177,8 @@ class EngineRunner(SlurmSudoRunner):
         except ValueError as error:
             raise TaskExecutionError(f"Invalid command. Original error: {error}") from None
         said: list[str] = []
-        desk = Desk(sheet)
         run = engine(self.python_worker_interpreter)
+        desk = Desk(sheet, shows_running=run.settings.task_logs == "separate")
         request = RunRequest(
             user=self.slurm_user,
             task_name=sheet.task_name,
@@ -210,6 +210,7 @@ class EngineRunner(SlurmSudoRunner):
                     is_stopped = True
                     handle.cancel()
                 desk.write_down(handle, is_stopped=is_stopped)
+                desk.show_running(handle)
         except BaseException:
             handle.cancel()
             account(sheet, handle.job_ids())

@@ -3,8 +3,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from fractal_slurm.driver.logs import read_logs
-from fractal_slurm.driver.model import RunState, TaskState
+from fractal_slurm.driver.logs import read_logs, read_so_far, running
+from fractal_slurm.driver.model import JobState, RunState, TaskState
 from fractal_slurm.errors import ClusterError
 from journals import RECORD, RUN, TOKEN, make
 
@@ -72,3 +72,26 @@ class TestReadLogs:
     def test_believes_no_record_about_where_its_log_is(self, tmp_path):
         journal = journal_with(tmp_path, [{"log": [0, 2**62], "tail": ""}])
         assert read_logs(journal, Files({JOINED: b"all"}), [0]) == {0: b"all"}
+
+
+class TestRunning:
+    def test_are_the_first_without_an_end_of_each_job_that_has_begun(self, tmp_path):
+        journal = make(tmp_path, state="driven", tasks=9)  # tasks 0 and 1 have ended
+        assert running(journal) == []
+        journal.update_job(TOKEN, "running", state=JobState.SUBMITTED, began_at=1.0)
+        slots = journal.record.config.parallel_tasks_per_job
+        assert running(journal) == list(range(2, min(9, 2 + slots)))
+        journal._db.execute("UPDATE job SET slots = 3")
+        assert running(journal) == [2, 3, 4]
+
+    def test_have_logs_so_far_where_each_has_a_file(self, tmp_path):
+        journal = journal_with(tmp_path, [None, {"log": [0, 9], "tail": "x"}, None], task_logs="separate")
+        files = Files({f"/work/{RUN}/{TOKEN}/task-2-0.log": b"0123456789"})
+        assert read_so_far(journal, files, 2) == b"0123456789"
+        assert read_so_far(journal, files, 2, most_bytes=4) == b"0123"
+        assert len(files.calls) == 2
+        assert [read_so_far(journal, files, index) for index in (1, 7)] == [None, None]
+        assert read_so_far(journal, Files({}), 2) is None
+
+    def test_have_none_where_they_share_a_file(self, tmp_path):
+        assert read_so_far(journal_with(tmp_path, [None, None, None]), Files({JOINED: b"all"}), 2) is None

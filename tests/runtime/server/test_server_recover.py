@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import importlib
+import types
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ class Handle:
 
 class Engine:
     """Has runs of an ended process: for each, its sheet, the states that it shows, and the ends of its tasks."""
+
+    settings = types.SimpleNamespace(task_logs="joined")
 
     def __init__(self, **runs):
         self.runs, self.taken = runs, []

@@ -39,6 +39,7 @@ class Engine:
         return self
 
     run_id = "RUN"
+    settings = types.SimpleNamespace(task_logs="joined")
     says = "a sentence"
     end = RunEnd("RUN", "done", 0, 0, 0, (4, 5))
 

@@ -109,6 +109,39 @@ class TestDesk:
         desk.write_down(Handle({}, ClusterError("away")), is_stopped=False)
         assert (tmp_path / "par-0-log.txt").read_text() == "the end"
 
+    def test_shows_what_running_tasks_have_printed_so_far_some_of_them_at_a_time(self, sheet, tmp_path, monkeypatch):
+        monkeypatch.setattr(sheet, "_MOST_RUNNING", 2)
+        monkeypatch.setattr(sheet, "_MOST_SO_FAR", 6)
+        monkeypatch.setattr(sheet, "_SHOW_S", 0)
+        desk = sheet.Desk(make(sheet, tmp_path, tasks=5), shows_running=True)
+        desk.take(end(1))
+        handle = Handle({1: b"all of it"})
+        desk.write_down(handle, is_stopped=False)
+        so_far = {0: b"zero", 1: b"part", 2: None, 3: b"third one"}
+        handle.running = lambda: [0, 1, 2, 3]
+        handle.log_so_far = lambda index, most_bytes: so_far[index] and so_far[index][:most_bytes]
+        desk.show_running(handle)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+            "par-0-log.txt": "zero", "par-1-log.txt": "all of it",
+        }  # fmt: skip
+        desk.show_running(handle)
+        third = (tmp_path / "par-3-log.txt").read_text()
+        assert third == "third \n(The task runs, and its log is longer: the rest comes when it ends.)\n"
+
+    def test_goes_on_where_logs_of_running_tasks_can_not_be_read(self, sheet, tmp_path):
+        desk = sheet.Desk(make(sheet, tmp_path), shows_running=True)
+
+        def running():
+            raise ClusterError("away")
+
+        handle = Handle({})
+        handle.running = running
+        desk.show_running(handle)
+        desk.show_running(handle)  # not yet again
+
+    def test_shows_no_running_task_where_tasks_have_no_logs_of_their_own(self, sheet, tmp_path):
+        sheet.Desk(make(sheet, tmp_path)).show_running(None)
+
     def test_changes_no_more_rows_at_once_than_fractal_server_does(self, sheet, server):
         sheet.set_statuses(list(range(4500)), "failed")
         assert [len(units) for units, _values in server.statuses] == [2000, 2000, 500]

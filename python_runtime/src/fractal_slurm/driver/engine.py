@@ -22,7 +22,7 @@ from ..spec import Spec, build_parameters
 from .journal import Journal, record_of, run_ids
 from .ledger import ledger_of
 from .lock import is_driven
-from .logs import MOST_LOG_BYTES, read_logs
+from .logs import MOST_LOG_BYTES, MOST_SO_FAR_BYTES, read_logs, read_so_far, running
 from .loop import Loop, Member
 from .model import ENDED, FINAL, TaskState
 from .model import RunState as StoredState
@@ -234,6 +234,27 @@ class RunHandle:
         """
         with self._engine.open(self.run_id) as journal:
             return read_logs(journal, connect(self._engine.settings).sudo, tasks, most_bytes=most_bytes)
+
+    def running(self) -> list[int]:
+        """The tasks that may run now, by index: of each job that has begun, as many as run side by side."""
+        with self._engine.open(self.run_id) as journal:
+            return running(journal)
+
+    def log_so_far(self, task: int, *, most_bytes: int = MOST_SO_FAR_BYTES) -> bytes | None:
+        """What a running task has printed so far; only with ``task_logs = separate`` in our settings.
+
+        Args:
+            task: The task's index.
+            most_bytes: The first bytes of a log that is longer.
+
+        Returns:
+            None if it has printed nothing, has ended, or has no file of its own.
+
+        Raises:
+            ClusterError: The user's files can't be read now.
+        """
+        with self._engine.open(self.run_id) as journal:
+            return read_so_far(journal, connect(self._engine.settings).sudo, task, most_bytes=most_bytes)
 
     # -- for the engine
 
