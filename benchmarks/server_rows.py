@@ -257,10 +257,8 @@ def empty_wells(environment: Environment, wells: int = 1536) -> Iterator[Result]
 
 
 def some_wells(environment: Environment, wells: int = 200) -> Iterator[Result]:
-    """Run 200 wells of 1 s through fractal-server's API, beside the floor and its own runner.
-
-    The ideal of 13 s leaves out the starts of 200 Pythons. So xargs starts the same tasks in jobs of the same shape.
-    """
+    """Run 200 wells of 1 s through fractal-server's API, beside xargs in jobs of this shape and its own runner."""
+    # The ideal of 13 s leaves out the starts of 200 Pythons: xargs has them, too.
     bench = set_up(environment)
     figures = bench.beside(bench.wells(wells, 1))
     floor = floor_of_wells(environment, bench.server.base / "tasks", wells)
