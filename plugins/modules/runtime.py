@@ -31,7 +31,7 @@ attributes:
     support: full
   diff_mode:
     support: partial
-    details: For the settings file and the completions of shells.
+    details: For the settings file, the completions of shells and the systemd unit.
   idempotent:
     support: full
 options:
@@ -66,6 +66,14 @@ options:
     type: bool
     default: true
     version_added: "0.2.0"
+  resume_at_boot:
+    description:
+      - Whether the systemd unit C(fractal-slurm-resume.service) runs C(fractal-slurm resume --all) at boot, as
+        O(service_user). It is enabled, and not started.
+      - With V(false) the unit is removed. What it runs at that moment goes on.
+    type: bool
+    default: false
+    version_added: "0.2.0"
   python:
     description:
       - The Python to use, an absolute path, which all users must be able to run.
@@ -96,7 +104,7 @@ options:
     type: bool
     default: false
   service_user:
-    description: The account that runs fractal-server, to name the journals that it leaves.
+    description: The account that runs fractal-server, whose runs continue at boot, and whose journals are named.
     type: str
   settings:
     description: The runtime's own settings. Checked on the controller.
@@ -214,7 +222,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils import completions, runtime_install
+from ..module_utils import completions, resume_unit, runtime_install
 from ..module_utils.faults import fail
 from ..module_utils.managed_file import ManagedFile
 from ..module_utils.trusted_path import unreachable_part
@@ -238,7 +246,8 @@ def absent(module: AnsibleModule, prefix: runtime_install.Prefix, settings: Mana
         fail(module, [fault])
     params = module.params
     helpers = completions.ours(params["command"])
-    removed = prefix.remnants() + helpers
+    unit = resume_unit.ResumeUnit(module, prefix.path)
+    removed = prefix.remnants() + helpers + ([unit.path] if unit.is_ours() else [])
     uses = prefix.uses() + runtime_install.queued_jobs(params["bin_dirs"]) if removed else []
     if uses and not params["force"]:
         fail(
@@ -256,6 +265,7 @@ def absent(module: AnsibleModule, prefix: runtime_install.Prefix, settings: Mana
         module.warn("the journals of runs in %s are left: they hold arguments and results of users' tasks" % path)
     for use in uses:
         module.warn("the runtime is removed although it is in use: %s" % use)
+    unit.remove()
     if not module.check_mode:
         prefix.remove_all()
         for path in helpers:
@@ -328,6 +338,9 @@ def present(module: AnsibleModule, prefix: runtime_install.Prefix, settings: Man
         faults.append(fault)
     if settings is not None:
         faults.extend(settings.faults())
+    unit = resume_unit.ResumeUnit(module, prefix.path)
+    if params["resume_at_boot"]:
+        faults.extend(unit.faults())
     python = package = None
     sound = version is not None and prefix.is_sound(version, params["digest"])
     installs = not sound and params["digest"] is not None
@@ -374,6 +387,7 @@ def present(module: AnsibleModule, prefix: runtime_install.Prefix, settings: Man
         if not module.check_mode:
             prefix.switch(version, back=params["version"] == "previous")
     outcomes = complete(module, prefix, version)
+    outcomes += unit.keep() if params["resume_at_boot"] else unit.remove()
     if outcomes:
         result["changed"] = True
         result["diff"] = [result["diff"]] if "diff" in result else []
@@ -422,6 +436,7 @@ def main() -> None:
             "prefix": {"type": "path", "default": "/opt/fractal-slurm"},
             "command": {"type": "str", "default": "/usr/local/bin/fractal-slurm"},
             "completions": {"type": "bool", "default": True},
+            "resume_at_boot": {"type": "bool", "default": False},
             "python": {"type": "str"},
             "python_package": {"type": "str", "default": ""},
             "install": {"type": "bool", "default": True},

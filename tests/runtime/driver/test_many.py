@@ -175,6 +175,26 @@ class TestResumeAll:
             assert f"left alone: run {site.runs()[0]} is driven by another process" in err
         assert set(Counter(site.starts()).values()) == {1}
 
+    def test_leaves_all_jobs_when_its_service_is_stopped_and_waits_for_a_silent_slurm(self, site):
+        site.hold()
+        process = site.run_all(site.specs(2))
+        wait_for(lambda: len(site.starts()) == 4)
+        process.kill()
+        process.communicate()
+        process = site.call("resume", "--all", "--json")
+        wait_for(lambda: site.states() == {"driven": 2})
+        process.send_signal(signal.SIGTERM)
+        ends(process, 130)
+        assert site.states() == {"interrupted": 2}
+        site.slurm.fault("slurmctld", "away")
+        process = site.call("resume", "--all", "--json")
+        wait_for(lambda: b"SLURM does not answer" in os.read(process.stderr.fileno(), 10_000))
+        site.slurm.fault("slurmctld")
+        site.let_go()
+        out, _err = ends(process, 0)
+        assert [run["succeeded"] for run in json.loads(out)["runs"]] == [2, 2]
+        assert set(Counter(site.starts()).values()) == {1}
+
     def test_has_nothing_to_do_where_all_have_ended(self, site):
         assert json.loads(ends(site.call("resume", "--all", "--json"), 0)[0]) == {"runs": []}
         ends(site.call("resume"), 2)

@@ -167,7 +167,8 @@ def resume(run_id: tuple[str, ...], all_runs: bool, detach: bool, as_json: bool,
     """Go on with runs whose driver is gone, such as after a restart of the host.
 
     One process drives all runs that are named. With --all, a run that another process drives is left to it. A journal
-    that can't be read is named, and holds back no other run; the exit code is 2 then.
+    that can't be read is named, and holds back no other run; the exit code is 2 then. With --all, SIGTERM leaves the
+    jobs of all runs in SLURM.
     """
     from ..driver.journal import Journal
     from ..driver.prepare import connect

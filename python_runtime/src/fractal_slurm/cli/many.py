@@ -144,9 +144,14 @@ def open_runs(settings: Settings) -> tuple[list[str], list[str]]:
 
 
 class _Wishes:
-    """What signals asked for. Handlers set values only: whatever they printed could come amid another print."""
+    """What signals asked for. Handlers set values only: whatever they printed could come amid another print.
 
-    def __init__(self) -> None:
+    Args:
+        sigterm_leaves: Whether SIGTERM leaves the jobs, as the second Ctrl-C does; else it cancels.
+    """
+
+    def __init__(self, *, sigterm_leaves: bool) -> None:
+        self._sigterm_leaves = sigterm_leaves
         self.cancel_at: float | None = None
         self.leave = False
         signal.signal(signal.SIGINT, self._interrupt)
@@ -162,7 +167,9 @@ class _Wishes:
             self.leave = True
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        if self.cancel_at is None:
+        if self._sigterm_leaves:
+            self.leave = True
+        elif self.cancel_at is None:
             self.cancel_at = time.monotonic()
 
 
@@ -196,7 +203,8 @@ class _Many:
 
     def drive(self) -> None:
         """Go on until every run has ended, or was left."""
-        wishes = _Wishes()
+        # A service that is stopped with its host is no reason to cancel the work of all users.
+        wishes = _Wishes(sigterm_leaves=self.all_runs)
         try:
             while (self._waiting and not wishes.leave) or self._driven:
                 while self._waiting and len(self._driven) < self._room and not wishes.leave:
