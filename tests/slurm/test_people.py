@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from conftest import ANNA, Call, finish, slurm, wait_for
 
@@ -54,6 +55,22 @@ class TestOnItsOwn:
         log = call.folder / "state/runs" / begun["run_id"] / "driver.log"
         assert log.stat().st_mode & 0o777 == 0o600
         assert "6 tasks: 6 succeeded" in log.read_text()
+
+
+class TestWhileItRuns:
+    def test_a_log_can_be_read_along(self, call: Call) -> None:
+        script = call.script(
+            '#!/bin/sh\necho begin; for i in 1 2 3; do sleep 1; echo "step $i"; done\necho "{}" > "$4"\n'
+        )
+        process = call.begin(call.spec(script, 3))
+        run_id = wait_for(call.runs, what="the run")[0]
+        seen: list[tuple[float, str]] = []
+        with call.start("logs", run_id, "1", "--follow") as reader:
+            for line in reader.stdout or ():
+                seen.append((time.monotonic(), line))
+        assert [line for _at, line in seen] == ["begin\n", "step 1\n", "step 2\n", "step 3\n"]
+        assert seen[-1][0] - seen[0][0] > 0.8  # not all at once, when it had ended
+        finish(process)
 
 
 class TestDoctor:

@@ -61,10 +61,17 @@ def run_head(journal: Journal) -> dict[str, Any]:
     }
 
 
-def task_rows(journal: Journal, *states: TaskState) -> Iterator[dict[str, Any]]:
-    """Each task in any of these states, or all, with its result: one at a time, since a result may be large."""
+def task_rows(journal: Journal, *states: TaskState, indices: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
+    """Each task in any of these states, or all, with its result: one at a time, since a result may be large.
+
+    Args:
+        journal: The run's journal.
+        states: The states.
+        indices: Only these tasks, in whatever state.
+    """
     by_token = {job.token: job for job in journal.jobs()}
-    for task in journal.tasks(*states):
+    tasks = journal.tasks(*states) if indices is None else filter(None, map(journal.task, indices))
+    for task in tasks:
         record = record_of(task.record)
         job = by_token.get(task.token or "")
         yield {

@@ -3,9 +3,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from fractal_slurm.driver.logs import read_logs, read_so_far, running
+from fractal_slurm.driver.logs import RunningLog, read_logs, read_so_far, running
 from fractal_slurm.driver.model import JobState, RunState, TaskState
 from fractal_slurm.errors import ClusterError
+from fractal_slurm.node.protocol import RUNNING_BYTES, running_line
 from journals import RECORD, RUN, TOKEN, make
 
 
@@ -22,6 +23,11 @@ class Files:
                 closed[path] = self.words
             data = self.files.get(path, b"")[:max_bytes]
             yield from (data[start : start + 3] for start in range(0, len(data), 3))
+
+    def list_folders(self, user, paths, *, wanted):
+        self.calls.append(paths)
+        names = [path.rpartition("/") for path in self.files]
+        return {folder: [name for above, _slash, name in names if above == folder and wanted(name)] for folder in paths}
 
 
 def journal_with(tmp_path, records, **settings):
@@ -95,3 +101,68 @@ class TestRunning:
 
     def test_have_none_where_they_share_a_file(self, tmp_path):
         assert read_so_far(journal_with(tmp_path, [None, None, None]), Files({JOINED: b"all"}), 2) is None
+
+
+FOLDER = f"/work/{RUN}/{TOKEN}"
+UNUSED = bytes(RUNNING_BYTES)
+
+
+class TestRunningLog:
+    def running(self, tmp_path, files, **settings):
+        journal = journal_with(tmp_path, [None, None, None], **settings)
+        return journal, RunningLog(journal, Files(files), 2, most_bytes=400)
+
+    def test_tells_what_is_new(self, tmp_path):
+        files = {f"{FOLDER}/running-0-0": UNUSED + running_line("slot-0-0-1", 2, 0), f"{FOLDER}/slot-0-0-1": b"one"}
+        _journal, log = self.running(tmp_path, files)
+        assert log.new() == b"one"
+        files[f"{FOLDER}/slot-0-0-1"] += b" two"
+        assert (log.new(), log.new()) == (b" two", b"")
+        assert log.shown_of(0) == 7
+        assert log.shown_of(1) == 0
+
+    def test_reads_no_more_than_it_may(self, tmp_path):
+        files = {f"{FOLDER}/running-0-0": running_line("slot-0-0-0", 2, 0), f"{FOLDER}/slot-0-0-0": b"x" * 5000}
+        _journal, log = self.running(tmp_path, files)
+        assert log.new() == b"x" * 400
+        calls = len(log._sudo.calls)
+        assert (log.full, log.new(), len(log._sudo.calls)) == (True, b"", calls)
+
+    def test_takes_the_last_start_of_a_job_and_any_of_its_nodes(self, tmp_path):
+        files = {
+            f"{FOLDER}/running-0-0": running_line("slot-0-0-0", 2, 0), f"{FOLDER}/slot-0-0-0": b"old",
+            f"{FOLDER}/running-1-0": running_line("slot-1-0-0", 1, 0), f"{FOLDER}/slot-1-0-0": b"another",
+            f"{FOLDER}/running-1-1": running_line("slot-1-1-0", 2, 0), f"{FOLDER}/slot-1-1-0": b"new",
+        }  # fmt: skip
+        assert self.running(tmp_path, files)[1].new() == b"new"
+
+    @pytest.mark.parametrize(
+        "running",
+        [b"", UNUSED, b"\n\n", running_line("slot-0-0-0", 1, 0), running_line("slot-0-0-0", 2, 1),
+         running_line("../../secret", 2, 0), b"slot-0-0-0 2 0 x\n", b"\xff" * 200],
+    )  # fmt: skip
+    def test_tells_nothing_of_other_tasks(self, tmp_path, running):
+        files = {f"{FOLDER}/running-0-0": running, f"{FOLDER}/slot-0-0-0": b"of another", "/secret": b"x"}
+        assert self.running(tmp_path, files)[1].new() == b""
+
+    def test_tells_nothing_of_the_task_that_came_after_it(self, tmp_path):
+        files = {f"{FOLDER}/running-0-0": running_line("slot-0-0-0", 2, 0), f"{FOLDER}/slot-0-0-0": b"of the next"}
+        log = self.running(tmp_path, files)[1]
+        read = log._sudo.read_files
+
+        def then_another(user, paths, **others):
+            yield from read(user, paths, **others)
+            files[f"{FOLDER}/running-0-0"] = running_line("slot-0-0-0", 7, 0)
+
+        log._sudo.read_files = then_another
+        assert log.new() == b""
+
+    def test_begins_anew_with_each_attempt(self, tmp_path):
+        files = {f"{FOLDER}/task-2-0.log": b"first", f"{FOLDER}/task-2-1.log": b"second"}
+        journal, log = self.running(tmp_path, files, task_logs="separate")
+        assert log.new() == b"first"
+        journal.try_again(2, own_fault=True)
+        assert log.new() == b""
+        journal._db.execute("UPDATE task SET token = ? WHERE idx = 2", (TOKEN,))
+        assert log.new() == b"second"
+        assert log.shown_of(1) == 6

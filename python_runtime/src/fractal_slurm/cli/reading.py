@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import RunError
+from ..errors import ClusterError, FractalSlurmError, RunError
 from .common import guarded, json_option, say
 
 if TYPE_CHECKING:
@@ -21,20 +21,28 @@ if TYPE_CHECKING:
 _PAUSE_S = 1.0
 # Of each of several logs the end is shown; of one task's, all.
 _MOST_BYTES = 1_000_000
+# So many tasks, and so many bytes of their logs, are read together.
+_MOST_AT_ONCE, _MOST_TOGETHER = 1000, 50_000_000
+# Of a task that runs so many bytes are read in a second, taken over a longer time.
+_BYTES_PER_S = 1_000_000
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
 @click.argument("task", type=click.IntRange(min=0), required=False)
 @click.option("--failed", is_flag=True, help="Only of tasks that failed.")
-@click.option("--follow", is_flag=True, help="Go on until the run ends: the log of each task, as it ends.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Go on until the run ends: the log of each task, as it ends. Of one TASK: what it prints while it runs.",
+)
 @json_option
 @guarded
 def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: bool) -> None:
     """Print what tasks printed: one TASK's log as it is, or those of all that have ended, each under a line of ours."""
     from ..driver.journal import Journal
     from ..driver.prepare import connect
-    from ..report import json_text, plain, task_log
+    from ..report import json_text, task_log
     from ..settings import load_settings
 
     settings = load_settings()
@@ -43,17 +51,13 @@ def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: boo
     with Journal.open(state_dir, run_id, drive=False) as journal:
         if task is not None and not as_json:
             if follow:
-                for _row in _ends(journal, state_dir, {task}, failed=False, follow=True):
-                    pass
-            for chunk in task_log(journal, sudo, task):
-                if sys.stdout.isatty():
-                    click.echo(plain(chunk.decode("utf-8", "replace")), nl=False)
-                else:
-                    sys.stdout.buffer.write(chunk)
+                _read_along(journal, state_dir, sudo, task)
+            else:
+                _write(task_log(journal, sudo, task))
             return
         comma = "["
-        for row in _ends(journal, state_dir, None if task is None else {task}, failed=failed, follow=follow):
-            text, words = _log(journal, sudo, row)
+        ended = _ends(journal, state_dir, None if task is None else {task}, failed=failed, follow=follow)
+        for row, text, words in _with_logs(journal, sudo, ended):
             if as_json:
                 keys = ("index", "state", "reason", "args", "host")
                 document = {key: row[key] for key in keys} | {"log": text, "missing": words}
@@ -69,43 +73,127 @@ def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: boo
 
 def _ends(
     journal: Journal, state_dir: Any, wanted: set[int] | None, *, failed: bool, follow: bool
-) -> Iterator[dict[str, Any]]:
-    """Tasks that have ended, each once; with ``follow`` until the run has."""
-    from ..driver.lock import is_driven
-    from ..driver.model import ENDED, TaskState
+) -> Iterator[list[dict[str, Any]]]:
+    """Tasks that have ended, each once, some at a time; with ``follow`` until the run has."""
+    from ..driver.model import TaskState
     from ..report import task_rows
+    from .following import Ends
 
     states = (TaskState.FAILED,) if failed else (TaskState.SUCCEEDED, TaskState.FAILED)
     if wanted is not None and any(journal.task(index) is None for index in wanted):
         raise RunError([f"run {journal.record.run_id} has no task {min(wanted)}", *journal.damage])
+    ends = Ends(journal, states)
     seen: set[int] = set()
     while True:
-        over = journal.record.state in ENDED or is_driven(state_dir, journal.folder.name) is None
-        if sum(journal.counts()[state] for state in states) > len(seen):
-            for row in task_rows(journal, *states):
-                if row["index"] not in seen and (wanted is None or row["index"] in wanted):
-                    yield row
-                seen.add(row["index"])
+        over = _is_over(journal, state_dir)
+        new = [index for index in ends.new() if index not in seen and (wanted is None or index in wanted)]
+        seen.update(new)
+        for first in range(0, len(new), _MOST_AT_ONCE):
+            yield list(task_rows(journal, indices=new[first : first + _MOST_AT_ONCE]))
         if over or not follow or (wanted is not None and wanted <= seen):
             return
         time.sleep(_PAUSE_S)
 
 
+def _is_over(journal: Journal, state_dir: Any) -> bool:
+    from ..driver.lock import is_driven
+    from ..driver.model import ENDED
+
+    return journal.record.state in ENDED or is_driven(state_dir, journal.folder.name) is None
+
+
+def _with_logs(
+    journal: Journal, sudo: Impersonator, ended: Iterable[list[dict[str, Any]]]
+) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Each task with the end of its log, and why there is none. Many logs that are in one file are read at once."""
+    from ..driver.logs import read_logs
+
+    for rows in ended:
+        for some in _batches(rows):
+            try:
+                found = read_logs(journal, sudo, [row["index"] for row in some], most_bytes=_MOST_BYTES)
+            except ClusterError:
+                found = {}  # one file that can't be read: what is wrong with it is said for each of its tasks
+            for row in some:
+                if row["index"] in found:
+                    yield row, found[row["index"]].decode("utf-8", "replace"), ""
+                else:
+                    yield row, *_log(journal, sudo, row)
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in groups, whose logs fit into memory."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = min(row["log_bytes"] or 0, _MOST_BYTES)
+        if some and size + more > _MOST_TOGETHER:
+            yield some
+            some, size = [], 0
+        some.append(row)
+        size += more
+    if some:
+        yield some
+
+
 def _log(journal: Journal, sudo: Impersonator, row: dict[str, Any]) -> tuple[str, str]:
-    """The end of a task's log, and why there is none. A short one is in the journal as a whole."""
+    """The end of a task's log, and why there is none."""
     from ..report import task_log
 
     try:
-        tail = row["log_tail"] or ""
-        if row["log_bytes"] is not None and len(tail.encode("utf-8", "replace")) >= row["log_bytes"]:
-            return tail, ""
         kept = bytearray()
         for chunk in task_log(journal, sudo, row["index"]):
             kept += chunk
             del kept[:-_MOST_BYTES]
         return kept.decode("utf-8", "replace"), ""
-    except RunError as error:
+    except FractalSlurmError as error:
         return row["log_tail"] or "", str(error)
+
+
+def _read_along(journal: Journal, state_dir: Any, sudo: Impersonator, index: int) -> None:
+    """What a task prints while it runs, and the rest when it ended."""
+    from ..driver.journal import record_of
+    from ..driver.logs import MOST_LOG_BYTES, RunningLog
+    from ..driver.model import FINAL
+    from ..report import task_log
+
+    running = RunningLog(journal, sudo, index)
+    told = shown = 0
+    while True:
+        task = journal.task(index)
+        if task is None or task.state in FINAL or _is_over(journal, state_dir):
+            break
+        new = running.new()
+        if running.shown - len(new) < shown:
+            say(f"task {index} begins again")
+        _write([new])
+        shown = running.shown
+        if running.full and not told:
+            told = 1
+            say(f"task {index} printed over {MOST_LOG_BYTES // 1_000_000} MB; the rest comes when it has ended")
+        # Each look reads the log from its beginning: a long one is looked at less often.
+        time.sleep(max(_PAUSE_S, shown / _BYTES_PER_S))
+    attempt = record_of(task.record).get("attempt") if task else None
+    _write(_without(task_log(journal, sudo, index), running.shown_of(attempt)))
+
+
+def _without(chunks: Iterable[bytes], first: int) -> Iterator[bytes]:
+    """Chunks without their first bytes."""
+    for chunk in chunks:
+        yield chunk[first:]
+        first = max(0, first - len(chunk))
+
+
+def _write(chunks: Iterable[bytes]) -> None:
+    """A log as it is; on a terminal without what a terminal obeys."""
+    from ..report import plain
+
+    for chunk in chunks:
+        if sys.stdout.isatty():
+            click.echo(plain(chunk.decode("utf-8", "replace")), nl=False)
+        else:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
 
 
 def _show(row: dict[str, Any], text: str, words: str) -> None:

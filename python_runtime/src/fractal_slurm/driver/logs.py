@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ClusterError
-from ..jobs.layout import log_path, task_log_path
+from ..jobs.layout import is_running_name, job_folder, log_path, slot_of, task_log_path
 from ..sudo import Impersonator
 from .journal import Journal, record_of
 from .model import JobState, TaskRow, TaskState
@@ -18,6 +18,8 @@ _TIMEOUT_S = 600
 # A running task's log is read again and again, and only to be looked at: so little, and with little patience.
 MOST_SO_FAR_BYTES = 1_000_000
 _SO_FAR_TIMEOUT_S = 20
+# Of a task that runs: so long its log is waited for, in seconds, and so many nodes of its job are asked.
+_WAIT_S, _MOST_NODES = 60, 1000
 # More than any log file has that is worth its reading. What a record says of its place is the user's word.
 _MOST_FILE_BYTES = 1 << 36
 
@@ -162,3 +164,78 @@ def _read_file(
     if closed:
         raise ClusterError(f"the log {path} of {user} can't be read: {closed.get(path, '')}")
     return {index: bytes(part) for index, part in parts.items()} if came else {}
+
+
+class RunningLog:
+    """What a task that runs printed so far. The commands that are allowed read files from their beginning only.
+
+    Args:
+        journal: The run's journal.
+        sudo: Reads as the user.
+        index: The task.
+        most_bytes: More is not read while it runs.
+
+    Attributes:
+        shown: Bytes that were given.
+        full: Whether it has more bytes than are read.
+    """
+
+    def __init__(self, journal: Journal, sudo: Impersonator, index: int, *, most_bytes: int = MOST_LOG_BYTES) -> None:
+        self._journal, self._sudo, self._index, self._most = journal, sudo, index, most_bytes
+        self._running: list[str] = []  # the files that say which task runs where
+        self._attempt: tuple[str, int] | None = None
+        self.shown = 0
+        self.full = False
+
+    def shown_of(self, attempt: object) -> int:
+        """Bytes that were given of this attempt of the task."""
+        return self.shown if self._attempt is not None and self._attempt[1] == attempt else 0
+
+    def new(self) -> bytes:
+        """What it printed since the last call; nothing while it does not run.
+
+        Raises:
+            ClusterError: sudo refused, or does not answer.
+        """
+        task = self._journal.task(self._index)
+        if task is None or task.token is None or task.state is not TaskState.WAITING:
+            return b""
+        if self._attempt != (task.token, task.attempt):
+            # It is set up anew: what it printed before does not count.
+            self._attempt, self._running, self.shown, self.full = (task.token, task.attempt), [], 0, False
+        if self.full:
+            return b""
+        place = place_of(self._journal, task)
+        text = self._read([place.path]) if place else self._slot(task.token, task.attempt)
+        self.full = len(text) >= self._most
+        new = text[self.shown : self._most]
+        self.shown += len(new)
+        return new
+
+    def _slot(self, token: str, attempt: int) -> bytes:
+        user, folder = self._journal.record.user, job_folder(self._journal.record.run_folder, token)
+        if not self._running:
+            names = self._sudo.list_folders(user, [folder], wanted=is_running_name).get(folder, [])
+            # SLURM may start a job again: the last start counts.
+            starts = {name: int(name.split("-")[1]) for name in names}
+            last = max(starts.values(), default=0)
+            self._running = [f"{folder}/{name}" for name in sorted(starts) if starts[name] == last][:_MOST_NODES]
+        if not self._running:
+            return b""
+        running = self._read(self._running)
+        slot = slot_of(running, self._index, attempt)
+        if slot is None:
+            self._running = []  # it may be the start of a job that is over
+            return b""
+        # The slots are read after the output: if the task is still there, the output was its own.
+        both = self._read([f"{folder}/{slot}", *self._running], more=len(running))
+        if len(both) >= self._most + len(running):
+            return both[: self._most]
+        text, after = both[: len(both) - len(running)], both[len(both) - len(running) :]
+        return text if slot_of(after, self._index, attempt) == slot else b""
+
+    def _read(self, paths: list[str], *, more: int = 0) -> bytes:
+        chunks = self._sudo.read_files(
+            self._journal.record.user, paths, timeout=_WAIT_S, max_bytes=self._most + more, closed={}
+        )
+        return b"".join(chunks)[: self._most + more]

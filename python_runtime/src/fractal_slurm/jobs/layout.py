@@ -8,6 +8,8 @@ WORK_DIR/RUN/                 the run's folder, private to the user
   TOKEN/                      the job's folder
     results-RESTART-NODE      records
     log-RESTART-NODE          the output of the tasks
+    running-RESTART-NODE      which task runs in which slot, if tasks share a log
+    slot-RESTART-NODE-SLOT    the output of the task that runs in a slot
     task-INDEX-ATTEMPT.log    the output of one task, if each task has its own file
 """
 
@@ -18,6 +20,8 @@ import re
 from ..node.protocol import CLAIM, OUTPUT, STOP, log_name, results_name, task_log_name
 
 _RESULTS = re.compile(r"results-[0-9]{1,9}-[0-9]{1,9}", re.ASCII)
+_RUNNING = re.compile(r"running-[0-9]{1,9}-[0-9]{1,9}", re.ASCII)
+_RUNNING_LINE = re.compile(rb"(slot-[0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9}) ([0-9]{1,18}) ([0-9]{1,18}) *", re.ASCII)
 
 
 def run_folder(work_dir: str, run_id: str) -> str:
@@ -73,3 +77,23 @@ def log_path(folder: str, token: str, *, restart: int, node: int) -> str:
 def task_log_path(folder: str, token: str, *, index: int, attempt: int) -> str:
     """Return the path of the file with the output of one attempt of a task, if each task has its own file."""
     return f"{job_folder(folder, token)}/{task_log_name(index, attempt)}"
+
+
+def is_running_name(name: str) -> bool:
+    """Return whether a name in a job's folder is that of a file which says which task runs in which slot."""
+    return _RUNNING.fullmatch(name) is not None
+
+
+def slot_of(running: bytes, index: int, attempt: int) -> str | None:
+    """Return the name of the file with the output of a task that runs; None if it does not.
+
+    Args:
+        running: The files of the job's running tasks, one after the other.
+        index: The task.
+        attempt: Its attempt.
+    """
+    for line in running.split(b"\n"):
+        match = _RUNNING_LINE.fullmatch(line.lstrip(b"\0"))  # of slots that were not used yet
+        if match is not None and (int(match[2]), int(match[3])) == (index, attempt):
+            return match[1].decode()
+    return None

@@ -25,6 +25,8 @@ MAX_OUT_DEPTH = 500
 MAX_OUT_VALUES = 8_000_000
 # The worker's own messages on the job's output begin so.
 OWN_WORDS = "fractal-slurm worker: "
+# The bytes of a line in the file that says which task runs in which slot.
+RUNNING_BYTES = 80
 # How a task ended. A task that was "cut" has no result and runs again.
 SUCCEEDED, FAILED, TIMEOUT, MEMORY, CUT = "succeeded", "failed", "timeout", "memory", "cut"
 NO_STEPS = "its steps can't be started"
@@ -53,6 +55,21 @@ def log_name(restart: int, node: int) -> str:
 def task_log_name(index: int, attempt: int) -> str:
     """Return the name of the file with the output of one task, if each has its own. It is in the job's folder."""
     return f"task-{index}-{attempt}.log"
+
+
+def running_name(restart: int, node: int) -> str:
+    """Return the name of the file that says which task runs in which slot, if tasks share a file for their output."""
+    return f"running-{restart}-{node}"
+
+
+def slot_log_name(restart: int, node: int, slot: int) -> str:
+    """Return the name of the file with the output of the task that runs in a slot. It is in the job's folder."""
+    return f"slot-{restart}-{node}-{slot}"
+
+
+def running_line(slot_log: str, index: int, attempt: int) -> bytes:
+    """Return the line of a slot in the file of running tasks. All lines have the same length."""
+    return f"{slot_log} {index} {attempt}".ljust(RUNNING_BYTES - 1).encode() + b"\n"
 
 
 def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:

@@ -14,6 +14,7 @@ The worker makes these files in the job's folder, which is private to the user:
                             not written completely does not spoil the next one
 ``log-RESTART-NODE``        the output of the tasks, one after the other; each record has an offset and a length
 ``slot-RESTART-NODE-SLOT``  the output of the task that runs in a slot, up to now
+``running-RESTART-NODE``    which task runs in which slot, for whoever reads along
 ``chunks-RESTART/``         if the job has several nodes: which node took which chunk of tasks
 
 Beside the job's folder are ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
@@ -37,10 +38,14 @@ from .protocol import (
     NO_STEPS,
     NO_STEPS_EXIT,
     OWN_WORDS,
+    RUNNING_BYTES,
     UNSAFE_EXIT,
     log_name,
     read_work,
     results_name,
+    running_line,
+    running_name,
+    slot_log_name,
     task_log_name,
 )
 from .results import RECORD_BYTES, Logs, Results, TooLong, read_out
@@ -102,6 +107,7 @@ class Worker(Job):
         self.scratch = ""
         self.printed = ""  # the last output of the script before the worker
         self.said: str | None = None
+        self.running_fd, self.running_path = -1, ""
         self.fork_starts: ForkStarts | None = None
         self.steps: Steps | None = None
 
@@ -176,10 +182,14 @@ class Worker(Job):
         if not separate:
             for number in range(self.slot_count):
                 self.folder.open_file(self.slot_log(number), os.O_TRUNC | os.O_NOFOLLOW)
+            if self.running_fd < 0:
+                self.running_path = f"{self.folder.path}/{running_name(self.restart, self.node)}"
+                self.running_fd = private(self.running_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+                os.ftruncate(self.running_fd, self.slot_count * RUNNING_BYTES)  # its size is the same at all times
 
     def slot_log(self, number: int) -> str:
         """Return the name of the file with the output of the task that runs in a slot."""
-        return f"slot-{self.restart}-{self.node}-{number}"
+        return slot_log_name(self.restart, self.node, number)
 
     def skip_finished(self) -> None:
         """Skip the tasks that an earlier start of this job finished, before SLURM requeued it."""
@@ -247,7 +257,17 @@ class Worker(Job):
         if self.logs.separate:
             slot.log_path = f"{self.folder.path}/{task_log_name(slot.index, slot.attempt)}"
             slot.log_fd = private(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+        else:
+            self.note_running(slot)
         return [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
+
+    def note_running(self, slot: Slot) -> None:
+        """Tell whoever reads along which task runs in a slot. Nothing depends on it."""
+        line = running_line(self.slot_log(slot.number), slot.index, slot.attempt)
+        try:
+            os.pwrite(self.running_fd, line, slot.number * RUNNING_BYTES)
+        except OSError:
+            pass
 
     def undo(self, slot: Slot) -> None:
         """Remove the files that :meth:`begin` made for a task that did not start."""
@@ -411,6 +431,8 @@ class Worker(Job):
         for slot in self.loop.free:
             if not self.logs.separate:
                 remove(slot.log_path)
+        if self.running_path:
+            remove(self.running_path)
         self.remove_scratch()
         return NO_RESULTS_EXIT if self.results.pending else NO_STEPS_EXIT if stopping == NO_STEPS else 0
 
