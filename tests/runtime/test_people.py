@@ -5,12 +5,16 @@ import json
 from dataclasses import replace
 
 import pytest
+from fractal_slurm.config.resolve import resolve
+from fractal_slurm.driver.again import knows_metas, options_again
+from fractal_slurm.driver.model import Metas
+from fractal_slurm.errors import FractalSlurmError
 from fractal_slurm.jobs.script import render
 from fractal_slurm.report import args_words, counts_words, failure_kinds, next_steps, ranges
 from hypothesis import given
 from hypothesis import strategies as st
-from journals import RECORD, RUN, make
-from samples import TOKEN, any_texts, job_settings, json_values, run, slurm_config
+from journals import RECORD, RUN, make, run_record
+from samples import TOKEN, any_texts, config_file, job_settings, json_values, run, slurm_config
 
 
 @pytest.fixture
@@ -157,9 +161,49 @@ class TestRetry:
             journal.finish_task(1, "succeeded", None, json.dumps({**RECORD, "task": 1}))
         assert "has no task that failed" in run("retry", RUN)[2]
 
-    def test_is_refused_where_the_journal_does_not_know_the_metas(self, state_dir):
+    def test_of_a_program_that_keeps_track_of_its_runs_is_refused(self, state_dir):
+        with make(state_dir) as journal:
+            journal.write(replace(journal.record, labels={"their_sheet": {}}))
+        code, _out, err = run("retry", RUN)
+        assert code == 2
+        assert "(it has the labels their_sheet)" in err
+
+    def test_reads_no_config_where_the_run_had_no_spec(self, state_dir):
         make(state_dir).close()
-        assert "run its spec again" in run("retry", RUN)[2]
+        assert "--config has no part" in run("retry", RUN, "--config", "/nowhere")[2]
+        assert "is not allowed" in run("retry", RUN, "--mem", "lots")[2]
+
+
+class TestOptionsAgain:
+    def old(self, *, meta=None, **changes):
+        found = resolve(config_file(), task_name="Measure wells", workflow_task_meta=meta, tot_tasks=200)
+        return run_record(config=found.config, sources=found.sources, **changes)
+
+    def test_are_those_of_the_run_with_what_was_changed(self):
+        old = self.old(meta={"cpus_per_task": 2, "mem": "1G"})
+        found = options_again(old, {"mem": "2G", "time": "02:00:00"}, tasks=3)
+        assert (found.config.cpus_per_task, found.config.memory_mb, found.config.time_s) == (2, 2000, 7200)
+        assert {found.sources[key] for key in ("mem_per_task_MB", "time")} == {"retry"}
+        assert found.sources["cpus_per_task"] == f"run {RUN}"
+        again = run_record(config=found.config, sources=found.sources)
+        assert options_again(again, {}, tasks=3).config == found.config
+
+    def test_have_a_batching_of_their_own_if_the_heuristics_decided(self):
+        config = options_again(self.old(), {}, tasks=2).config
+        assert config.tasks_per_job < self.old().config.tasks_per_job
+        given = {"tasks_per_job": 7, "parallel_tasks_per_job": 1}
+        assert options_again(self.old(meta=given), {}, tasks=2).config.tasks_per_job == 7
+
+    @pytest.mark.parametrize("changes", [{"mem": "lots"}, {"mem": "9999G"}, {"time": "soon"}])
+    def test_are_checked(self, changes):
+        with pytest.raises(FractalSlurmError):
+            options_again(self.old(), changes, tasks=2)
+
+    def test_are_read_from_the_config_file_only_where_the_metas_are_known(self):
+        assert not knows_metas(self.old())
+        assert knows_metas(self.old(metas=Metas({}, {})))
+        assert knows_metas(self.old(meta={"mem": "1G"}, metas=Metas({}, {"mem": "1G"})))
+        assert not knows_metas(self.old(meta={"mem": "1G"}, metas=Metas({}, {})))
 
 
 class TestNames:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 
 from conftest import ANNA, RUNTIME, Call, live_jobs
@@ -49,7 +50,7 @@ print(json.dumps([[r.out["n"] for r in results], len({{r.run_id for r in results
         found = run_python(
             call,
             f"""
-with executor() as e:
+with executor(meta={{"cpus_per_task": 2, "time": "00:03:00"}}) as e:
     good, bad = e.submit({task!r}, {{"n": 1}}), e.submit([{task!r}], {{"n": "bad"}})
 try:
     bad.result()
@@ -58,6 +59,15 @@ except TaskFailed as error:
 """,
         )
         assert found == [{"n": 1}, 5, 'exit code 5\nlog of {"n":"bad"}']
+        call.script(ECHO.replace("exit 5", "true"))
+        run_id = call.run_id()
+        retry = call("retry", run_id, "--time", "00:04:00", "--json")
+        assert (retry.code, retry["tasks"], retry["succeeded"]) == (0, 1, 1)
+        assert "the new run has its options" in retry.stderr
+        with sqlite3.connect(call.folder / "state/runs" / retry["run_id"] / "journal.sqlite") as journal:
+            record = {key: json.loads(value) for key, value in journal.execute("SELECT key, value FROM run")}
+        assert (record["config"]["cpus_per_task"], record["config"]["time"]) == (2, "00:04:00")
+        assert (record["retry_of"], record["retry_tasks"]) == (run_id, [1])
 
     def test_futures_end_as_their_tasks_do_and_not_only_with_the_run(self, call: Call) -> None:
         task = call.script('#!/bin/sh\nsleep $(sed "s/[^0-9]//g" "$2")\necho 1 > "$4"\n')

@@ -210,12 +210,14 @@ def retry(
     """Run the tasks of a run again that failed or did not run, as a new run.
 
     The config file is read anew, so what was mended in it holds. The new run's report names the run that it came from.
+    A run of a program, such as one that uses SlurmExecutor, is run again with the options that it had.
     """
     from dataclasses import replace
 
+    from ..driver.again import knows_metas, options_again
     from ..driver.journal import Journal
     from ..driver.model import ENDED, TaskState
-    from ..driver.prepare import connect, create_run
+    from ..driver.prepare import connect, create_resolved_run, create_run
     from ..jobs.layout import work_dir_of
     from ..settings import load_settings
     from ..spec import Spec
@@ -230,28 +232,37 @@ def retry(
             raise RunError(old.damage)
     if not rows:
         raise RunError(f"run {run_id} has no task that failed or did not run")
-    if was.metas is None:
-        raise RunError(f"run {run_id} was not begun by fractal-slurm run, or by an older version: run its spec again")
+    if was.labels:
+        raise RunError(
+            f"run {run_id} was begun by a program that keeps track of it (it has the labels {', '.join(was.labels)}) "
+            "and that would not learn of another run: run the tasks again from there, in fractal-server by submitting "
+            "the job again"
+        )
     changes = {key: value for key, value in (("mem", mem), ("time", walltime)) if value is not None}
+    metas = was.metas if knows_metas(was) else None
     spec = Spec(
         task_name=was.task_name,
         command=was.job_settings.command,
         parameters=list(rows.values()),
-        task_meta=dict(was.metas.task_meta),
-        meta={**was.metas.meta, **changes},
+        task_meta=dict(metas.task_meta) if metas else {},
+        meta={**metas.meta, **changes} if metas else {},
     )
     slurm = connect(settings)
-    journal = create_run(
-        load_config(config_path),
-        spec,
-        settings,
-        slurm,
-        user=was.user,
-        cache_dir=was.job_settings.cache_dir,
-        work_dir=work_dir_of(was.run_folder),
-        account=was.config.account,
-        say=say,
-    )
+    whose: dict[str, Any] = {
+        "user": was.user,
+        "cache_dir": was.job_settings.cache_dir,
+        "work_dir": work_dir_of(was.run_folder),
+        "say": say,
+    }
+    if metas:
+        journal = create_run(load_config(config_path), spec, settings, slurm, account=was.config.account, **whose)
+    else:
+        if config_path is not None:
+            raise RunError(f"run {run_id} was begun without a spec: its options are its own, and --config has no part")
+        if not quiet:
+            say(f"run {run_id} was begun without a spec: the new run has its options, not those of the config file")
+        resolution = options_again(was, changes, tasks=len(rows))
+        journal = create_resolved_run(resolution, spec, settings, slurm, **whose)
     with journal.transaction():
         # Of a retry of a retry, too, the tasks are those of the first run.
         first = was.retry_tasks

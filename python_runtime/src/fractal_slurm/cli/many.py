@@ -19,7 +19,7 @@ from ..driver.context import take_up_again
 from ..driver.engine import Engine, RunHandle
 from ..driver.journal import Journal, discard, run_ids
 from ..driver.lock import DrivenElsewhere, is_asked_to_cancel
-from ..driver.model import ENDED, RunState
+from ..driver.model import ENDED, Metas, RunState
 from ..driver.prepare import connect, draft_run, facts_of, resolve_spec
 from ..driver.runner import summary_of
 from ..errors import ClusterError, FractalSlurmError, RunError, count_of
@@ -96,6 +96,7 @@ def create_runs(
                         user=user,
                         cache_dir=cache_dir,
                         work_dir=work_dir,
+                        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
                         say=say_once,
                     )
                 )

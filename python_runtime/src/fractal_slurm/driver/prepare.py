@@ -191,7 +191,15 @@ def create_run(
     """
     resolution = resolve_spec(config_file, spec, account)
     return create_resolved_run(
-        resolution, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, say=say
+        resolution,
+        spec,
+        settings,
+        slurm,
+        user=user,
+        cache_dir=cache_dir,
+        work_dir=work_dir,
+        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
+        say=say,
     )
 
 
@@ -205,12 +213,14 @@ def create_resolved_run(
     cache_dir: str,
     work_dir: str,
     labels: Mapping[str, Any] | None = None,
+    metas: Metas | None = None,
     say: Callable[[str], None],
 ) -> Journal:
     """As :func:`create_run`, for a config that is resolved already: the metas of the spec have no part in it.
 
     Args:
         labels: What the caller wants to find with the run later; JSON values by name.
+        metas: See :func:`draft_run`.
     """
     return draft_run(
         resolution,
@@ -221,6 +231,7 @@ def create_resolved_run(
         cache_dir=cache_dir,
         work_dir=work_dir,
         labels=labels,
+        metas=metas,
         say=say,
     ).create(settings)
 
@@ -235,12 +246,14 @@ def draft_run(
     cache_dir: str,
     work_dir: str,
     labels: Mapping[str, Any] | None = None,
+    metas: Metas | None = None,
     say: Callable[[str], None],
 ) -> Draft:
     """Check everything that can be checked of a new run. Nothing is written yet.
 
     Args:
         facts: What SLURM says of the cluster and the user; called once what needs no SLURM is checked.
+        metas: The metas that the config was resolved with; None if it was given as a whole.
 
     Raises:
         FractalSlurmError: The input is not valid, or SLURM can't be reached.
@@ -282,7 +295,7 @@ def draft_run(
         sources=dict(resolution.sources),
         settings=settings.model_dump(),
         hides_jobs=cluster.hides_jobs,
-        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
+        metas=metas,
         labels=dict(labels or {}),
     )
     batches = {secrets.token_hex(8): batch for batch in plan.batches}
