@@ -171,6 +171,23 @@ class TestLimits:
         assert (outcome["succeeded"], outcome["jobs"]) == (2 * jobs, jobs)
         assert outcome.stderr.count(word) == 1
 
+    def test_runs_of_a_user_who_is_at_the_limit_try_one_at_a_time(self, call: Call) -> None:
+        call.config(batching=ONE_JOB)
+        task = call.script("#!/bin/sh\nsleep 4\n")
+        processes = [call.begin(call.spec(task, 1), BEN) for _ in range(6)]
+        outcomes = [finish(process) for process in processes]
+        assert [outcome["succeeded"] for outcome in outcomes] == [1] * 6
+        told = [outcome.stderr.count("the site's limit is reached") for outcome in outcomes]
+        assert sorted(told) == [0, 0, 1, 1, 1, 1]
+        refused = [
+            event
+            for outcome in outcomes
+            for event in call("report", outcome["run_id"], "--events", "--json").document
+            if event["what"] == "full"
+        ]
+        # Two rounds of four that each tries for itself, every two seconds, came to over a dozen.
+        assert 1 <= len(refused) <= 8, refused
+
     def test_an_account_that_does_not_exist_fails_at_once_in_slurms_words(self, call: Call) -> None:
         call.config(account="no-such-account")
         outcome = call.run(call.spec("true", 2))

@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import pytest
+from fractal_slurm.cluster.commands import SlurmJob
+from fractal_slurm.cluster.queue import Answer
 from fractal_slurm.driver import ledger as module
 from fractal_slurm.driver.ledger import Ledger, NotShared, ledger_of
 from fractal_slurm.limits import LimitSettings
@@ -177,6 +179,15 @@ class TestRefusals:
         ledger.accepted(f"{1:016x}", "77", "anna")
         assert take(ledger, 3) is None
 
+    def test_a_job_that_squeue_shows_as_over_makes_room_before_its_driver_has_seen_it(self, ledger, clock):
+        ledger.keep("anna", "run", {"a": ("7", clock.now)})
+        ledger.refused("anna", "x")
+        ledger.publish(Answer(module_time.monotonic(), frozenset({"7"}), {"7": SlurmJob("7", "COMPLETED")}))
+        assert take(ledger, 1) is None
+        ledger.refused("anna", "x")
+        ledger.keep("anna", "run", {})
+        assert take(ledger, 2) is None
+
     def test_pauses_grow_and_end_when_a_job_does(self, ledger, clock):
         assert [ledger.refused("anna", "x") for _ in range(3)] == [2, 3, 4.5]
         assert [ledger.refused("anna", "x") for _ in range(20)][-1] == 60
@@ -214,6 +225,39 @@ class TestFile:
         with pytest.raises(NotShared, match="Too many levels of symbolic links"):
             Ledger(tmp_path / "link").in_flight()
         assert not (tmp_path / "elsewhere").exists()
+
+    @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), OSError(37, "No locks available")])
+    def test_a_file_system_without_locks_is_no_place_for_it(self, ledger, monkeypatch, error):
+        def connection():
+            raise error
+
+        monkeypatch.setattr(ledger, "_connection", connection)
+        with pytest.raises(NotShared, match=r"a file system that has no locks, such as some NFS.*state_dir"):
+            ledger.in_flight()
+
+    def test_what_another_process_holds_is_waited_for_once_and_tried_again(self, ledger, clock, monkeypatch):
+        ledger.in_flight()
+        monkeypatch.setattr(module, "_BUSY_S", 0.1)
+        waiting = Ledger(ledger.file)
+        ticks = [0.0]
+        monkeypatch.setattr(clock, "monotonic", lambda: ticks[0], raising=False)
+        with ledger._write():
+            for _ in range(2):
+                began = module_time.monotonic()
+                with pytest.raises(NotShared, match="another process holds it"):
+                    waiting.in_flight()
+            assert module_time.monotonic() - began < 0.1
+        ticks[0] = 10.1
+        assert waiting.in_flight() == 0
+
+    def test_forgets_what_counts_no_more(self, ledger, clock):
+        take(ledger, 1)  # its cluster is gone
+        take(ledger, 2)
+        ledger.keep("anna", "run", {f"{1:016x}": ("7", clock.now)})
+        clock.now += 8 * 86_400
+        take(ledger, 3)
+        with ledger._use() as db:
+            assert [row[0] for row in db.execute("SELECT token FROM job")] == [f"{3:016x}"]
 
     def test_a_newer_format_is_left_alone(self, tmp_path):
         Ledger(tmp_path / "a.sqlite").in_flight()

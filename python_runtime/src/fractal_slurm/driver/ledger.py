@@ -11,6 +11,7 @@ It decides on no task: whatever is lost with it, each run's own journal has all 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -31,8 +32,8 @@ from ..limits import LONGEST_SPAN_S, Scope, parse_rate
 from ..settings import Settings
 from .journal import make_private
 
-# Seconds for which a process waits for another that writes.
-_BUSY_S = 5.0
+# Seconds for which a process waits for another that writes; and after that, does not wait again.
+_BUSY_S, _AWAY_S = 5.0, 10.0
 # A place that was taken and never used counts as a job in flight for so long: its process died, or its sbatch hangs.
 _UNANSWERED_S = 600.0
 # A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
@@ -106,6 +107,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._pid = 0
+        self._away: tuple[float, str] = (0.0, "")  # until when another process is taken to hold it, and the words
 
     # -- submissions
 
@@ -149,7 +151,8 @@ class Ledger:
                 "INSERT OR REPLACE INTO job (token, user, run, at, seen, shown) VALUES (?, ?, ?, ?, ?, ?)",
                 (token, user, run_id, now, now, shown),
             )
-            db.execute("DELETE FROM job WHERE at < ? AND gone IS NOT NULL", (now - LONGEST_SPAN_S - _GONE_S,))
+            old = now - LONGEST_SPAN_S - _GONE_S
+            db.execute("DELETE FROM job WHERE at < ? AND (gone IS NOT NULL OR seen < ?)", (old, old))
         return None
 
     def accepted(self, token: str, job_id: str, user: str) -> None:
@@ -171,7 +174,7 @@ class Ledger:
         """
         with self._write() as (db, now):
             db.execute("DELETE FROM job WHERE token = ? AND job_id IS NULL", (token,))
-            db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
+            _there_is_room(db, now, user)
 
     def refused(self, user: str, words: str) -> float:
         """The site's limit for a user is reached: nobody tries for a while, longer each time. Returns the seconds.
@@ -198,8 +201,8 @@ class Ledger:
             NotShared: The file can't be used.
         """
         with self._write() as (db, now):
-            sql = "SELECT token, gone IS NULL FROM job WHERE run = ? AND (gone IS NULL OR gone > 0)"
-            known = dict(db.execute(sql, (run_id,)).fetchall())
+            sql = "SELECT token FROM job WHERE run = ? AND (gone IS NULL OR gone > 0)"
+            known = [token for (token,) in db.execute(sql, (run_id,)).fetchall()]
             for token, (job_id, at) in jobs.items():
                 db.execute(
                     "INSERT OR IGNORE INTO job (token, user, run, at, seen, shown) VALUES (?, ?, ?, ?, ?, ?)",
@@ -212,8 +215,8 @@ class Ledger:
             ended = [token for token in known if token not in jobs]
             # 0: its driver has seen it, so nobody needs to ask for it any more.
             db.executemany("UPDATE job SET gone = 0 WHERE token = ?", ((token,) for token in ended))
-            if any(known[token] for token in ended):
-                db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
+            if ended:
+                _there_is_room(db, now, user)
 
     def in_flight(self, user: str = "") -> int:
         """How many jobs of a user SLURM has or may have; of all users, if none is given.
@@ -279,12 +282,13 @@ class Ledger:
             db.execute("INSERT OR REPLACE INTO answer VALUES (1, ?, ?, ?)", (_boot(), answer.asked_at, said))
             if answer.trouble:
                 return
-            rows = db.execute("SELECT token, job_id, seen, gone FROM job WHERE shown AND (gone IS NULL OR gone > 0)")
-            for token, job_id, seen, gone in rows.fetchall():
+            sql = "SELECT token, user, job_id, seen, gone FROM job WHERE shown AND (gone IS NULL OR gone > 0)"
+            for token, user, job_id, seen, gone in db.execute(sql).fetchall():
                 if job_id not in answer.asked:
                     continue
                 if job_id not in live and gone is None:
                     db.execute("UPDATE job SET gone = ? WHERE token = ?", (now, token))
+                    _there_is_room(db, now, user)
                 elif job_id in live and (gone is not None or seen < now - _SEEN_EVERY_S):
                     db.execute("UPDATE job SET gone = NULL, seen = ? WHERE token = ?", (now, token))
 
@@ -311,12 +315,16 @@ class Ledger:
     def _use(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time; what is wrong with the file, in words."""
         with self._lock:
+            until, words = self._away
+            if time.monotonic() < until <= time.monotonic() + _AWAY_S:
+                raise NotShared(words)
             try:
                 yield self._connection()
             except (OSError, sqlite3.Error) as error:
-                raise NotShared(
-                    f"what runs share in {self.file} can't be used: {_cause(error)}; see state_dir in our settings"
-                ) from None
+                cause = _cause(error)
+                words = f"what runs share in {self.file} can't be used: {cause}; see state_dir in our settings"
+                self._away = (time.monotonic() + _AWAY_S if cause == _held() else 0.0, words)
+                raise NotShared(words) from None
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None or self._pid != os.getpid():
@@ -378,13 +386,24 @@ def _open(file: Path) -> sqlite3.Connection:
     return db
 
 
+def _held() -> str:
+    return f"another process holds it for over {_BUSY_S:g} s"
+
+
 def _cause(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if "locked" in words or "busy" in words:
-        return f"another process holds it for over {_BUSY_S:g} s"
+    if "database is locked" in words or "busy" in words:
+        return _held()
+    if "disk I/O error" in words or "locking protocol" in words or getattr(error, "errno", 0) == errno.ENOLCK:
+        return f"{one_line(words)}; a file system that has no locks, such as some NFS, is no place for it"
     if "malformed" in words or "not a database" in words or "no such table" in words:
         return f"it is damaged ({words}): move it away, and the runs that are driven make another"
     return one_line(words)
+
+
+def _there_is_room(db: sqlite3.Connection, now: float, user: str) -> None:
+    """Whoever waits since the site refused a job of a user may try."""
+    db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
 
 
 def _in_flight(db: sqlite3.Connection, now: float, user: str) -> int:
