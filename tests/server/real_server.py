@@ -85,7 +85,7 @@ class RealServer:
         )
         must(["/usr/sbin/visudo", "-cqf", str(draft)])
         must(["install", "-m", "440", str(draft), str(SUDOERS)])
-        self = cls(LocalServer(BASE / "server", binaries, SERVICE, PORT + 90, PYTHON, VERSION))
+        self = cls(LocalServer(BASE / f"server-{VERSION or 'newest'}", binaries, SERVICE, PORT + 90, PYTHON, VERSION))
         self.version = self.server.set_up()
         pip = [str(self.server.venv / "bin" / "python"), "-m", "pip", "install", "--quiet",
                "--disable-pip-version-check", str(REPOSITORY / "python_runtime")]  # fmt: skip

@@ -89,3 +89,19 @@ def test_a_job_can_be_stopped_after_that(on_engine):
     assert (found.runs, found.units) == (["failed"], ["failed", "failed"])
     assert "The job was stopped." in found.ended["log"]
     assert found.left == []
+
+
+def test_a_job_that_the_dead_server_had_not_begun_gets_an_end_too(on_engine):
+    workflow, _marks = on_engine.prepare(Case("", (MEASURE,), images=1))
+    job = workflow.submit()
+    assert workflow.wait(job, 60)["status"] == "done"
+    on_engine.server.kill()
+    on_engine.start(engine=True)
+    on_engine.server.kill()  # no process lives that knows the job
+    statement = f"update jobv2 set status = 'submitted', log = null where id = {job}"  # noqa: S608 - a number
+    on_engine.server.query(statement)
+    time.sleep(6)  # by so much clocks may differ
+    on_engine.start(engine=True)
+    ended = workflow.wait(job, 30)
+    assert ended["status"] == "failed"
+    assert "No task of it was in SLURM at that time." in ended["log"]

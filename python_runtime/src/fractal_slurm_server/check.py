@@ -58,7 +58,13 @@ _ACCOUNTING = {"user_id", "slurm_job_ids", "fractal_job_id", "resource_id"}
 _FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("fractal_server.app.models.v2", "HistoryUnit", ("id", "status", "history_run_id", "logfile")),
     ("fractal_server.app.models.v2", "HistoryRun", ("id", "status", "job_id")),
-    ("fractal_server.app.models.v2", "JobV2", ("id", "status", "log", "end_timestamp", "working_dir")),
+    (
+        "fractal_server.app.models.v2",
+        "JobV2",
+        ("id", "status", "log", "start_timestamp", "end_timestamp", "working_dir", "project_id"),
+    ),
+    ("fractal_server.app.models.v2", "ProjectV2", ("id", "resource_id")),
+    ("fractal_server.app.models.v2", "Resource", ("id", "type", "jobs_local_dir")),
 )
 _CONFIG = (
     "partition", "cpus_per_task", "mem_per_task_MB", "job_name", "prefix", "shebang_line", "use_mem_per_cpu",

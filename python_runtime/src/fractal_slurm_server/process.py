@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 
 from fractal_slurm.api import Engine, Settings, load_settings
 
@@ -15,6 +16,13 @@ _lock = threading.Lock()
 _engines: dict[str, Engine] = {}
 _owner: Owner | None = None
 _pid = 0
+_since = 0.0
+
+
+def begin() -> None:
+    """Note that this process begins. Call this before it takes any job."""
+    with _lock:
+        _forget_after_fork()
 
 
 def engine(worker_python: str = "") -> Engine:
@@ -41,7 +49,7 @@ def owner() -> Owner:
     with _lock:
         _forget_after_fork()
         if _owner is None:
-            _owner = Owner(settings().state_path() / "fractal-server")
+            _owner = Owner(settings().state_path() / "fractal-server", _since)
         return _owner
 
 
@@ -64,10 +72,10 @@ def settings(worker_python: str = "") -> Settings:
 
 
 def _forget_after_fork() -> None:
-    global _owner, _pid
+    global _owner, _pid, _since
     if _pid != os.getpid():
         _engines.clear()
-        _owner, _pid = None, os.getpid()
+        _owner, _pid, _since = None, os.getpid(), time.time()
 
 
 def _leave() -> None:

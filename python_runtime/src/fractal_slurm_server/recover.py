@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from fractal_server.app.db import get_sync_db
-from fractal_server.app.models.v2 import HistoryRun, HistoryUnit, JobV2
+from fractal_server.app.models.v2 import HistoryRun, HistoryUnit, JobV2, ProjectV2, Resource
 from fractal_server.runner.filenames import SHUTDOWN_FILENAME
 from fractal_server.utils import get_timestamp
 from fractal_server.zip_tools import _zip_folder_to_file_and_remove
@@ -19,7 +21,7 @@ from sqlalchemy import select, update
 
 from fractal_slurm.api import Engine, FractalSlurmError, RunError, RunHandle, StoredRun
 
-from .owner import Left, files, left
+from .owner import Left, files, known, left
 from .process import engine, owner
 from .runner import account
 from .sheet import FAILED, Desk, Sheet
@@ -31,6 +33,8 @@ _DATABASE_WAIT_S = 300
 # States of a run that is not driven any more, but has no end.
 _STAY = ("left", "broken")
 _MOST_OF_ERROR = 5_000
+# So much the clock of whoever made a row may differ from ours, in seconds.
+_CLOCK_S = 5
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +50,38 @@ def _take_up_all() -> None:
         for path in files(own.folder):
             if path.name != f"{own.name}.owner":
                 threading.Thread(target=_take_up, args=(path,), name="fractal-slurm take up", daemon=True).start()
+        _wait_for_database()
+        _close_ownerless(own.folder)
     except Exception:
         logger.exception("fractal-slurm: what an earlier process left can't be looked at")
+
+
+def _close_ownerless(folder: Path) -> None:
+    """Correct jobs that were given to a process which ended before it began them. They waited for a free thread.
+
+    Args:
+        folder: The folder of the files of owners.
+    """
+    since, known_jobs = known(folder)
+    before = datetime.fromtimestamp(max(0.0, since - _CLOCK_S), tz=timezone.utc)
+    with next(get_sync_db()) as db:
+        waiting = db.execute(
+            select(JobV2.id, Resource.jobs_local_dir)
+            .join(ProjectV2, ProjectV2.id == JobV2.project_id)
+            .join(Resource, Resource.id == ProjectV2.resource_id)
+            .where(JobV2.status == SUBMITTED, JobV2.start_timestamp < before, Resource.type == "slurm_sudo")
+        ).all()
+    for job, jobs_dir in waiting:
+        if job not in known_jobs and _is_ours(jobs_dir):
+            close_job(job, [])
+
+
+def _is_ours(jobs_dir: str) -> bool:
+    """Return whether a resource is this server's. A server on another host may use the same database."""
+    try:
+        return os.stat(jobs_dir).st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def _take_up(path: Path) -> None:

@@ -65,9 +65,11 @@ def install() -> bool:
         return False
     from fractal_server.runner.v2 import _slurm_sudo
 
+    from .process import begin
     from .recover import take_up
     from .runner import EngineRunner
 
+    begin()
     _slurm_sudo.SlurmSudoRunner = EngineRunner
     logger.info("fractal-slurm: slurm_sudo jobs of fractal-server %s run on the engine", version())
     take_up()
