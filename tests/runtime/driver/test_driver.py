@@ -5,6 +5,7 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 """
 
 import pytest
+from fractal_slurm.driver import ledger, quota
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
@@ -185,6 +186,19 @@ class TestLimits:
         site.go_on()
         assert site.outcome() == [DONE] * 4
         assert said(site, "our limit of 1 job in flight for all users")
+
+    def test_hidden_jobs_of_a_driven_run_count_for_as_long_as_they_run(self, make, monkeypatch):
+        monkeypatch.setattr(ledger, "_UNSEEN_S", 1_200.0)
+        monkeypatch.setattr(quota, "_KEEP_S", 600.0)
+        site = make(hidden=True, silent_worker_s=900)
+        site.begin()
+        site.pass_time(5)
+        for job_id in site.jobs("PENDING"):
+            site.start(job_id)
+        site.pass_time(2_500)
+        assert ledger_of(site.settings).in_flight("played-anna") == 2
+        site.go_on()
+        assert ledger_of(site.settings).in_flight() == 0
 
     def test_places_survive_a_driver_that_dies(self, make):
         site = make(limits={"each_user": {"max_submissions": "2 in 1h"}})

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
 # So often a run that waits for a place among jobs in flight sees to it that somebody asks how they are, in seconds.
 _ASK_S = 15.0
+# So often a run tells that its jobs are there, also if nothing changed: where SLURM hides them nobody else knows it.
+_KEEP_S = 3_600.0
 # What is shared could not be used: pauses in which nothing is submitted, where a limit holds.
 _TROUBLE_S = 5.0
 
@@ -39,6 +41,7 @@ class Quota:
         self.told: set[str] = set()
         self.asked_at = float("-inf")  # when this run, as it waited, last asked how jobs are
         self._kept: dict[str, tuple[str | None, float]] | None = None
+        self._kept_at = float("-inf")
 
     def take(self, job: JobRow) -> bool:
         """Take a place for a submission. If there is none, say so once, and submit nothing for a while.
@@ -126,12 +129,13 @@ class Quota:
             return None
 
     def keep(self) -> None:
-        """Bring the account up to date with the journal, if anything changed since the last time."""
+        """Bring the account up to date with the journal, if anything changed, or it was not for long."""
         jobs = {
             job.token: (job.slurm_job_id, job.submitted_at or time.time()) for job in self.run.journal.jobs(*IN_FLIGHT)
         }
-        if jobs != self._kept and (jobs or self._kept is not None):
-            self._kept = jobs
+        is_old = bool(jobs) and time.monotonic() - self._kept_at >= _KEEP_S
+        if is_old or (jobs != self._kept and (jobs or self._kept is not None)):
+            self._kept, self._kept_at = jobs, time.monotonic()
             self._tell(lambda: self.ledger.keep(self.run.user, self.run.id, jobs, shown=not self.run.hidden))
 
     def _tell(self, act: Callable[[], object]) -> None:

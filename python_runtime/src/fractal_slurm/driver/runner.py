@@ -217,10 +217,11 @@ class Runner:
     def due(self) -> float:
         """When the next turn is due, as a monotonic time. An interrupt comes before."""
         due = self.next_poll
+        # Also if that is over by now: it is taken back with the next try.
+        if self.run.full_until and self.has_folder and not self.run.cancelled and not self.run.refusal:
+            due = min(due, self.run.full_until)
         if self.run.outage_until:
             due = max(due, self.run.outage_until)
-        if self.run.full_until > time.monotonic():
-            due = min(due, self.run.full_until)
         if self.run.cancel_at is not None and not self.run.cancelled:
             due = min(due, self.run.cancel_at)
         return 0.0 if self.submitter.has_more and self.run.may_ask() else due

@@ -70,6 +70,7 @@ class Submitter:
         self.has_more = False
         if self.run.cancelled or self.run.refusal or time.monotonic() < self.run.full_until:
             return
+        self.run.full_until = 0.0
         if self.run.sudo.is_lingering():
             # What it submits late would take the room of others.
             raise ClusterError(f"an sbatch as {self.run.user} that got no answer in time can't be ended")
