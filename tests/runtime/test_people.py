@@ -191,8 +191,8 @@ class TestOptionsAgain:
     def test_have_a_batching_of_their_own_if_the_heuristics_decided(self):
         config = options_again(self.old(), {}, tasks=2).config
         assert config.tasks_per_job < self.old().config.tasks_per_job
-        given = {"tasks_per_job": 7, "parallel_tasks_per_job": 1}
-        assert options_again(self.old(meta=given), {}, tasks=2).config.tasks_per_job == 7
+        given = {"tasks_per_job": 21, "parallel_tasks_per_job": 1}
+        assert options_again(self.old(meta=given), {}, tasks=2).config.tasks_per_job == 21
 
     @pytest.mark.parametrize("changes", [{"mem": "lots"}, {"mem": "9999G"}, {"time": "soon"}])
     def test_are_checked(self, changes):
