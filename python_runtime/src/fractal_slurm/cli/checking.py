@@ -9,16 +9,43 @@ from pathlib import Path
 import click
 
 from ..errors import ClusterError
-from .common import EXIT_TASKS_FAILED, config_option, guarded, json_option, print_json
+from .common import (
+    EXIT_TASKS_FAILED,
+    complete_files,
+    complete_folders,
+    config_option,
+    guarded,
+    json_option,
+    print_json,
+)
 
 
 @click.command()
 @click.option("--user", "users", multiple=True, metavar="USER", help="Check that this user can be impersonated.")
-@click.option("--work-dir", "work_dirs", multiple=True, metavar="DIR", help="Check that runs of USER may work in it.")
-@click.option("--cache-dir", "cache_dirs", multiple=True, metavar="DIR", help="With --probe: USER's cache folder.")
+@click.option(
+    "--work-dir",
+    "work_dirs",
+    multiple=True,
+    metavar="DIR",
+    shell_complete=complete_folders,
+    help="Check that runs of USER may work in it.",
+)
+@click.option(
+    "--cache-dir",
+    "cache_dirs",
+    multiple=True,
+    metavar="DIR",
+    shell_complete=complete_folders,
+    help="With --probe: USER's cache folder.",
+)
 @click.option("--probe", is_flag=True, help="Run a small task as each USER in each --work-dir.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
-@click.option("--textfile", metavar="FILE", help="Write metrics for node_exporter, readable for everybody.")
+@click.option(
+    "--textfile",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Write metrics for node_exporter, readable for everybody.",
+)
 @config_option
 @json_option
 @guarded

@@ -15,16 +15,49 @@ import click
 from ..errors import FractalSlurmError, RunError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ..config.file import SlurmConfigFile
 
+_MOST_COMPLETIONS = 50
 EXIT_TASKS_FAILED, EXIT_INTERRUPTED = 1, 130
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def complete_runs(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """For a shell: the runs of this account whose ids begin so, newest first."""
+    from click.shell_completion import CompletionItem
+
+    from ..driver.journal import run_ids
+    from ..settings import load_settings
+
+    try:
+        found = run_ids(load_settings().state_path())
+    except (FractalSlurmError, OSError):
+        return []
+    return [CompletionItem(run_id) for run_id in reversed(found) if run_id.startswith(begun)][:_MOST_COMPLETIONS]
+
+
+def complete_files(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """For a shell: that a file is meant; it finds them itself."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(begun, type="file")]
+
+
+def complete_folders(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """For a shell: that a folder is meant; it finds them itself."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(begun, type="dir")]
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to standard output.")
 config_option = click.option(
     "--config",
     "config_path",
     metavar="FILE",
+    shell_complete=complete_files,
     help="The config file; else FRACTAL_SLURM_CONFIG_FILE, else /etc/fractal/slurm_config.json.",
 )
 account_option = click.option("--account", metavar="NAME", help="Account from the user's settings.")

@@ -20,6 +20,9 @@ from .common import (
     EXIT_INTERRUPTED,
     EXIT_TASKS_FAILED,
     account_option,
+    complete_files,
+    complete_folders,
+    complete_runs,
     config_option,
     guarded,
     json_option,
@@ -68,13 +71,21 @@ class Shown:
 
 
 @click.command()
-@click.argument("spec_paths", metavar="SPEC...", nargs=-1, required=True)
+@click.argument("spec_paths", metavar="SPEC...", shell_complete=complete_files, nargs=-1, required=True)
 @click.option("--user", required=True, metavar="USER", help="The user as whom the tasks run.")
 @click.option(
-    "--cache-dir", required=True, metavar="DIR", help="The user's cache_dir: user_local_exports are below it."
+    "--cache-dir",
+    required=True,
+    metavar="DIR",
+    shell_complete=complete_folders,
+    help="The user's cache_dir: user_local_exports are below it.",
 )
 @click.option(
-    "--work-dir", required=True, metavar="DIR", help="A folder in which the user can write, on the nodes, too."
+    "--work-dir",
+    required=True,
+    metavar="DIR",
+    shell_complete=complete_folders,
+    help="A folder in which the user can write, on the nodes, too.",
 )
 @click.option(
     "--task-start",
@@ -158,7 +169,7 @@ def run(
 
 
 @click.command()
-@click.argument("run_id", metavar="[RUN]...", nargs=-1)
+@click.argument("run_id", metavar="[RUN]...", nargs=-1, shell_complete=complete_runs)
 @click.option("--all", "all_runs", is_flag=True, help="All runs that have not ended and that no process drives.")
 @detach_option
 @view_options
@@ -190,7 +201,7 @@ def resume(run_id: tuple[str, ...], all_runs: bool, detach: bool, as_json: bool,
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.option("--mem", metavar="MEM", help="Other memory for each task, such as 4G.")
 @click.option("--time", "walltime", metavar="TIME", help="Another time limit for each task, such as 02:00:00.")
 @config_option
@@ -412,7 +423,7 @@ def _drive(
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.option("--json-lines", is_flag=True, help="Print events to standard output, a JSON document a line.")
 @guarded
 def attach(run_id: str, json_lines: bool) -> None:
@@ -478,7 +489,7 @@ def heed_signals(runner: Runner) -> None:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @json_option
 @guarded
 def cancel(run_id: str, as_json: bool) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from ..errors import RunError
-from .common import guarded, json_option, print_json, say
+from .common import (
+    complete_files,
+    complete_runs,
+    guarded,
+    json_option,
+    print_json,
+    say,
+)
 
 # Seconds between two looks at all runs.
 _PAUSE_S = 2.0
@@ -151,11 +158,15 @@ def _stamp(folder: Path) -> object:
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.option("--log", "log_of", type=int, metavar="TASK", help="Print the whole log of one task.")
 @click.option("--events", is_flag=True, help="Print what happened, in order.")
 @click.option(
-    "--html", "html_path", metavar="FILE", help="Write a page that needs no network: timeline, use, failures."
+    "--html",
+    "html_path",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Write a page that needs no network: timeline, use, failures.",
 )
 @json_option
 @guarded

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import FractalSlurmError, RunError, count_of
-from .common import account_option, config_option, guarded, json_option, load_config, print_json, say
+from .common import (
+    account_option,
+    complete_files,
+    complete_folders,
+    config_option,
+    guarded,
+    json_option,
+    load_config,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..cluster.facts import Cluster
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("files", nargs=-1, metavar="FILE...")
+@click.argument("files", nargs=-1, metavar="FILE...", shell_complete=complete_files)
 @click.option("--cluster", is_flag=True, help="Compare with the live cluster, too.")
 @click.option("--user", "users", multiple=True, metavar="USER", help="With --cluster: look at this user's limits.")
 @json_option
@@ -97,7 +107,7 @@ def _resolved(spec_path: str, config_path: str | None, account: str | None) -> t
 
 
 @click.command()
-@click.argument("spec_path", metavar="SPEC")
+@click.argument("spec_path", metavar="SPEC", shell_complete=complete_files)
 @config_option
 @account_option
 @json_option
@@ -181,7 +191,7 @@ def _times(ratio: float) -> str:
 
 
 @click.command()
-@click.argument("spec_path", metavar="SPEC")
+@click.argument("spec_path", metavar="SPEC", shell_complete=complete_files)
 @config_option
 @account_option
 @click.option("--cluster", is_flag=True, help="Use the limits of the live cluster.")
@@ -235,10 +245,14 @@ def plan(
 
 
 @click.command()
-@click.argument("spec_path", metavar="SPEC")
+@click.argument("spec_path", metavar="SPEC", shell_complete=complete_files)
 @click.option("--job", "number", default=1, metavar="N", help="Which job's script, from 1.")
-@click.option("--cache-dir", default="/cache_dir", metavar="DIR", help="The user's cache_dir.")
-@click.option("--work-dir", default="/work_dir", metavar="DIR", help="The user's work folder.")
+@click.option(
+    "--cache-dir", default="/cache_dir", metavar="DIR", shell_complete=complete_folders, help="The user's cache_dir."
+)
+@click.option(
+    "--work-dir", default="/work_dir", metavar="DIR", shell_complete=complete_folders, help="The user's work folder."
+)
 @config_option
 @account_option
 @json_option

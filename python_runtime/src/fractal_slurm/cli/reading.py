@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ClusterError, FractalSlurmError, RunError
-from .common import guarded, json_option, say
+from .common import (
+    complete_runs,
+    guarded,
+    json_option,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..driver.journal import Journal
@@ -28,7 +33,7 @@ _BYTES_PER_S = 1_000_000
 
 
 @click.command()
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @click.argument("task", type=click.IntRange(min=0), required=False)
 @click.option("--failed", is_flag=True, help="Only of tasks that failed.")
 @click.option(
