@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fractal_slurm.cluster import facts as cluster
 from fractal_slurm.cluster import fit
-from fractal_slurm.cluster.commands import judge_submission, read_exit_code, read_sacct, read_squeue
+from fractal_slurm.cluster.commands import judge_submission, read_exit_code, read_sacct, read_squeue, read_squeue_of
 from fractal_slurm.config.documents import parse_json
 from fractal_slurm.config.file import parse_config
 from fractal_slurm.config.memory import parse_memory
@@ -82,6 +82,7 @@ def queue(data: bytes) -> None:
     """What squeue, sacct and sbatch print."""
     text = data.decode("utf-8", "replace").replace("@", f"<{MARK}>").replace("~", f"|{MARK}|")
     list(read_squeue(text, MARK))
+    list(read_squeue_of(text, MARK))
     list(read_sacct(text.replace(f"|{MARK}|", MARK), MARK))
     read_exit_code(text, "7")
     judge_submission(0, text, "")

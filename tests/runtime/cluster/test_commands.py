@@ -9,6 +9,7 @@ from fractal_slurm.cluster.commands import (
     read_exit_code,
     read_sacct,
     read_squeue,
+    read_squeue_of,
 )
 from fractal_slurm.errors import ClusterError
 from fractal_slurm.sudo import Impersonator
@@ -145,8 +146,16 @@ class TestReadSqueue:
     def test_passes_over_what_is_no_job(self, change):
         assert list(read_squeue(squeue_row(*change, *self.ROW[2:]), MARK)) == []
 
+    def test_gives_users_too_and_the_tasks_of_arrays(self):
+        rows = squeue_row(*self.ROW, "anna") + squeue_row("8_1", *self.ROW[1:-1], "x\n9", "ben") + squeue_row(*self.ROW)
+        found = list(read_squeue_of(rows, MARK))
+        assert [(user, job_id, job.name) for user, job_id, job in found] == [
+            ("anna", "7", "a.token"), ("ben", "8_1", "x\n9"),
+        ]  # fmt: skip
+
     @given(st.text(max_size=60))
     def test_reads_anything(self, text):
+        list(read_squeue_of(text.replace("0", f"<{MARK}>").replace("x", f"|{MARK}|"), MARK))
         list(read_squeue(text.replace("0", f"<{MARK}>").replace("x", f"|{MARK}|"), MARK))
         list(read_sacct(text.replace("x", MARK), MARK))
         read_exit_code(text, "7")
@@ -182,6 +191,12 @@ class TestAsk:
         (tmp_path / "squeue").chmod(0o755)
         with pytest.raises(ClusterError, match="squeue was ended: it printed more than"):
             Slurm(str(tmp_path), Impersonator()).squeue(["7"])
+
+    @pytest.mark.parametrize("command", ["exec yes", "echo 'error: Invalid user: gone' >&2; exit 1"])
+    def test_jobs_of_users_are_unknown_where_squeue_does_not_tell_them(self, tmp_path, command):
+        (tmp_path / "squeue").write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / "squeue").chmod(0o755)
+        assert Slurm(str(tmp_path), Impersonator()).squeue_of(["gone"]) is None
 
     def test_believes_no_answer_that_was_not_asked_for(self, tmp_path):
         script = """#!/bin/sh
