@@ -204,6 +204,24 @@ with Engine() as engine:
 print(json.dumps([[run.wait().succeeded for run in runs], most, calls, took]))
 """
 
+FAIR = """
+from dataclasses import replace
+config = replace(request("true", 1).config, tasks_per_job=1, target_num_jobs=40, max_num_jobs=40)
+with Engine() as engine:
+    (first, work), (second, other) = {places!r}
+    runs = [engine.start(request("true", 40, user=first, work_dir=work, config=config))]
+    while not runs[0].job_ids():
+        time.sleep(0.02)
+    runs.append(engine.start(request("true", 3, user=second, work_dir=other, config=config)))
+    for run in runs:
+        run.wait(120)
+    times = []
+    for run in runs:
+        with engine.open(run.run_id) as journal:
+            times.append([job.submitted_at for job in journal.jobs()])
+print(json.dumps(times))
+"""
+
 
 class TestManyRuns:
     def test_share_squeue_and_threads(self, call: Call) -> None:
@@ -215,3 +233,10 @@ class TestManyRuns:
         assert most <= 2 + 1 + 1
         # As often as one run by itself would ask: once a second at first, then less.
         assert calls <= took + 3
+
+    def test_of_a_user_with_few_jobs_are_not_behind_those_of_one_with_many(self, call: Call) -> None:
+        places = [(user, str(call.work(user))) for user in (ANNA, BEN)]
+        big, small = run_python(call, FAIR.format(places=places))
+        assert (len(big), len(small)) == (40, 3)
+        # The first turns of the small one come while the big one submits.
+        assert sum(at < max(small) for at in big) <= 32

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 from fractal_slurm.driver.loop import Loop
 
@@ -98,3 +99,35 @@ class TestTurns:
         loop.wake(member)
         go_on.set()
         until(lambda: len(turns) == 3)
+
+    def test_a_run_is_not_kept_waiting_by_an_older_one_of_its_user_that_always_has_more(self):
+        loop, turns, stop = Loop(most_threads=1), {"old": [], "second": [], "third": []}, threading.Event()
+
+        def turn(name: str) -> float | None:
+            turns[name].append(time.monotonic())
+            time.sleep(0.05)
+            return None if stop.is_set() else 0.0
+
+        for name in turns:
+            loop.add("user", lambda name=name: turn(name))
+        began = time.monotonic()
+        until(lambda: len(turns["third"]) >= 2 and len(turns["second"]) >= 2)
+        took = time.monotonic() - began
+        stop.set()
+        until(lambda: loop.threads() == 0)
+        assert took < 12
+        # The oldest goes on having the most turns, and never waits for more than one of the others.
+        assert len(turns["old"]) > len(turns["second"]) + len(turns["third"])
+        others = sorted(turns["second"] + turns["third"])
+        before_end = [at for at in others if at < turns["old"][-1]]
+        assert all(any(first < at < second for at in turns["old"]) for first, second in pairwise(before_end))
+
+    def test_a_run_that_is_to_be_cancelled_has_its_turn_before_older_ones_of_its_user(self):
+        loop, order, gate = Loop(most_threads=1), [], threading.Event()
+        loop.add("user", lambda: order.append("old") or (0.0 if len(order) < 50 else None))
+        loop.add("other", lambda: gate.wait(WAIT_S) and None)
+        young = loop.add("user", lambda: order.append("young"))
+        loop.wake(young)
+        gate.set()
+        until(lambda: loop.threads() == 0)
+        assert "young" in order[:3]

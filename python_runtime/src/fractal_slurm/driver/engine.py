@@ -23,7 +23,7 @@ from .journal import Journal, record_of, run_ids
 from .ledger import ledger_of
 from .lock import is_driven
 from .logs import MOST_LOG_BYTES, MOST_SO_FAR_BYTES, read_logs, read_so_far, running
-from .loop import Loop, Member
+from .loop import Gate, Loop, Member
 from .model import ENDED, FINAL, TaskState
 from .model import RunState as StoredState
 from .model import TaskEnd as StoredEnd
@@ -393,7 +393,7 @@ class Engine:
             shared=ledger_of(self.settings),
             foreign=self.settings.limits.count_foreign_jobs,
         )
-        self._gate = threading.BoundedSemaphore(_SUBMISSIONS)
+        self._gate = Gate(_SUBMISSIONS)
 
     def start(
         self,

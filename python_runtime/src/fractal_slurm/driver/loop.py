@@ -4,6 +4,9 @@
 A turn is one round of a run's driver: submit, look, collect. It calls sudo as the run's user, and may take as long as
 that user's side makes it. So each user has one turn at a time, and users that wait go before those just served. A user
 who is slow holds back nobody else, unless as many users are slow as there are threads.
+
+Of one user's runs the oldest goes first. Where it always has more to do, such as 1,000 jobs to submit, every second
+turn goes to the run that has waited longest, once that is some time: so results of the others are read, too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from dataclasses import dataclass, field
 MOST_THREADS = 16
 # A thread that had nothing to do for so long ends.
 _IDLE_S = 10.0
+# A run that has waited so long for its turn, in seconds, goes before an older one of the same user, now and then.
+_LONG_S = 2.0
 
 
 @dataclass(eq=False)
@@ -28,12 +33,14 @@ class Member:
         turn: Does one round. It returns the monotonic time of the next, or None when there is none.
         due: When its next turn is.
         woken: Whether it is to have another turn at once, whatever the one that is on returns.
+        since: When it began to wait for its next turn.
     """
 
     user: str
     turn: Callable[[], float | None]
     due: float = field(default_factory=time.monotonic)
     woken: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 class Loop:
@@ -49,6 +56,7 @@ class Loop:
         self._members: list[Member] = []  # the oldest first
         self._busy: set[str] = set()
         self._served: dict[str, float] = {}  # when each user had the last turn
+        self._overtaken: set[str] = set()  # users whose oldest run goes next, since another went before it
         self._threads = self._idle = 0
 
     def add(self, user: str, turn: Callable[[], float | None]) -> Member:
@@ -83,9 +91,26 @@ class Loop:
             threading.Thread(target=self._work, name=f"fractal-slurm loop {self._threads}", daemon=True).start()
 
     def _next(self, now: float) -> Member | None:
-        """Whose turn it is: of the user who was served the longest ago, the oldest run that is due."""
+        """Whose turn it is: of the user who was served the longest ago, the oldest run, or one that waited long."""
         due = [member for member in self._members if member.due <= now and member.user not in self._busy]
-        return min(due, key=lambda member: self._served.get(member.user, 0.0)) if due else None
+        if not due:
+            return None
+        user = min(due, key=lambda member: self._served.get(member.user, 0.0)).user
+        own = [member for member in due if member.user == user]
+        woken = next((member for member in own if member.woken), None)
+        if woken is not None:
+            return woken
+        longest = min(own, key=lambda member: max(member.due, member.since))
+        is_long = now - max(longest.due, longest.since) > _LONG_S
+        return longest if is_long and user not in self._overtaken else own[0]
+
+    def _note_order(self, member: Member, now: float) -> None:
+        """Remember whether a run goes before an older one of its user that is due."""
+        oldest = next(other for other in self._members if other.user == member.user and other.due <= now)
+        if oldest is member:
+            self._overtaken.discard(member.user)
+        else:
+            self._overtaken.add(member.user)
 
     def _work(self) -> None:
         idle_since = time.monotonic()
@@ -101,6 +126,7 @@ class Loop:
                     self._idle += 1
                     self._changed.wait(min(max(0.0, min(waits, default=_IDLE_S)), _IDLE_S))
                     self._idle -= 1
+                self._note_order(member, time.monotonic())
                 self._busy.add(member.user)
                 member.woken = False
                 if self._next(time.monotonic()) is not None:
@@ -108,11 +134,44 @@ class Loop:
             due = member.turn()
             with self._changed:
                 self._busy.discard(member.user)
-                self._served[member.user] = idle_since = time.monotonic()
+                self._served[member.user] = idle_since = member.since = time.monotonic()
                 if due is None:
                     self._members.remove(member)
                     if not any(other.user == member.user for other in self._members):
                         del self._served[member.user]
+                        self._overtaken.discard(member.user)
                 elif not member.woken:
                     member.due = due
                 self._changed.notify()
+
+
+class Gate:
+    """Lets so many threads in at once; one that is in for long counts no more, since it may hang as its user wants.
+
+    Args:
+        most: Threads that are in at once.
+        long_s: Seconds after which a thread counts no more.
+    """
+
+    def __init__(self, most: int, long_s: float = _LONG_S) -> None:
+        self._most = most
+        self._long_s = long_s
+        self._changed = threading.Condition()
+        self._inside: dict[int, float] = {}  # by thread: when it came in
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while (left := self._wait_s(time.monotonic())) > 0:
+                self._changed.wait(left)
+            self._inside[threading.get_ident()] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            del self._inside[threading.get_ident()]
+            self._changed.notify()
+
+    def _wait_s(self, now: float) -> float:
+        """Seconds until there is room, if nobody goes out before; 0 if there is room."""
+        lefts = sorted(self._long_s - (now - began) for began in self._inside.values())
+        counted = [left for left in lefts if left > 0]
+        return counted[len(counted) - self._most] if len(counted) >= self._most else 0.0

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Many runs of one engine: whose jobs go out first. sudo and SLURM are played."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fractal_slurm import process
+from fractal_slurm.api import Engine, RunHandle, RunRequest
+from fractal_slurm.cluster.commands import Slurm, Submission, Submitted
+from fractal_slurm.settings import Settings
+from samples import slurm_config
+from standins import Standins
+
+SUBMIT_S = 0.002
+
+
+class Site:
+    """An engine whose submissions are noted; no job ever starts."""
+
+    def __init__(self, folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.order: list[str] = []  # the user and the run's name, at each submission
+        self.now, self.most = 0, 0  # submissions at this moment, and at the most
+        self.hung: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        standins = Standins(folder / "cluster")
+
+        def run_command(argv: Any, *, env: Any, stdin: bytes = b"", **_: Any) -> Any:
+            return process.Finished(*standins.call(argv, stdin, env))
+
+        def submit(slurm: Slurm, user: str, script: bytes, *, timeout: float) -> Submission:
+            with slurm.gate:
+                with self._lock:
+                    self.now += 1
+                    self.most = max(self.most, self.now)
+                if user in self.hung:
+                    self.hung[user].wait(20)
+                time.sleep(SUBMIT_S)
+                name = next(line for line in script.decode().splitlines() if "--job-name=" in line)
+                with self._lock:
+                    self.now -= 1
+                    self.order.append(f"{user}/{name.partition('=')[2].rpartition('.')[0]}")
+                    return Submission(Submitted.ACCEPTED, str(len(self.order)))
+
+        for module in [each for name, each in sys.modules.items() if name.startswith("fractal_slurm.")]:
+            if getattr(module, "run_command", None) is process.run_command and module is not process:
+                monkeypatch.setattr(module, "run_command", run_command)
+        monkeypatch.setattr(Slurm, "submit", submit)
+        monkeypatch.setattr(Slurm, "squeue", lambda _slurm, _ids=(), **_names: {})
+        (folder / "work").mkdir()
+        self.engine = Engine(
+            Settings(
+                slurm_bin_dir="/played",
+                state_dir=str(folder / "state"),
+                worker_python=sys.executable,
+                results_wait_s=3_600,
+                refusal_wait_s=3_600,
+            )
+        )
+
+    def start(self, user: str, name: str, jobs: int) -> RunHandle:
+        config = replace(
+            slurm_config(tot_tasks=jobs),
+            tasks_per_job=1,
+            parallel_tasks_per_job=1,
+            target_num_jobs=jobs,
+            max_num_jobs=jobs,
+            job_name=name,
+        )
+        return self.engine.start(
+            RunRequest(
+                user=user,
+                task_name=name,
+                command="true",
+                parameters=[{"n": n} for n in range(jobs)],
+                config=config,
+                cache_dir="/cache",
+                work_dir=str(self.folder / "work"),
+            )
+        )
+
+    def until(self, *counts: tuple[str, int]) -> list[str]:
+        """The order of submissions, once there were so many of each."""
+        end = time.monotonic() + 20
+        while not all(self.order.count(who) >= number for who, number in counts):
+            assert time.monotonic() < end, {who: self.order.count(who) for who, _number in counts}
+            time.sleep(0.01)
+        return list(self.order)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    made = Site(tmp_path, monkeypatch)
+    try:
+        yield made
+    finally:
+        for event in made.hung.values():
+            event.set()
+        assert made.engine.shutdown("leave", timeout=30)
+
+
+class TestSubmissions:
+    def test_a_run_of_10_jobs_is_not_behind_one_of_300(self, site):
+        site.start("anna", "big", 300)
+        site.until(("anna/big", 20))
+        begun = len(site.order)
+        site.start("ben", "small", 10)
+        order = site.until(("ben/small", 10))
+        # Ten in two turns of eight; meanwhile the other user has as many turns, and the one that was on.
+        assert order[begun:].count("anna/big") <= 120
+
+    def test_at_most_four_submit_at_once(self, site):
+        users = [f"user-{number}" for number in range(7)]
+        for user in users:
+            site.start(user, "some", 12)
+        site.until(*((f"{user}/some", 12) for user in users))
+        assert 1 < site.most <= 4
+
+    def test_users_whose_sbatch_hangs_hold_back_no_other(self, site):
+        hung = [f"hung-{number}" for number in range(6)]
+        site.hung = {user: threading.Event() for user in hung}
+        for user in (*hung, "anna", "ben"):
+            site.start(user, "some", 12)
+        site.until(("anna/some", 12), ("ben/some", 12))
+        assert not [who for who in site.order if who.startswith("hung")]
+
+    def test_of_one_user_the_oldest_goes_first(self, site):
+        site.hung = {"anna": threading.Event()}
+        for name in ("first", "second", "third"):
+            site.start("anna", name, 24)
+        site.hung["anna"].set()
+        order = site.until(("anna/third", 24))
+        ends = [len(order) - order[::-1].index(f"anna/{name}") for name in ("first", "second", "third")]
+        assert ends == sorted(ends)
