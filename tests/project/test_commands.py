@@ -55,7 +55,7 @@ NOT_RUN = {
     r"pip download .*|pip install ~/.*|pytest --hosts=.*": "needs the internet or a cluster of the reader's own",
     r"scontrol (show job ID|update .*|write batch_script)": "SLURM's own; of a site's administrator",
     r"sudo (--version|-l -U fractal|apt install .*)": "of the system",
-    r"systemctl stop": "of the system",
+    r"systemctl (stop|start fractal-slurm-resume)": "of the system",
     r"(sudo|sbatch) [a-z].*(requiretty|as USER)\)?|sudo {2,}.*": "words of a message or of a drawing, no command",
 }  # fmt: skip
 
