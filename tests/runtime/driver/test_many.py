@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Many runs in one process of the command line, with stand-ins for sudo and SLURM."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -194,6 +196,33 @@ class TestResumeAll:
         out, _err = ends(process, 0)
         assert [run["succeeded"] for run in json.loads(out)["runs"]] == [2, 2]
         assert set(Counter(site.starts()).values()) == {1}
+
+    def test_goes_on_with_the_others_where_a_journal_takes_nothing_any_more(self, site):
+        site.hold()
+        process = site.run_all(site.specs(3))
+        wait_for(lambda: len(site.starts()) == 6)
+        process.kill()
+        process.communicate()
+        for run_id, table in zip(site.runs(), ("job", "run"), strict=False):
+            with contextlib.closing(sqlite3.connect(site.folder / "state/runs" / run_id / "journal.sqlite")) as journal:
+                if table == "run":  # so that something is written before the first turn
+                    journal.execute("INSERT OR REPLACE INTO run VALUES ('refusal', '\"why\"')")
+                for what in ("UPDATE", "INSERT"):
+                    journal.execute(
+                        f"CREATE TRIGGER no_{what} BEFORE {what} ON {table} "
+                        "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+                    )
+                journal.commit()
+        process = site.call("resume", "--all", "--json")
+        wait_for(lambda: process.poll() is not None or site.states() == {"interrupted": 2, "driven": 1})
+        site.let_go()
+        out, err = ends(process, 2)
+        document = json.loads(out)
+        first, second, third = site.runs()
+        assert {run["run_id"]: run["state"] for run in document["runs"]} == {third: "done"}
+        for run_id in (first, second):
+            assert any(run_id in error and "disk is full" in error for error in document["errors"]), err
+        assert site.states() == {"interrupted": 2, "done": 1}
 
     def test_has_nothing_to_do_where_all_have_ended(self, site):
         assert json.loads(ends(site.call("resume", "--all", "--json"), 0)[0]) == {"runs": []}

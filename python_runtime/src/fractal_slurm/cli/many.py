@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import resource
 import signal
+import sqlite3
 import sys
 import time
 from collections import deque
@@ -139,6 +140,9 @@ def open_runs(settings: Settings) -> tuple[list[str], list[str]]:
         except RunError as error:
             broken += error.messages
             continue
+        except OSError as error:
+            broken.append(f"run {run_id} can't be read: {error}")
+            continue
         if state not in ENDED:
             found.append(run_id)
     return found, broken
@@ -248,7 +252,7 @@ class _Many:
                 view.say(f"what was refused is tried again: {count_of(again, 'task')}")
                 journal.write(replace(journal.record, state=RunState.PLANNED))
             handle = self.engine.drive(journal, say=view.say, show=view.show, on_end=self._over.put)
-        except (RunError, OSError) as error:
+        except (RunError, OSError, sqlite3.Error) as error:
             journal.close()
             self._fault(RunError.exit_code, f"run {run_id} can't be driven: {error}")
             return
@@ -293,18 +297,16 @@ class _Many:
         run_id = handle.run_id
         try:
             end = handle.wait(0)
-        except FractalSlurmError as error:
-            self._fault(error.exit_code, *(f"run {run_id}: {message}" for message in error.messages))
+            with self.engine.open(run_id) as journal:
+                summary = summary_of(
+                    journal, wall_s=wall_s, sudo_calls=end.sudo_calls, squeue_calls=self.engine.squeue_calls()
+                )
+        except (FractalSlurmError, OSError, sqlite3.Error) as error:
+            messages = error.messages if isinstance(error, FractalSlurmError) else [str(error)]
+            named = [words if words.startswith(f"run {run_id} ") else f"run {run_id}: {words}" for words in messages]
+            self._fault(getattr(error, "exit_code", RunError.exit_code), *named)
             self.crowd.ended(run_id, "it can't be driven any more")
             return
-        except OSError as error:
-            self._fault(RunError.exit_code, f"run {run_id}: {error}; the journal has all that was done so far")
-            self.crowd.ended(run_id, "it can't be driven any more")
-            return
-        with self.engine.open(run_id) as journal:
-            summary = summary_of(
-                journal, wall_s=wall_s, sudo_calls=end.sudo_calls, squeue_calls=self.engine.squeue_calls()
-            )
         self.documents[run_id] = summary
         if end.state == "left":
             self.code = max(self.code, EXIT_INTERRUPTED)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -286,6 +287,12 @@ class RunHandle:
             if self._runner is None:
                 self._begin()
             due = self._go()
+        except (OSError, sqlite3.Error) as error:  # of the state folder, or of whoever is told
+            self._error = self._error or RunError(
+                f"run {self.run_id} can't go on: {error}; the journal has all that was done so far: "
+                f"fractal-slurm resume {self.run_id}"
+            )
+            due = None
         except BaseException as error:
             self._error = self._error or error
             due = None
