@@ -46,6 +46,13 @@ def drawn(view, sight, width, height):
     return stream.getvalue().removesuffix("\n").split("\n")
 
 
+class Terminal(io.StringIO):
+    """A terminal, as far as rich asks."""
+
+    def isatty(self):
+        return True
+
+
 class TestFollower:
     def test_tells_each_failure_once_with_the_end_of_its_log(self, state_dir):
         with make(state_dir, state="driven", tasks=6) as journal:
@@ -132,6 +139,31 @@ class TestLiveView:
                 for words in ("2/100 tasks", "1 failed", "SLURM does not answer", "sentence 59", "Ctrl-C cancels"):
                     assert words in text, text
                 assert "a limit of the site (QOSMaxJobs" in text
+
+    def test_goes_on_while_the_driver_waits(self, state_dir, monkeypatch):
+        monkeypatch.setenv("TERM", "xterm")
+        with make(state_dir, state="driven", tasks=9) as journal:
+            stream = Terminal()
+            view = LiveView(Follower(journal, None, old=True), stream, hint="Ctrl-C cancels")
+            view.show()
+            drawn_once = len(stream.getvalue())
+            end = time.monotonic() + 20
+            while len(stream.getvalue()) == drawn_once and time.monotonic() < end:
+                time.sleep(0.05)
+            assert len(stream.getvalue()) > drawn_once
+            view.close()
+            view._ticker.join(5)
+            assert not view._ticker.is_alive()
+            left = stream.getvalue()
+            view.show()
+            assert stream.getvalue() == left
+
+    def test_says_what_it_waits_for_at_the_end(self, state_dir):
+        with make(state_dir, state="driven", tasks=2) as journal:
+            view = LiveView(Follower(journal, None, old=True), io.StringIO())
+            view.show()
+            assert "all tasks have ended; SLURM ends their jobs" in "\n".join(drawn(view, view.sight, 80, 24))
+            view.close()
 
     def test_shows_others_words_to_the_letter_and_obeys_none(self, state_dir):
         with make(state_dir, state="driven", tasks=5) as journal:

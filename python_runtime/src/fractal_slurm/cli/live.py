@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from typing import IO, TYPE_CHECKING
@@ -111,7 +112,12 @@ class LiveView:
             console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
         self._open = False
+        self._done: dict[str, int] = {}  # by token: how many tasks of a job have ended
         self.sight: Sight | None = None
+        # A driver waits for SLURM for seconds at a time. The clocks go on meanwhile, and a resize is heeded.
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="fractal-slurm view", daemon=True)
 
     def say(self, sentence: str) -> None:
         """A sentence for a person."""
@@ -121,27 +127,35 @@ class LiveView:
 
     def show(self, _progress: object = None) -> None:
         """Look at the run, and show it."""
-        self.sight = self._follower.look()
-        for sentence in self.sight.told:
+        sight = self._follower.look()
+        self._done = self._follower.done_of(sight.jobs)
+        self.sight = sight
+        for sentence in sight.told:
             self._lines.append(("said", one_line(sentence, 400)))
-        for failure in self.sight.failures:
+        for failure in sight.failures:
             for number, line in enumerate(failure_lines(failure)):
                 self._lines.append(("log" if number else "failed", line))
         self._draw()
 
+    def _tick(self) -> None:
+        while not self._over.wait(1.0):
+            self._draw()
+
     def _draw(self) -> None:
-        if self.sight is None:
-            return
         # A terminal that is gone is no reason to leave a run alone.
-        with contextlib.suppress(OSError, ValueError):
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self.sight is None or self._over.is_set():
+                return
             if not self._open:
                 self._live.start()
                 self._open = True
+                self._ticker.start()
             self._live.update(self.frame(self.sight, *self._console.size), refresh=True)
 
     def close(self) -> None:
         """Give the screen back, and leave there what was said."""
-        with contextlib.suppress(OSError, ValueError):
+        self._over.set()
+        with self._lock, contextlib.suppress(OSError, ValueError):
             if self._open:
                 self._open = False
                 self._live.stop()
@@ -225,7 +239,9 @@ class LiveView:
         words = pace(sight, now)
         if sight.state == RunState.INTERRUPTED:
             words = "nobody drives this run now: its jobs go on without a driver"
-        elif sight.state == RunState.DRIVEN and not words and sight.done < sight.total:
+        elif sight.state == RunState.DRIVEN and sight.done == sight.total:
+            words = "all tasks have ended; SLURM ends their jobs"
+        elif sight.state == RunState.DRIVEN and not words:
             words = "no rate yet"
         line.append(words)
         return line
@@ -244,7 +260,6 @@ class LiveView:
 
         ordered = sorted((job for job in sight.jobs if job.state != JobState.ABANDONED), key=rank)
         shown = ordered if len(ordered) <= room else ordered[: max(1, room - 1)]
-        done = self._follower.done_of(shown)
         grid = Table(box=None, pad_edge=False, padding=(0, 1), expand=True, show_header=True, header_style="dim")
         for name in ("job", "SLURM id", "state", "tasks", "node", "for"):
             number = name in ("job", "tasks", "for")
@@ -260,7 +275,7 @@ class LiveView:
                 str(job.number),
                 job.slurm_job_id or "",
                 Text(plain(state), style=_STYLES.get(state, "")),
-                f"{done.get(job.token, 0)}/{job.tasks}",
+                f"{self._done.get(job.token, 0)}/{job.tasks}",
                 Text(plain(node), overflow="ellipsis", no_wrap=True),
                 long,
                 Text(plain(reason_words(reason) if state == "PENDING" else one_line(reason)), overflow="ellipsis"),

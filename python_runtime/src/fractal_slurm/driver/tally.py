@@ -10,6 +10,8 @@ from .model import FINAL, TaskState
 
 _STATES = tuple(TaskState)
 _CODES = {state: code for code, state in enumerate(_STATES)}
+# SQLite takes no more than 999 values in a statement, in its older versions.
+_MOST_AT_ONCE = 500
 _FINAL = frozenset(_CODES[state] for state in FINAL)
 
 
@@ -39,14 +41,20 @@ class Tally:
     def ended_of(self, tokens: Sequence[str]) -> dict[str, int]:
         """Number of tasks of each of these jobs that have an end."""
         if not self._look():
-            return dict.fromkeys(tokens, 0) | self._journal.ended_of(tokens)
+            return self._count_ended(tokens)
         new = [token for token in tokens if token not in self._done]
         if new:
             # The tasks and the mark belong together: what changes meanwhile is told at the next look.
             with self._journal.snapshot():
                 self._look()
-                self._done |= dict.fromkeys(new, 0) | self._journal.ended_of(new)
+                self._done |= self._count_ended(new)
         return {token: self._done.get(token, 0) for token in tokens}
+
+    def _count_ended(self, tokens: Sequence[str]) -> dict[str, int]:
+        found = dict.fromkeys(tokens, 0)
+        for first in range(0, len(tokens), _MOST_AT_ONCE):
+            found |= self._journal.ended_of(tokens[first : first + _MOST_AT_ONCE])
+        return found
 
     def _look(self) -> bool:
         """Read what changed. Returns whether the journal tells of it."""
