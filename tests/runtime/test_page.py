@@ -191,6 +191,21 @@ class TestTimeline:
 
 
 class TestUse:
+    @pytest.mark.parametrize(
+        ("values", "asked", "unit", "words"),
+        [
+            ([0.0023344] * 3, 1, "CPUs", ["0.00233 CPUs", "Asked for each: 1 CPU."]),
+            ([12345.6] * 3, 14400, "s", ["at most 12346 s", "Asked for each: 14400 s."]),
+            ([10.72], None, "MB", ["the largest 10.7."]),
+        ],
+    )
+    def test_is_told_in_numbers_that_people_read(self, values, asked, unit, words):
+        use = Use(values, asked, unit)
+        assert all(each in use.words() for each in words), use.words()
+        ticks = re.findall(r'class="tick"[^>]*>([^<]*)<', histogram_svg(use, "use"))
+        assert len(set(ticks)) == len(ticks)
+        assert not any("e" in tick for tick in ticks)
+
     @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=50), st.none() | st.floats(0.001, 1e9))
     def test_histograms_lose_no_value(self, values, asked):
         svg = histogram_svg(Use(values, asked, "s"), "time")

@@ -37,6 +37,18 @@ def plain(cell: object) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
 
 
+def span(seconds: float) -> str:
+    """A length of time for people: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
 def indented(text: object, by: int = 4) -> str:
     """Indent all lines of a text but the first, so that no line of others passes for one of ours."""
     return plain(text).replace("\n", "\n" + " " * by)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from ..driver.journal import Journal
 from ..driver.model import TaskState
 from ..errors import count_of, one_line
-from ..report import indented, plain
+from ..report import indented, plain, span
 from .common import say
 from .following import Follower, Sight
-from .live import can_live, pace, span
+from .live import can_live, pace
 from .views import Events, Quiet, View, line_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from ..cluster.commands import PENDING_HINTS
 from ..driver.model import JobRow, JobState, RunState, TaskState
 from ..errors import one_line
-from ..report import args_words, indented, plain
+from ..report import args_words, indented, plain, span
 from .following import Failure, Follower, Sight, job_state
 
 if TYPE_CHECKING:
@@ -43,18 +43,6 @@ def can_live(stream: IO[str]) -> bool:
 
     console = Console(file=stream)
     return console.is_terminal and not console.is_dumb_terminal
-
-
-def span(seconds: float) -> str:
-    """A length of time for people: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
 def pace(sight: Sight, now: float) -> str:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..config.walltime import format_walltime, parse_walltime
+from ..config.walltime import parse_walltime
 from ..driver.folders import write_whole
 from ..driver.journal import Journal
 from ..driver.model import TaskState
@@ -33,6 +33,7 @@ from ..report import (
     plain,
     ranges,
     run_head,
+    span,
     startup_advice,
     task_rows,
 )
@@ -104,7 +105,7 @@ def _facts(journal: Journal, state: str) -> dict[str, Any]:
         "head": head,
         "state": state,
         "began": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(created)),
-        "took": format_walltime(max(1, round(ended - created))) if ended else "",
+        "took": span(max(1.0, ended - created)) if ended else "",
         "counts_words": counts_words(counts, ended=ended is not None),
         "kinds": [{**kind, "ranges": ranges(kind["indices"])} for kind in kinds],
         "args_words": args_words,

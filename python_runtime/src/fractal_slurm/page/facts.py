@@ -121,6 +121,10 @@ def timeline(jobs: Sequence[dict[str, Any]], tasks: Iterable[dict[str, Any]], cr
     return sorted(found.values(), key=lambda row: row.number)
 
 
+def _amount(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 @dataclass(frozen=True)
 class Use:
     """What tasks used of one thing.
@@ -143,10 +147,11 @@ class Use:
         """The distribution in words, for who can't see it."""
         if not self.values:
             return "Nothing was measured."
-        asked = "" if self.asked is None else f" {self.asked:g} {self.unit} were asked for each."
+        unit = "CPU" if self.unit == "CPUs" and self.asked == 1 else self.unit
+        asked = "" if self.asked is None else f" Asked for each: {self.asked:g} {unit}."
         return (
-            f"{count_of(len(self.values), 'task')}: half took at most {self.quantile(0.5):.4g} {self.unit}, "
-            f"nine of ten at most {self.quantile(0.9):.4g}, the largest {max(self.values):.4g}.{asked}"
+            f"{count_of(len(self.values), 'task')}: half took at most {_amount(self.quantile(0.5))} {self.unit}, "
+            f"nine of ten at most {_amount(self.quantile(0.9))}, the largest {_amount(max(self.values))}.{asked}"
         )
 
 

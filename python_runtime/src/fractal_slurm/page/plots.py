@@ -128,12 +128,12 @@ def histogram_svg(use: Use, name: str) -> str:
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, int(value / step))] += 1
-    scale_x, scale_y = (width - left - 10) / (bins * step), (height - bottom - 20) / max(counts)
+    scale_x, scale_y = (width - left - 25) / (bins * step), (height - bottom - 20) / max(counts)
     parts = []
     for number, count in enumerate(counts):
         if count:
             x, tall = left + number * step * scale_x, max(1.0, count * scale_y)
-            words = f"{_number(number * step)} to {_number((number + 1) * step)} {use.unit}: {count}"
+            words = f"{number * step:g} to {(number + 1) * step:g} {use.unit}: {count}"
             parts.append(
                 f'<rect class="good" x="{_number(x)}" y="{_number(height - bottom - tall)}" '
                 f'width="{_number(max(0.5, step * scale_x - 1))}" height="{_number(tall)}">'
@@ -142,7 +142,7 @@ def histogram_svg(use: Use, name: str) -> str:
     ticks = nice_step(bins * step, 5)
     for number in range(int(bins * step / ticks) + 1):
         x = left + number * ticks * scale_x
-        parts.append(f'<text class="tick" x="{_number(x)}" y="{height - 12}">{_number(number * ticks)}</text>')
+        parts.append(f'<text class="tick" x="{_number(x)}" y="{height - 12}">{number * ticks:g}</text>')
     parts.append(f'<text class="label" x="{left - 6}" y="24">{max(counts)}</text>')
     parts.append(f'<text class="label" x="{left - 6}" y="{height - bottom}">0</text>')
     if use.asked is not None and shown_asked:
