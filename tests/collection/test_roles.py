@@ -703,6 +703,55 @@ class TestRemoving:
         assert not installed.path("one", "opt", "fractal-slurm").exists()
 
 
+SYSTEMCTL = """\
+#!/bin/sh
+cd /etc/systemd/system || exit 1
+echo "$*" >> calls
+unit=fractal-slurm-resume.service
+wants=multi-user.target.wants/$unit
+case $1 in
+    show)
+        printf 'LoadState=loaded\\nActiveState=inactive\\nUnitFileState='
+        [ -e $wants ] && echo enabled || echo disabled ;;
+    enable) [ -e $unit ] && mkdir -p multi-user.target.wants && ln -s ../$unit $wants ;;
+    disable) [ -e $unit ] && rm -f $wants ;;
+esac
+"""
+
+
+class TestResumeAtBoot:
+    """The unit that continues runs; systemd is played, in a mount namespace with a folder of units of its own."""
+
+    def play(self, site, playbook, *options):
+        units, program = site.path("one", "units"), site.path("one", "systemctl")
+        units.mkdir(exist_ok=True)
+        program.write_text(SYSTEMCTL)
+        program.chmod(0o755)
+        mounts = 'mount --bind "$0" /etc/systemd/system && mount --bind "$1" "$2"'
+        inside = f'{mounts} && shift 2 && exec "$@"'
+        systemctl = shutil.which("systemctl", path="/usr/bin:/bin")
+        within = ("unshare", "-m", "sh", "-c", inside, str(units), str(program), systemctl)
+        return site.play(playbook, "--tags", "runtime", *options, within=within)
+
+    @pytest.mark.skipif(shutil.which("systemctl", path="/usr/bin:/bin") is None, reason="there is no systemctl")
+    def test_comes_once_is_not_started_and_goes_with_the_runtime(self, installed):
+        unit = installed.path("one", "units", "fractal-slurm-resume.service")
+        wants = installed.path("one", "units", "multi-user.target.wants", unit.name)
+        on = ("-e", "fractal_slurm_runtime_resume_at_boot=true")
+        dry = self.play(installed, SITE, *on, "--check", "--diff")
+        assert (dry.changed, unit.exists()) == ({"one": 1}, False), dry.output
+        assert "resume --all" in dry.output
+        assert self.play(installed, SITE, *on).changed == {"one": 1}
+        assert f"User={SERVICE}\n" in unit.read_text()
+        assert wants.is_symlink()
+        assert self.play(installed, SITE, *on).changed == {"one": 0}
+        assert self.play(installed, REMOVE).changed == {"one": 1}
+        assert not unit.exists()
+        assert not wants.is_symlink()
+        calls = installed.path("one", "units", "calls").read_text()
+        assert "start" not in calls.split()
+
+
 class TestWhereNothingFits:
     """File systems that are full or can't be written: found before anything is changed, also in check mode."""
 

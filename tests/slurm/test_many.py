@@ -33,19 +33,21 @@ class TestManyRuns:
         marks: dict[str, Path] = {user: call.work(user) / "marks" for user in (ANNA, BEN)}
         drivers = []
         for user in (ANNA, BEN):
-            task = call.script(TASK.format(marks=marks[user], sleep=4), name=f"{user}.sh")
-            paths = specs(call, task, 3, 4)
+            task = call.script(TASK.format(marks=marks[user], sleep=1), name=f"{user}.sh")
+            paths = specs(call, task, 25, 2)
             drivers.append(call.start(*arguments(call, paths, user)))
-            wait_for(lambda user=user: starts(marks[user]).total() >= 2, what="tasks that run")
+            wait_for(lambda user=user: starts(marks[user]).total() >= 1, what="tasks that run")
         for driver in drivers:
             kill(driver)
         jobs = Counter(live_jobs())
         assert set(jobs.values()) == {1}
         again = call("resume", "--all", "--json")
         assert again.code == 0, again.stderr
-        assert [(run["state"], run["succeeded"]) for run in again["runs"]] == [("done", 4)] * 6
+        # Of 50 runs some had ended; in the others jobs ran, waited, or were never submitted.
+        assert len(again["runs"]) >= 20
+        assert {(run["state"], run["succeeded"], run["jobs"]) for run in again["runs"]} == {("done", 2, 1)}
         for user in (ANNA, BEN):
-            assert starts(marks[user]) == Counter({100 * index + n: 1 for index in range(3) for n in range(4)})
+            assert starts(marks[user]) == Counter({100 * index + n: 1 for index in range(25) for n in range(2)})
         # All runs share what squeue said.
         assert max(run["squeue_calls"] for run in again["runs"]) <= max(run["wall_s"] for run in again["runs"]) + 3
         assert not live_jobs()
