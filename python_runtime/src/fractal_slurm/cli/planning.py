@@ -241,7 +241,7 @@ def plan(
     if as_json:
         print_json(document)
         return
-    table("", ("plan", ""), [(name, value) for name, value in document.items() if value not in (None, [])])
+    table("", ("plan", ""), [row for row in document.items() if row[0] != "warnings" and row[1] is not None])
 
 
 @click.command()

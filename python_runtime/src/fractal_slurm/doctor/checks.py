@@ -171,9 +171,14 @@ def _cluster(slurm: Slurm, config: SlurmConfigFile | None, users: Sequence[str])
     if cluster.hides_jobs:
         words = "other users' jobs are hidden from this account: runs work, but are followed by their result files only"
         yield passed(Code.PRIVATE_DATA, "PrivateData", words)
+    else:
+        yield passed(Code.PRIVATE_DATA, "PrivateData", "this account sees other users' jobs")
     if cluster.max_script_size < _SMALL_SCRIPT:
         words = f"scripts may have {cluster.max_script_size} bytes (max_script_size): tasks' args are in them"
         yield warned(Code.SCRIPT_SIZE, "scripts", f"{words}, so runs of many tasks get more jobs")
+    else:
+        words = f"a job's script may have {cluster.max_script_size} bytes (max_script_size)"
+        yield passed(Code.SCRIPT_SIZE, "scripts", words)
     if config is not None:
         yield from _fit(config, cluster, users)
 
@@ -205,6 +210,8 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
             "for the others. Give the rule the tag EXEC: (`NOPASSWD: EXEC: FRACTAL_CMD`), or except its commands "
             "from that default (`Defaults!FRACTAL_CMD !noexec, !intercept, !log_subcmds`)",
         )
+    else:
+        yield passed(Code.SUDO_PRELOAD, "sudo", "its rules hold no programs of jobs back")
     if more:
         # With some commands left out, too: who may run all others can make one of them.
         everything = any(re.search(r"(^|[ :])ALL(,|$)", rule.partition(") ")[2]) for rule in more)
@@ -215,6 +222,8 @@ def _sudo(slurm: Slurm) -> Iterator[Finding]:
             f"{'; '.join(more)[:500]}. Remove the rights that are not wanted; the playbook fractal.slurm.verify "
             "names file and line",
         )
+    else:
+        yield passed(Code.SUDO_MORE, "sudo", f"it lets {current_user()} run our commands and no others")
 
 
 def _user(slurm: Slurm, user: str) -> Iterator[Finding]:
