@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.fractal.slurm.plugins.plugin_utils import wheelhouse
+from unit.plugins.http_standin import StandIn
 
 from .conftest import BASE, CONFIG, GROUP, LANE, MEMBER, ROOT, SERVICE, SYSTEM_UID, USER, copy_collection
 
@@ -436,7 +437,76 @@ class TestSudoers:
         assert site.path("one", "sudoers").exists()
 
 
+class ResourceServer(StandIn):
+    """A fractal-server with one resource."""
+
+    def __init__(self):
+        super().__init__()
+        self.resource = {"id": 1, "name": "cluster", "type": "slurm_sudo", "jobs_runner_config": {}}
+        self.refusal = None
+
+    def answer(self, method, path, body):
+        if self.refusal:
+            return self.refusal
+        if method == "PUT":
+            self.resource = {"id": 1, **json.loads(body)}
+        return 200, [self.resource] if method == "GET" else self.resource
+
+
+@pytest.fixture
+def server():
+    server = ResourceServer()
+    yield server
+    server.close()
+
+
 class TestSlurmConfig:
+    def test_one_yaml_serves_the_file_and_the_resource_with_the_job_hook_first(self, site, server):
+        data = copy.deepcopy(CONFIG)
+        data["default_slurm_config"]["extra_lines"] = ["export A=b"]
+        data["gpu_slurm_config"] = {"partition": "gpu"}
+        site.hosts["one"].update(
+            fractal_slurm_config_content=data,
+            fractal_slurm_config_job_hook=True,
+            fractal_slurm_config_resource="cluster",
+            fractal_slurm_config_api_url=server.url,
+            fractal_slurm_config_api_token="to-ken",
+        )
+        path = Path(site.hosts["one"]["fractal_slurm_config_path"])
+        hook = f"{site.hosts['one']['fractal_slurm_runtime_prefix']}/current/share/fractal-slurm/node/fractal-job.sh"
+        line = f"[ ! -r {hook} ] || . {hook}"
+
+        def lines():
+            """The lines in the file and in the resource; the GPU section has those of the default section."""
+            both = json.loads(path.read_text()), server.resource["jobs_runner_config"]
+            assert all("extra_lines" not in config["gpu_slurm_config"] for config in both)
+            return [config["default_slurm_config"]["extra_lines"] for config in both]
+
+        # what the server refuses is a fault before the file is written
+        server.refusal = (401, {"detail": "Unauthorized"})
+        outcome = site.play(SITE, "--tags", "config")
+        assert "status 401: Unauthorized" in outcome.output
+        assert not path.exists()
+        server.refusal = None
+        outcome = site.play(SITE, "--tags", "config", "--diff")
+        assert outcome.changed == {"one": 2}, outcome.output
+        assert "to-ken" not in outcome.output
+        assert len(re.findall(rf'^\+ +"{re.escape(line)}"', outcome.output, re.MULTILINE)) == 2
+        assert lines() == [[line, "export A=b"]] * 2
+        assert site.play(SITE, "--tags", "config").changed == {"one": 0}
+        # a path that can't stand in a job's script is a fault, to validate as to site
+        site.hosts["one"]["fractal_slurm_config_job_hook_path"] = "/opt/a b/fractal-job.sh"
+        for playbook in (VALIDATE, SITE):
+            outcome = site.play(playbook, *(["--tags", "config"] if playbook == SITE else []))
+            assert "fractal_slurm_config_job_hook_path: found '/opt/a b/fractal-job.sh'" in outcome.output
+        # without the hook, its line goes again
+        del site.hosts["one"]["fractal_slurm_config_job_hook_path"]
+        site.hosts["one"]["fractal_slurm_config_job_hook"] = False
+        assert site.play(SITE, "--tags", "config", "--check").changed == {"one": 2}
+        assert lines() == [[line, "export A=b"]] * 2
+        assert site.play(SITE, "--tags", "config").changed == {"one": 2}
+        assert lines() == [["export A=b"]] * 2
+
     def test_each_host_has_its_own_and_a_copy_is_kept(self, site):
         other = copy.deepcopy(CONFIG)
         other["default_slurm_config"]["partition"] = "other"
