@@ -74,7 +74,8 @@ def plate(user, wells, sleep, what=""):
     )
     job = workflow.submit()
     if what:
-        while workflow.units()["done"] < 2:  # the plate is made, and some of its wells are measured
+        # The plate is made, and some of its wells are measured. Before a stop they are just begun: all may end at once.
+        while workflow.units()["done"] < (1 if what == "stop" else 2):
             if workflow.job(job)["status"] != "submitted":
                 sys.exit(f"it ended too early: {workflow.job(job)}")
             time.sleep(0.2)
@@ -85,6 +86,7 @@ def plate(user, wells, sleep, what=""):
         systemctl("start", "fractal-server")
         wait_until_it_answers()
     if what == "stop":
+        time.sleep(5)
         workflow.stop(job)
     ended = workflow.wait(job, 180, interval=0.5)
     units = [(run, unit) for run in workflow.runs() for unit in workflow.units_of(run)]

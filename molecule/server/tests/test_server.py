@@ -29,7 +29,7 @@ def test_a_workflow_is_done_as_its_user(host, way, user):
 def test_after_a_crash_the_runs_are_brought_home(host):
     found = outcome(host, "crash")
     assert found["status"] == "failed"  # the workflow does not go on by itself
-    assert "The server was restarted while this job ran" in found["log"]
+    assert "The server ended while this job ran, and was started again." in found["log"]
     assert found["units"] == {"done": 17, "failed": 0, "submitted": 0}
     assert sum("slept" in log for log in found["logs"]) == 16
     assert found["queue"] == []
