@@ -37,7 +37,7 @@ class Step:
         task: Its name in ``TASKS`` or ``GONE``.
         all: Its arguments for what runs once.
         each: Its arguments for what runs for each image.
-        meta: What it asks of SLURM where it runs for each image.
+        meta: What it asks of SLURM where it runs for each image; or once, if that is all that it does.
     """
 
     task: str
@@ -146,6 +146,12 @@ def cases(many: int) -> tuple[Case, ...]:
         Case("bad output: null", (Step("Measure", each={"text": "null"}),), images=2),
         Case("bad output: init", (Step("Register", {"text": '{"colour": 1}'}),), images=2, status="failed"),
         Case("refused by SLURM", (Step("Measure", meta={"constraint": "nowhere"}),), images=2, status="failed"),
+        Case(
+            "refused by SLURM: non_parallel",
+            (Step("Look at all", meta={"constraint": "nowhere"}),),
+            images=2,
+            status="failed",
+        ),
         Case("empty list of images", (measure,), status="failed"),
         Case("empty parallelization list", (Step("Register", {"list": 0}), measure), images=2),
         Case("more than the cap", (Step("Register", {"list": 20_001}),), images=1, status="failed"),

@@ -130,6 +130,7 @@ class Known:
         cases: Pattern of cases.
         own: What fractal-server's own runner has must match this regular expression.
         engine: The same for the engine. ``None`` stands for a path that is not there.
+        before: The difference is only there in versions of fractal-server before this one, such as ``2.22``.
     """
 
     path: str
@@ -137,6 +138,7 @@ class Known:
     cases: str = "*"
     own: str = r"[\s\S]*"
     engine: str = r"[\s\S]*"
+    before: str = ""
 
     def covers(self, difference: Difference) -> bool:
         """Return whether this is the reason of a difference."""
@@ -155,21 +157,32 @@ class Rewrite:
     Attributes:
         text: The part: a regular expression.
         reason: Why it is so.
+        before: As in :class:`Known`.
     """
 
     text: str
     reason: str
+    before: str = ""
 
 
-def read(path: Path) -> tuple[list[Known], list[Rewrite]]:
-    """Read the differences by design."""
+def read(path: Path, version: str) -> tuple[list[Known], list[Rewrite]]:
+    """Read the differences by design that a version of fractal-server has."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     with path.open("rb") as file:
         found = tomllib.load(file)
-    return [Known(**entry) for entry in found["difference"]], [Rewrite(**entry) for entry in found["rewrite"]]
+
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(".")[:2]]
+
+    def holds(entry: Known | Rewrite) -> bool:
+        return not entry.before or numbers(version) < numbers(entry.before)
+
+    known = [Known(**entry) for entry in found["difference"]]
+    rewrites = [Rewrite(**entry) for entry in found["rewrite"]]
+    return list(filter(holds, known)), list(filter(holds, rewrites))
 
 
 def rewritten(picture: Picture, rewrites: Sequence[Rewrite]) -> tuple[Picture, set[str]]:

@@ -141,12 +141,14 @@ class RealServer:
 
         steps = []
         for step in case.steps:
-            body: dict[str, Any] = {"meta_parallel": dict(step.meta)} if step.meta else {}
+            body: dict[str, Any] = {}
             kind = next(each for each in (*golden_cases.TASKS, *golden_cases.GONE) if each["name"] == step.task)
             if "executable_non_parallel" in kind:
                 body["args_non_parallel"] = arguments(step.all)
             if "executable_parallel" in kind:
                 body["args_parallel"] = arguments(step.each)
+            if step.meta:
+                body["meta_parallel" if "executable_parallel" in kind else "meta_non_parallel"] = dict(step.meta)
             steps.append((self.tasks[step.task], body))
         workflow = self.client.workflow(f"golden {os.getpid()} {time.time():.0f} {self._number:03d}", steps)
         path = f"/api/v2/project/{workflow.project}/dataset/{workflow.dataset}/"

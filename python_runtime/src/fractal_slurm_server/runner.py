@@ -241,7 +241,12 @@ class EngineRunner(SlurmSudoRunner):
 
 
 def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
-    """Write an accounting record, with the fields that this version of fractal-server has."""
+    """Write an accounting record, with the fields that this version of fractal-server has.
+
+    As with its own runner, only a submission of many tasks has a record without any SLURM job.
+    """
+    if not job_ids and not sheet.is_multisubmit:
+        return
     known = {
         "user_id": sheet.user,
         "slurm_job_ids": list(job_ids),
