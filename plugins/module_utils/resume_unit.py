@@ -23,7 +23,8 @@ _TEXT = """\
 [Unit]
 Description=Continue the runs of fractal-slurm that have not ended
 Wants=network-online.target
-After=network-online.target remote-fs.target nss-user-lookup.target time-sync.target
+# A user who is not known yet, or whose folder is not mounted, would be a refusal.
+After=network-online.target remote-fs.target autofs.service nss-user-lookup.target sssd.service time-sync.target
 After=munge.service sackd.service slurmdbd.service slurmctld.service slurmd.service
 RequiresMountsFor={mounts}
 
