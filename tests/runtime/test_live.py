@@ -103,6 +103,16 @@ class TestFollower:
             notes.wait("outage", "")
             assert Follower(journal, None).look().waits == []
 
+    def test_list_of_runs_says_what_drivers_wait_for(self, state_dir):
+        with make(state_dir, state="driven") as journal:
+            Notes(journal).wait("limit", "for our limit of 3 jobs\x1b[2J")
+            out = run("status")[1]
+            assert f"run {RUN}: waits for our limit of 3 jobs" in out
+            assert "\x1b" not in out
+            (row,) = json.loads(run("status", "--json")[1])
+            assert row["waits"][0]["words"].startswith("for our limit of 3 jobs")
+        assert json.loads(run("status", "--json")[1])[0]["waits"] == []  # nobody drives it now
+
     @pytest.mark.parametrize(("key", "value"), [("waits", {"x": 3}), ("job_notes", {"x": [1]}), ("waits", [])])
     def test_takes_damaged_notes_for_none(self, state_dir, key, value):
         with make(state_dir, state="driven") as journal:

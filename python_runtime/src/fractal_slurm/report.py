@@ -49,6 +49,11 @@ def span(seconds: float) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
+def wait_words(words: str) -> str:
+    """What a driver waits for, as a sentence."""
+    return f"waits {words}" if words.startswith("for ") else words
+
+
 def indented(text: object, by: int = 4) -> str:
     """Indent all lines of a text but the first, so that no line of others passes for one of ours."""
     return plain(text).replace("\n", "\n" + " " * by)

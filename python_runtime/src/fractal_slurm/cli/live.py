@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from ..cluster.commands import PENDING_HINTS
 from ..driver.model import JobRow, JobState, RunState, TaskState
 from ..errors import one_line
-from ..report import args_words, indented, plain, span
+from ..report import args_words, indented, plain, span, wait_words
 from .following import Failure, Follower, Sight, job_state
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class LiveView:
         head.append(f"  run {follower.run_id}  as {plain(follower.user)}  {span(now - follower.created)}")
         parts: list[RenderableType] = [head, self._bar(sight), self._numbers(sight, now)]
         for wait in sight.waits:
-            words = f"waits {wait.words}" if wait.words.startswith("for ") else wait.words
+            words = wait_words(wait.words)
             parts.append(
                 Text(f"! {plain(words)}, since {self._clock(wait.since)} ({span(now - wait.since)})", style="yellow")
             )

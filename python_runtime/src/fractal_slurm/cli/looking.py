@@ -47,6 +47,8 @@ def status(watch: bool, as_json: bool) -> None:
         print_json(rows)
         return
     table(*_cells(state_dir, rows))
+    for sentence in _waits(rows):
+        click.echo(sentence)
     if any(row["state"] == RunState.INTERRUPTED for row in rows):
         click.echo("interrupted runs go on with: fractal-slurm resume RUN")
 
@@ -68,11 +70,25 @@ def _watch(state_dir: Path) -> None:
     known: dict[str, tuple[object, dict[str, Any]]] = {}
     with contextlib.suppress(KeyboardInterrupt), live:
         while True:
-            title, columns, cells = _cells(state_dir, _status(state_dir, warn=False, known=known))
+            rows = _status(state_dir, warn=False, known=known)
+            title, columns, cells = _cells(state_dir, rows)
             room = max(1, console.height - 5)
-            view = Group(Text(plain(title)), table_of(columns, cells[-room:][::-1]))
+            waits = [Text(sentence, overflow="ellipsis", no_wrap=True) for sentence in _waits(rows)[: room // 2]]
+            room -= len(waits)
+            view = Group(Text(plain(title)), table_of(columns, cells[-room:][::-1]), *waits)
             live.update(view, refresh=True)
             time.sleep(_PAUSE_S)
+
+
+def _waits(rows: list[dict[str, Any]]) -> list[str]:
+    """What the driven runs wait for, a sentence each."""
+    from ..report import plain, span, wait_words
+
+    return [
+        plain(f"run {row['run_id']}: {wait_words(wait['words'])}, for {span(time.time() - wait['since'])}")
+        for row in rows
+        for wait in row.get("waits", ())
+    ]
 
 
 def _cells(state_dir: Path, rows: list[dict[str, Any]]) -> tuple[str, tuple[str, ...], list[tuple[Any, ...]]]:
@@ -104,6 +120,7 @@ def _status(
     from ..driver.journal import Journal, run_ids
     from ..driver.lock import is_driven, state_now
     from ..driver.model import RunState, TaskState
+    from ..driver.notes import waits
 
     rows = []
     known = {} if known is None else known
@@ -127,6 +144,7 @@ def _status(
                         "failed": counts[TaskState.FAILED],
                         "not_run": counts[TaskState.NOT_RUN],
                         "jobs": sum(job.slurm_job_id is not None for job in journal.jobs()),
+                        "waits": [wait._asdict() for wait in waits(journal)],
                         "driver": None,
                     }
                     if journal.damage:
@@ -135,6 +153,8 @@ def _status(
                 if stamp is not None:
                     known[run_id] = stamp, dict(row)
             row["state"] = state_now(row["state"], driver)
+            if row["state"] != RunState.DRIVEN:
+                row["waits"] = []
             row["driver"] = None if driver is None else {"host": driver.host, "pid": driver.pid}
         except RunError as error:
             for message in error.messages if warn else []:
