@@ -23,6 +23,7 @@ from conftest import (
     starts,
     wait_for,
 )
+from test_hook import Script
 
 
 class TestDeadline:
@@ -128,6 +129,17 @@ class TestMemoryLimits:
         assert outcome["succeeded"] == 13, outcome["failures"]
         assert [failure["index"] for failure in outcome["failures"]] == [7]
         assert "ran out of memory" in outcome["failures"][0]["reason"]
+
+    def test_the_hook_tells_a_task_of_fractal_server_that_the_kernel_ended_it(self, call: Call) -> None:
+        script = Script(call, "2.26.0-sudo")
+        task = call.folder / "task.sh"
+        hog = "hog = [bytearray(20_000_000) for n in range(10_000)]"
+        task.write_text(task.read_text().replace("sleep 0", f'[ "$n" != 1 ] || exec /usr/bin/python3 -c "{hog}"'))
+        script.run()
+        outputs = script.outputs()
+        assert [output and output[0] for output in outputs] == [True, False, True, False, True]
+        assert "The kernel ended a process of this job for lack of memory" in outputs[1][1]["traceback_string"]
+        assert "for lack of memory" not in outputs[3][1]["traceback_string"]
 
 
 @pytest.fixture(params=["task/affinity", "task/cgroup"])
