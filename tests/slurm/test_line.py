@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import stat
 import subprocess
 import time
@@ -123,6 +124,41 @@ class TestRun:
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 2000
         assert outcome["jobs"] == 2
+
+
+# Its list of images is some 59 MB; that of the second task is over the 64 MB that are allowed.
+LARGE_OUT = """#!/usr/bin/python3
+import json, sys
+number = json.load(open(sys.argv[2]))["number"]
+one = '{"zarr_url": "/data/plate.zarr/%07d", "types": {"is_3D": true}}'
+with open(sys.argv[4], "w") as out:
+    out.write('{"image_list_updates": [')
+    out.write(", ".join(one % n for n in range(1_000_000 if number == 1 else 880_000)))
+    out.write("]}")
+"""
+
+
+class TestLargeResults:
+    def test_come_home_up_to_the_limit_in_bounded_memory(self, call: Call) -> None:
+        call.config(mem="1500M", batching=ONE_JOB)
+        limit = ["prlimit", "--as=1500000000"]
+        argv = [*limit, *call.argv(*call.run_arguments(call.spec(call.script(LARGE_OUT), 2)))]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        outcome = json.loads(done.stdout)
+        assert outcome["succeeded"] == 1
+        (failure,) = outcome["failures"]
+        assert re.fullmatch(r"the out-JSON has [67]\d{7} bytes; allowed are 64000000", failure["reason"])
+        # Each task is one line of the report.
+        with subprocess.Popen(
+            [*limit, *call.argv("report", call.run_id(), "--json")], stdout=subprocess.PIPE
+        ) as report:
+            assert report.stdout is not None
+            lines = [(len(line), line[-160:]) for line in report.stdout if b"image_list_updates" in line]
+        assert report.returncode == 0
+        ((size, end),) = lines
+        assert size > 59_000_000
+        assert b'"/data/plate.zarr/0879999", "types"' in end
 
 
 class TestTasksThatFail:
