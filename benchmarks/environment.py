@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where the benchmarks run: a SLURM of their own, two users, and a virtual environment each for ours and the peers.
+"""Where the benchmarks run: a SLURM of their own, its users, and a virtual environment each for ours and the peers.
 
 Everything is below one folder, which root owns and everybody can read, since other users must run what is in it; a
-checkout may lie where they can't. One sudoers file beside it lets the service user act as the other one.
+checkout may lie where they can't. One sudoers file beside it lets the service user act as the others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"  # an interpreter that every user may execute
 
 SERVICE_USER = "fsbench"
 USER = "fsbench-user"
+USERS = (USER, *(f"{USER}-{number}" for number in range(2, 21)))  # for the rows of many users
 NODES, CPUS, MEMORY_MB = 4, 4, 8000
 SUDOERS_FILE = Path("/etc/sudoers.d/fractal-slurm-bench")
 
@@ -128,7 +129,7 @@ class Environment:
             BenchmarkError: Not root, or a step failed.
         """
         if os.geteuid() != 0:
-            raise BenchmarkError("The benchmarks start a SLURM and act as two users, so they must be run as root.")
+            raise BenchmarkError("The benchmarks start a SLURM and act as other users, so they must be run as root.")
         self._start_testbed()
         self._write_sudoers()
         tasks = self.base / "tasks"
@@ -160,7 +161,7 @@ class Environment:
             "nodes": NODES,
             "cpus": CPUS,
             "memory_mb": MEMORY_MB,
-            "users": {SERVICE_USER: [], USER: []},
+            "users": {SERVICE_USER: [], **{user: [] for user in USERS}},
         }
         self._must([SYSTEM_PYTHON, str(TESTBED), "start", "--settings", json.dumps(settings)])
 
@@ -169,7 +170,7 @@ class Environment:
         commands = [self.bin / "sbatch", self.bin / "scancel", "/usr/bin/cat", "/usr/bin/ls", "/usr/bin/mkdir"]
         text = (
             f'Defaults:{SERVICE_USER} !requiretty, secure_path="{self.bin}:/usr/bin:/bin"\n'
-            f"{SERVICE_USER} ALL = ({USER}) NOPASSWD: {', '.join(map(str, commands))}\n"
+            f"{SERVICE_USER} ALL = ({', '.join(USERS)}) NOPASSWD: {', '.join(map(str, commands))}\n"
         )
         candidate = self.base / "sudoers"
         candidate.write_text(text, encoding="ascii")

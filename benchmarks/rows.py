@@ -17,6 +17,7 @@ from typing import Any
 
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 from .result import Result
+from .run_rows import many_runs, submitting, tiny_runs
 from .server_rows import empty_wells, real_wells, small_memory, some_wells
 
 SLOTS = NODES * CPUS
@@ -496,6 +497,9 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "many": many_tasks,
     "many-small": many_small_tasks,
     "growth": growth,
+    "submit": submitting,
+    "runs": many_runs,
+    "runs-tiny": tiny_runs,
     "server-empty": empty_wells,
     "server-some": some_wells,
     "server-memory": small_memory,

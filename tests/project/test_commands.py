@@ -34,6 +34,7 @@ RUN_BY = {
     r"ansible-test sanity": "Makefile",
     r"make (demo|demo-clean|test|test-unit|test-worker|test-integration|lint test docs|docs|lint|sanity|molecule|fuzz)":
         ".ci/run",
+    r"systemctl start fractal-slurm-resume": "molecule/default/tests/test_service.py",
     r"make (test-tasks|molecule-all|demo-server)": "Makefile",
     r"python3 -m benchmarks.*|python -m benchmarks --help|make bench": "benchmarks/__main__.py",
     r"python3 (-S -E )?-c pass": "benchmarks/rows.py",
@@ -55,7 +56,7 @@ NOT_RUN = {
     r"pip download .*|pip install ~/.*|pytest --hosts=.*": "needs the internet or a cluster of the reader's own",
     r"scontrol (show job ID|update .*|write batch_script)": "SLURM's own; of a site's administrator",
     r"sudo (--version|-l -U fractal|apt install .*)": "of the system",
-    r"systemctl (stop|start fractal-slurm-resume)": "of the system",
+    r"systemctl stop": "of the system",
     r"(sudo|sbatch) [a-z].*(requiretty|as USER)\)?|sudo {2,}.*": "words of a message or of a drawing, no command",
 }  # fmt: skip
 

@@ -58,6 +58,7 @@ class Loop:
         self._served: dict[str, float] = {}  # when each user had the last turn
         self._overtaken: set[str] = set()  # users whose oldest run goes next, since another went before it
         self._threads = self._idle = 0
+        self._watch_until = float("inf")  # when an idle thread sees what becomes due; the others sleep until called
 
     def add(self, user: str, turn: Callable[[], float | None]) -> Member:
         """Take another run in; its first turn is due at once.
@@ -112,6 +113,17 @@ class Loop:
         else:
             self._overtaken.add(member.user)
 
+    def _sleep(self, now: float, due: float) -> None:
+        """Be idle until something is due, or another idle thread sees to that; with the lock."""
+        watches = due < self._watch_until
+        if watches:
+            self._watch_until = due
+        self._idle += 1
+        self._changed.wait(min(max(0.0, due - now), _IDLE_S) if watches else _IDLE_S)
+        self._idle -= 1
+        if watches and self._watch_until == due:
+            self._watch_until = float("inf")
+
     def _work(self) -> None:
         idle_since = time.monotonic()
         while True:
@@ -121,16 +133,16 @@ class Loop:
                     # One thread stays, to see what becomes due.
                     if not self._members or (self._idle and now - idle_since > _IDLE_S):
                         self._threads -= 1
+                        self._changed.notify()
                         return
-                    waits = [other.due - now for other in self._members if other.user not in self._busy]
-                    self._idle += 1
-                    self._changed.wait(min(max(0.0, min(waits, default=_IDLE_S)), _IDLE_S))
-                    self._idle -= 1
+                    dues = [other.due for other in self._members if other.user not in self._busy]
+                    self._sleep(now, min(dues, default=float("inf")))
                 self._note_order(member, time.monotonic())
                 self._busy.add(member.user)
                 member.woken = False
                 if self._next(time.monotonic()) is not None:
                     self._start_thread()
+                self._changed.notify()  # another takes up the watch
             due = member.turn()
             with self._changed:
                 self._busy.discard(member.user)
