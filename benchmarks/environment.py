@@ -2,7 +2,7 @@
 """Where the benchmarks run: a SLURM of their own, its users, and a virtual environment each for ours and the peers.
 
 Everything is below one folder, which root owns and everybody can read, since other users must run what is in it; a
-checkout may lie where they can't. One sudoers file beside it lets the service user act as the others.
+checkout may lie where they can't. One sudoers file beside it lets the service account act as the others.
 """
 
 from __future__ import annotations

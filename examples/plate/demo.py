@@ -4,7 +4,7 @@
 
 Run as root on a host that the playbook fractal.slurm.demo (or fractal.slurm.site) has set up. Root only prepares
 folders, looks at what belongs to whom, and draws the page; the images are made and `fractal-slurm` is run by the
-service user, and the wells are measured by the users, in SLURM jobs.
+service account, and the wells are measured by the users, in SLURM jobs.
 
 Exit code: 0 if everything that is checked holds, 1 if not, 2 if it can't be tried at all, 130 if interrupted.
 """
@@ -75,7 +75,7 @@ class Share:
         return self.cache_dir / "plate" / "previews"
 
 
-# --- acting as the service user
+# --- acting as the service account
 
 
 def plain_environment(account: pwd.struct_passwd, arguments: argparse.Namespace) -> dict[str, str]:
@@ -145,7 +145,7 @@ def find_user(name: str) -> pwd.struct_passwd:
 
 
 def prepare_folder(base: Path, service: pwd.struct_passwd) -> Path:
-    """Make the folder that the service user writes images and specs to, and that the users read.
+    """Make the folder that the service account writes images and specs to, and that the users read.
 
     The example's scripts are copied there, since a checkout may lie where only its owner can read.
 

@@ -8,14 +8,14 @@ RUNTIME = "/usr/local/bin/fractal-slurm"
 
 
 class BackgroundRun:
-    """`fractal-slurm run` on a host as the service user, in a systemd unit of its own.
+    """`fractal-slurm run` on a host as the service account, in a systemd unit of its own.
 
     Args:
         host: testinfra's host.
         name: A name for the unit and the files.
         user: Who is impersonated.
         home: The user's home.
-        folder: Where the spec and the output go; the service user must be able to write it.
+        folder: Where the spec and the output go; the service account must be able to write it.
         tasks: Number of tasks.
         seconds: How long each takes.
     """

@@ -23,7 +23,7 @@ options:
     type: str
   job_hook:
     description:
-      - The path on the compute nodes of the job hook for fractal-server, as C(fractal-slurm hook-path) prints it.
+      - The path on the nodes of the job hook for fractal-server, as C(fractal-slurm hook-path) prints it.
       - A line that reads it, where it is there, becomes the first of C(extra_lines), so that fractal-server's own jobs
         run their tasks without an srun a task. Without it, C(extra_lines) stays as it is.
     type: str

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of the modules that look at what a service user may do as others."""
+"""Options of the modules that look at what a service account may do as others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # -*- coding: utf-8 -*-
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks sudo whether a service user can do as others what it must, and nothing else. Standard library only."""
+"""Asks sudo whether a service account can do as others what it must, and nothing else. Standard library only."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def expand(entries: Iterable[str], accounts: sudoers.HostAccounts, faults: list[
 
 
 class Rights:
-    """Sudo's answers about a service user.
+    """Sudo's answers about a service account.
 
     Args:
         params: The parameters of :data:`ARGUMENT_SPEC`.
@@ -118,7 +118,7 @@ class Rights:
 
     Attributes:
         faults: Why sudo can't be asked, one sentence for each fault. Ask only where there is none.
-        users: The users as whom the service user must be able to act.
+        users: The users as whom the service account must be able to act.
         matrix: After :meth:`ask`, a mapping for each user and command line.
         surprises: After :meth:`ask`, a sentence for each answer that is not as it must be.
     """
@@ -135,7 +135,7 @@ class Rights:
             self.faults.append("root's rights are needed to ask sudo about another user: run with become")
         accounts = self._accounts = sudoers.HostAccounts()
         if accounts.user(params["service_user"]) is None:
-            self.faults.append("the service user %s is unknown on this host" % params["service_user"])
+            self.faults.append("the service account %s is unknown on this host" % params["service_user"])
         self.users = expand(params["users"], accounts, self.faults)
         if not params["work_dirs"]:
             self.faults.append("work_dirs is empty: name a folder that users' work lies below")
@@ -146,7 +146,7 @@ class Rights:
     def check_rights(
         self, files: Mapping[str, str], asked_entries: Iterable[str], accepted: Iterable[str], host: str
     ) -> list[tuple[str, str, bool]]:
-        """Compare what sudo's rules give the service user with what was asked for. No command is run.
+        """Compare what sudo's rules give the service account with what was asked for. No command is run.
 
         Args:
             files: Path to text of the sudoers files, as sudo reads them; empty where they can't be read.
@@ -237,7 +237,7 @@ class Rights:
         )
 
     def attempt(self, entry: Mapping[str, Any]) -> tuple[bool, str] | None:
-        """Try a command line that must be refused, as the service user, where that can harm nobody.
+        """Try a command line that must be refused, as the service account, where that can harm nobody.
 
         Sudo is first asked about this very form. Only what it would refuse is tried.
 

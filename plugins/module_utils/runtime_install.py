@@ -506,7 +506,7 @@ def queued_jobs(bin_dirs: Iterable[str]) -> list[str]:
 
 
 def journals(settings_file: str | None, service_user: str | None) -> list[str]:
-    """Folders with journals, as far as they can be found: that of the settings, or that of the service user.
+    """Folders with journals, as far as they can be found: that of the settings, or that of the service account.
 
     Args:
         settings_file: Path of the runtime's settings file. It may be None or empty, and the file may be missing.

@@ -246,7 +246,7 @@ def list_faults(entries: list[str], service_user: str, privileged_groups: Sequen
             "the list of users to impersonate is empty: name at least one user, or a %group "
             "(fractal_slurm_sudoers_impersonate_users)"
         )
-    fault = fault_of_account_name(service_user, "the service user")
+    fault = fault_of_account_name(service_user, "the service account")
     if fault:
         faults.append(fault)
     elif service_user == "root":
@@ -268,7 +268,7 @@ def list_faults(entries: list[str], service_user: str, privileged_groups: Sequen
 
 
 def _needs_no_sudo(service_user: str) -> str:
-    return "the service user %s has uid 0: it needs no sudo; use an ordinary account" % service_user
+    return "the service account %s has uid 0: it needs no sudo; use an ordinary account" % service_user
 
 
 def _is_privileged(name: str) -> str:
@@ -299,10 +299,10 @@ def account_faults(
         One sentence for each fault; empty where all is well.
     """
     faults = list_faults(entries, service_user, privileged_groups)
-    if not fault_of_account_name(service_user, "the service user"):
+    if not fault_of_account_name(service_user, "the service account"):
         service = accounts.user(service_user)
         if service is None:
-            faults.append("the service user %s is unknown on this host: create it first" % service_user)
+            faults.append("the service account %s is unknown on this host: create it first" % service_user)
         elif service.uid == 0:
             faults.append(_needs_no_sudo(service_user))
 
@@ -562,7 +562,7 @@ def fault_of_foreign_file(path: str, text: str, service_user: str | None) -> str
     owner = service_user_of(text)
     if owner and service_user and owner != service_user:
         return (
-            "%s holds the rights of another service user, %s, and is left alone: give %s a file of its own "
+            "%s holds the rights of another service account, %s, and is left alone: give %s a file of its own "
             "(fractal_slurm_sudoers_file); if %s is gone, remove its file by state absent first"
             % (path, owner, service_user, owner)
         )
@@ -570,13 +570,13 @@ def fault_of_foreign_file(path: str, text: str, service_user: str | None) -> str
 
 
 def alias_names(files: Mapping[str, str], own_file: str, service_user: str) -> tuple[str, ...]:
-    """Names of the two aliases of a service user.
+    """Names of the two aliases of a service account.
 
-    They are those that Fractal knows. Where another account's file has these, they end in the service user's name.
+    They are those that Fractal knows. Where another account's file has these, they end in the service account's name.
 
     Args:
         files: Path to text.
-        own_file: Path of the service user's own file.
+        own_file: Path of the service account's own file.
         service_user: The account that impersonates the users.
     """
     plain = (RUNAS_ALIAS, CMND_ALIAS)

@@ -225,7 +225,7 @@ def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> li
 
     Args:
         files: Path to text.
-        subject: The service user. None takes each setting, whomever it is for.
+        subject: The service account. None takes each setting, whomever it is for.
     """
     rules = Rules(files)
     settings = final_settings(rules, subject)
@@ -250,7 +250,7 @@ def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> li
     if is_on("requiretty"):
         say(
             "requiretty",
-            "requiretty: sudo refuses a service that has no terminal; except the service user with Defaults:%s "
+            "requiretty: sudo refuses a service that has no terminal; except the service account with Defaults:%s "
             "!requiretty" % user,
         )
     for name in _PRELOADING:
@@ -258,7 +258,7 @@ def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> li
             say(
                 name,
                 "%s: sudo puts a library into LD_PRELOAD of the commands, and sbatch hands it on to the jobs: programs "
-                "there may fail to start others; except the service user with Defaults:%s !%s" % (name, user, name),
+                "there may fail to start others; except the service account with Defaults:%s !%s" % (name, user, name),
             )
     if "env_reset" in settings and settings["env_reset"][2] == "!":
         say(
@@ -275,7 +275,7 @@ def set_warnings(files: Mapping[str, str], subject: Subject | None = None) -> li
                     path,
                     line,
                     "%s:%d: env_keep lets %s through: whoever holds the service account sets it for the commands, and "
-                    "for the jobs; take it away for the service user with Defaults:%s env_keep -= %s"
+                    "for the jobs; take it away for the service account with Defaults:%s env_keep -= %s"
                     % (path, line, word, user, '"%s"' % word if "=" in word else word),
                 )
             )

@@ -2,13 +2,13 @@
 # -*- coding: utf-8 -*-
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ask sudo what the service user may do as whom."""
+"""Ask sudo what the service account may do as whom."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: impersonation_info
-short_description: Ask sudo what the service user may run as whom
+short_description: Ask sudo what the service account may run as whom
 version_added: "0.1.0"
 author:
   - The fractal.slurm authors (@fractal-analytics-platform)

@@ -49,7 +49,7 @@ options:
   unit:
     description:
       - The systemd unit of fractal-server, which gets the drop-in C(fractal-slurm-engine.conf). It has to start
-        C(gunicorn), without a configuration file of its own and without C(GUNICORN_CMD_ARGS).
+        C(gunicorn), without a config file of its own and without C(GUNICORN_CMD_ARGS).
       - An empty string for none. Then start gunicorn with C(--config python:fractal_slurm_server.gunicorn_conf), or
         name C(fractal_slurm_server.app:app) as its app.
     type: str

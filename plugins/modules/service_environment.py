@@ -37,7 +37,7 @@ options:
     choices: [present, absent]
     default: present
   config_path:
-    description: The configuration file on the host.
+    description: The config file on the host.
     type: path
     required: true
   environment_file:

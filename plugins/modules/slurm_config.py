@@ -2,13 +2,13 @@
 # -*- coding: utf-8 -*-
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write the SLURM configuration file of fractal-server."""
+"""Write the SLURM config file of fractal-server."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: slurm_config
-short_description: Write the SLURM configuration file of fractal-server
+short_description: Write the SLURM config file of fractal-server
 version_added: "0.1.0"
 author:
   - The fractal.slurm authors (@fractal-analytics-platform)

@@ -2,13 +2,13 @@
 # -*- coding: utf-8 -*-
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the SLURM configuration file of fractal-server on a host."""
+"""Read the SLURM config file of fractal-server on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: slurm_config_info
-short_description: Read and validate the SLURM configuration file on a host
+short_description: Read and validate the SLURM config file on a host
 version_added: "0.1.0"
 author:
   - The fractal.slurm authors (@fractal-analytics-platform)

@@ -2,13 +2,13 @@
 # -*- coding: utf-8 -*-
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Let a service user run a few commands as other users, by a sudoers file of its own."""
+"""Let a service account run a few commands as other users, by a sudoers file of its own."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sudoers
-short_description: Let a service user run SLURM commands as other users
+short_description: Let a service account run SLURM commands as other users
 version_added: "0.1.0"
 author:
   - The fractal.slurm authors (@fractal-analytics-platform)
@@ -43,7 +43,7 @@ options:
     type: str
   impersonate_users:
     description:
-      - Whom the service user may act as. Names of users, and of groups with a leading C(%).
+      - Whom the service account may act as. Names of users, and of groups with a leading C(%).
       - Root, accounts below UID_MIN, local accounts above UID_MAX, the accounts that SLURM's daemons run as, privileged
         groups and their members are refused.
     type: list
@@ -107,7 +107,7 @@ options:
     default: /etc/sudoers.d
   file:
     description:
-      - The file's name. A second service user needs a file of its own; its aliases get names of their own, too.
+      - The file's name. A second service account needs a file of its own; its aliases get names of their own, too.
       - A file that is not this module's is overwritten only where it holds the same kind of rights of the same account
         and nothing else.
       - Sudo ignores names with a dot or a trailing tilde, so those are refused.
@@ -340,7 +340,7 @@ def has_final_mode(path: str) -> bool:
 def slurm_uids(params: dict[str, Any]) -> dict[int, str]:
     """The uids that SLURM's daemons run as.
 
-    SLURM is asked as the service user. Nothing of SLURM's runs as root here.
+    SLURM is asked as the service account. Nothing of SLURM's runs as root here.
 
     Args:
         params: The module's parameters.

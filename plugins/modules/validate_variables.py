@@ -34,7 +34,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Check the variables that a compute node needs
+- name: Check the variables that a node needs
   fractal.slurm.validate_variables:
     roles: [runtime]
 """

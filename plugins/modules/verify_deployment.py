@@ -49,14 +49,14 @@ options:
     default: HOME/fractal-slurm-verify
   asked_users:
     description:
-      - Whom the service user was meant to act as, where O(users) are only some of them. Names of users, and of groups
-        with a leading C(%).
+      - Whom the service account was meant to act as, where O(users) are only some of them. Names of users, and of
+        groups with a leading C(%).
     type: list
     elements: str
     default: []
   accepted_commands:
     description:
-      - Commands that the service user may run by other rules of sudo, as they stand in those rules, such as
+      - Commands that the service account may run by other rules of sudo, as they stand in those rules, such as
         C(/usr/bin/systemctl restart fractal-server). Each other right that is more than was asked for is a fault.
     type: list
     elements: str
@@ -92,7 +92,7 @@ options:
     type: path
     default: /usr/local/bin/fractal-slurm
   config_path:
-    description: The SLURM configuration file.
+    description: The SLURM config file.
     type: path
     default: /etc/fractal/slurm_config.json
   settings_file:
@@ -220,7 +220,7 @@ class Verification:
         only_ask: Whether to try nothing and submit no job.
 
     Attributes:
-        rights: What sudo says of the service user.
+        rights: What sudo says of the service account.
         checks: The outcomes so far: mappings with check, what, ok and words.
         files: Path to text of the sudoers files, once they were read.
     """
@@ -271,7 +271,7 @@ class Verification:
             self._server()
 
     def _rights(self) -> None:
-        """Find rules of sudo that give the service user more than was asked for, or the same a second time."""
+        """Find rules of sudo that give the service account more than was asked for, or the same a second time."""
         host = socket.gethostname()
         self.files = sudoers.SudoersSet(self._params["main_file"], host).files
         if not self.files:
@@ -298,11 +298,11 @@ class Verification:
         return sudoers.set_warnings(self.files, subject)
 
     def _as_service(self, argv: list[str], **options: Any) -> Answer:
-        """Run a command as the service user. The options are those of :func:`run`."""
+        """Run a command as the service account. The options are those of :func:`run`."""
         return run(argv, user=self._params["service_user"], **options)
 
     def _runtime(self, *arguments: str, **options: Any) -> Answer:
-        """Run the runtime's command as the service user.
+        """Run the runtime's command as the service account.
 
         Args:
             arguments: What follows the command.
@@ -381,7 +381,7 @@ class Verification:
         # A state folder of its own keeps the probes out of the lists of runs.
         outer = tempfile.mkdtemp(prefix="fractal-slurm-verify-")
         try:
-            os.chmod(outer, 0o711)  # noqa: S103 - the service user has to get to its folder in it
+            os.chmod(outer, 0o711)  # noqa: S103 - the service account has to get to its folder in it
             state = os.path.join(outer, "state")
             os.mkdir(state, 0o700)
             service = pwd.getpwnam(self._params["service_user"])

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 USERS = ["anna@site.org", "SITE\\anna", "SITE+anna", "1anna", "ANNA", "A1", "host$", "10.0.0.1", "sha256", "sudoedit"]
-# Every sign that the rule takes, in every place where it takes it; one service user will do for them.
+# Every sign that the rule takes, in every place where it takes it; one service account will do for them.
 SIGNS = [f"a{sign}b" for sign in "._@+-"] + [f"c{sign}" for sign in "._@+-"]
 SIGNS += ["A", "_", "9z", "_$", "A\\B", "Al.Bo@S.ORG"]
 GROUPS = [*USERS, "Domain Users", "SITE\\domain users", "R&D (all)", "o'neil"]
 SERVICES = ["svc@site.org", "SITE\\svc", "SVC", "1svc"]
-# Inside the namespace: which of the accounts does sudo let each service user act as?
+# Inside the namespace: which of the accounts does sudo let each service account act as?
 ASK = """
 import json, os, subprocess, sys
 found = {}

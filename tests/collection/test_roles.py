@@ -350,7 +350,7 @@ class TestSudoers:
         assert site.play(SITE, "--tags", "sudoers").changed == {"one": 1}
         text = first.read_text()
         site.hosts["one"]["fractal_slurm_service_user"] = MEMBER
-        self.refused(site, f"{first} holds the rights of another service user, {SERVICE}, and is left alone")
+        self.refused(site, f"{first} holds the rights of another service account, {SERVICE}, and is left alone")
         site.hosts["one"]["fractal_slurm_sudoers_file"] = "fractal-slurm-2"
         outcome = site.play(SITE, "--tags", "sudoers")
         assert outcome.changed == {"one": 1}, outcome.output
@@ -418,7 +418,7 @@ class TestSudoers:
             ("", "is not a file of this role"),
             (
                 "# Managed by Ansible (role fractal.slurm.sudoers)\nother ALL=(bob) /bin/ls\n",
-                "another service user, other",
+                "another service account, other",
             ),
         ],
     )

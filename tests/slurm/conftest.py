@@ -91,7 +91,7 @@ class Outcome:
 
 @dataclass
 class Call:
-    """The command line, as the service user calls it, with a state folder and config of the test's own."""
+    """The command line, as the service account calls it, with a state folder and config of the test's own."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ def request(command, tasks, *, per_job=2, **changes):
 
 
 def run_python(call: Call, body: str, *, code: int = 0) -> object:
-    """Run a program as the service user; returns the JSON that it prints."""
+    """Run a program as the service account; returns the JSON that it prints."""
     program = PRELUDE.format(user=ANNA, work=str(call.work(ANNA))) + body
     argv = call.argv("unused")
     argv[argv.index(str(RUNTIME / "bin/fractal-slurm")) :] = [str(RUNTIME / "bin/python"), "-c", program]

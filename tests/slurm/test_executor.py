@@ -19,7 +19,7 @@ def executor(**options):
 
 
 def run_python(call: Call, body: str) -> object:
-    """Run a program as the service user; returns the JSON that it prints."""
+    """Run a program as the service account; returns the JSON that it prints."""
     work = str(call.work(ANNA))
     program = PRELUDE.format(user=ANNA, work=work, config=str(call.folder / "config.json")) + body
     argv = call.argv("unused")

@@ -77,10 +77,10 @@ class Settings(BaseModel):
         default="", description="Folder of the journals; empty: ~/.local/state/fractal-slurm."
     )
     worker_python: AbsolutePath = Field(
-        default="", description="Python >= 3.8 on the compute nodes; empty: the one that runs this command."
+        default="", description="Python >= 3.8 on the nodes; empty: the one that runs this command."
     )
     worker_folder: AbsolutePath = Field(
-        default="", description="Folder that has node/worker.py on the compute nodes; empty: where it is here."
+        default="", description="Folder that has node/worker.py on the nodes; empty: where it is here."
     )
     max_jobs_in_flight: WholeNumber = Field(
         default=0, description="Jobs of a run that SLURM may hold at the same time; 0: any number."

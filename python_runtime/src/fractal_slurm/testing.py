@@ -133,7 +133,7 @@ class Slurm:
 
 
 def may_run_as(host: Host, service_user: str, user: str, argv: Sequence[str]) -> bool:
-    """Whether sudo on the host lets a service user run a command as another user, without a password.
+    """Whether sudo on the host lets a service account run a command as another user, without a password.
 
     sudo itself answers (``sudo -l``); nothing is run.
     """
@@ -143,7 +143,7 @@ def may_run_as(host: Host, service_user: str, user: str, argv: Sequence[str]) ->
 def sudo_matrix(
     host: Host, service_user: str, users: Iterable[str], commands: Iterable[Sequence[str]]
 ) -> dict[tuple[str, str], bool]:
-    """Whether sudo lets a service user run each command as each user; all is asked in one go.
+    """Whether sudo lets a service account run each command as each user; all is asked in one go.
 
     Returns:
         (user, command line) and whether it is allowed.
@@ -173,7 +173,7 @@ def fractal_run(
     command: str = "/usr/local/bin/fractal-slurm",
     options: Sequence[str] = (),
 ) -> tuple[int, dict[str, Any], str]:
-    """Run ``fractal-slurm run`` on a host, as the service user.
+    """Run ``fractal-slurm run`` on a host, as the service account.
 
     Args:
         host: Where.

@@ -5,7 +5,7 @@ The job's script ends with ``exec python … worker``. So SLURM's signals reach 
 tasks from the script. If the job has several nodes, srun passes the script to each worker on standard input. The worker
 gives tasks from one queue to its slots. For each task that ended, it appends one line to its result file.
 
-It uses only the standard library, and no other part of this package: this folder runs on compute nodes, as the user,
+It uses only the standard library, and no other part of this package: this folder runs on nodes, as the user,
 with any Python >= 3.8. It imports nothing before the first task that is not needed by then.
 
 The worker makes these files in the job's folder, which is private to the user:

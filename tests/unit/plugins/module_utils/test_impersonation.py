@@ -53,7 +53,7 @@ class TestHarmless:
 
 
 class Rights(impersonation.Rights):
-    """Rights whose sudo is a dict of answers; what is run as the service user is kept."""
+    """Rights whose sudo is a dict of answers; what is run as the service account is kept."""
 
     def __init__(self, allowed):
         self._params = {"service_user": "fractal"}

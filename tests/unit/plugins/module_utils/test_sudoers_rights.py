@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What sudoers files say of the service user: settings that matter, and rights that this role did not give."""
+"""What sudoers files say of the service account: settings that matter, and rights that this role did not give."""
 
 from __future__ import annotations
 

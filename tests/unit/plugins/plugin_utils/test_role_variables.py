@@ -105,7 +105,7 @@ class TestCheckValues:
             fractal_slurm_sudoers_directory="sudoers.d",
         )
         for words in (
-            "the service user root has uid 0",
+            "the service account root has uid 0",
             "user anna: stands 2 times in the list: keep one",
             "user root: can't be impersonated because of uid 0",
             "user 'a b': the name is not allowed",
