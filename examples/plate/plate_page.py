@@ -85,6 +85,8 @@ def _details(well: Well) -> dict[str, object]:
     if well.seconds is not None:
         lines.append(("took", f"{well.seconds:.2f} s"))
     picture = "" if well.preview_png is None else base64.b64encode(well.preview_png).decode()
+    if picture:
+        lines.append(("picture", "the first of the well's sites; the spots are those of all its sites"))
     return {"title": f"Well {well.name}", "lines": lines, "picture": picture}
 
 

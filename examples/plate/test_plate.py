@@ -211,6 +211,12 @@ class TestPage:
         assert "<title>B12, untreated: 90 spots, measured by ben</title>" in page
         assert "2 of 2 wells" in page
 
+    def test_says_that_the_image_shows_one_site_of_those_that_are_counted(self) -> None:
+        runs = [plate_page.Run("anna", ["7"], 1, 1, 1.0, 4)]
+        with_image = plate_page.build_page("p", [self.well("A01", preview_png=b"png")], runs)
+        without = plate_page.build_page("p", [self.well("A01", preview_png=None)], runs)
+        assert ["first of the well" in page for page in (with_image, without)] == [True, False]
+
     def test_shows_a_failed_well_with_its_reason(self) -> None:
         failed = self.well("A01", spots=None, mean_area_px=None, mean_intensity=None, error="exit code 1")
         page = plate_page.build_page("p", [failed], [plate_page.Run("anna", ["7"], 1, 0, 1.0, 4)])
