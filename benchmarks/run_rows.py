@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rows of many runs and many users: in one process, and in several processes at once."""
+"""Rows of many runs and many users in one process."""
 
 from __future__ import annotations
 
@@ -67,5 +67,6 @@ def submitting(environment: Environment, users: int = 20, jobs: int = 100) -> It
     one = drive(environment, runs=users, jobs_per_run=jobs // users, users=1, held=True)
     many = drive(environment, runs=users, jobs_per_run=jobs // users, users=users, held=True)
     what = f"{jobs} jobs of {users} users submitted, at most 4 at once"
-    span = many["span_s"]
-    yield Result(what, "s", span, one["span_s"], "one user", "<= 2 s", span <= 2, {"one": one, "many": many})
+    span, is_whole = many["span_s"], many["out"] == jobs
+    details = {"one": one, "many": many}
+    yield Result(what, "s", span, one["span_s"], "one user", "<= 2 s", is_whole and span <= 2, details)

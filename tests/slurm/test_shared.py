@@ -82,7 +82,7 @@ def test_many_processes_ask_slurm_as_often_as_one(call: Call) -> None:
 def test_a_process_that_dies_or_hangs_holds_nobody_and_nothing_runs_twice(call: Call) -> None:
     call.config(batching=ONE_JOB)
     script, marks = counted(call, 1)
-    processes = [begin(call, script, 4) for _ in range(4)]
+    processes = [begin(call, script, 4) for _turn in range(4)]
     wait_for(lambda: len(starts(marks)) == 4 and sum(starts(marks).values()) > 8)
     # Whoever of them asks for the others: one dies, one hangs for longer than its time to ask.
     dead, hangs, *others = processes
@@ -110,7 +110,7 @@ def test_limits_hold_for_all_processes_and_survive_them(call: Call) -> None:
     call.config(batching=ONE_JOB)
     script, marks = counted(call, 0.5)
     before = slurm("squeue", "-h", "--states=all", "-o", "%i").split()
-    processes = [begin(call, script, 2) for _ in range(5)]
+    processes = [begin(call, script, 2) for _turn in range(5)]
     submitted: dict[str, float] = {}
     most = 0
     while any(process.poll() is None for process in processes):

@@ -174,7 +174,7 @@ class TestLimits:
     def test_runs_of_a_user_who_is_at_the_limit_try_one_at_a_time(self, call: Call) -> None:
         call.config(batching=ONE_JOB)
         task = call.script("#!/bin/sh\nsleep 4\n")
-        processes = [call.begin(call.spec(task, 1), BEN) for _ in range(6)]
+        processes = [call.begin(call.spec(task, 1), BEN) for _turn in range(6)]
         outcomes = [finish(process) for process in processes]
         assert [outcome["succeeded"] for outcome in outcomes] == [1] * 6
         told = [outcome.stderr.count("the site's limit is reached") for outcome in outcomes]

@@ -189,8 +189,8 @@ class TestRefusals:
         assert take(ledger, 2) is None
 
     def test_pauses_grow_and_end_when_a_job_does(self, ledger, clock):
-        assert [ledger.refused("anna", "x") for _ in range(3)] == [2, 3, 4.5]
-        assert [ledger.refused("anna", "x") for _ in range(20)][-1] == 60
+        assert [ledger.refused("anna", "x") for _turn in range(3)] == [2, 3, 4.5]
+        assert [ledger.refused("anna", "x") for _turn in range(20)][-1] == 60
         ledger.keep("anna", "run", {"a": ("7", clock.now)})
         assert take(ledger, 1)
         ledger.keep("anna", "run", {})
@@ -242,7 +242,7 @@ class TestFile:
         ticks = [0.0]
         monkeypatch.setattr(clock, "monotonic", lambda: ticks[0], raising=False)
         with ledger._write():
-            for _ in range(2):
+            for _turn in range(2):
                 began = module_time.monotonic()
                 with pytest.raises(NotShared, match="another process holds it"):
                     waiting.in_flight()

@@ -98,8 +98,9 @@ def server(monkeypatch):
 
     contents = {
         "fractal_server.app.db": {"get_sync_db": lambda: iter([session()])},
-        "fractal_server.app.models.v2": {"HistoryUnit": HistoryUnit, "HistoryRun": None, "JobV2": None,
-            "ProjectV2": None, "Resource": None},
+        "fractal_server.app.models.v2": {
+            "HistoryUnit": HistoryUnit, "HistoryRun": None, "JobV2": None, "ProjectV2": None, "Resource": None,
+        },
         "fractal_server.runner.exceptions": {
             "JobExecutionError": JobExecutionError, "TaskExecutionError": TaskExecutionError,
         },

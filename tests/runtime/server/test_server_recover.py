@@ -47,7 +47,7 @@ class Engine:
         self.runs, self.taken = runs, []
 
     def stored(self):
-        return [StoredRun(name, "ann", sheet.label(), False, False) for name, (sheet, *_) in self.runs.items()]
+        return [StoredRun(name, "ann", sheet.label(), False, False) for name, (sheet, *_rest) in self.runs.items()]
 
     def resume(self, run_id, *, on_task_end):
         _sheet, states, ends = self.runs[run_id]
