@@ -51,9 +51,9 @@ class TestResultsThatCanNotBeRead:
     def test_a_run_can_be_cancelled(self, call: Call, trick: str) -> None:
         process = call.begin(hostile(call, trick))
         wait_for(lambda: call.runs() and "ended" in states(call))
-        # Long enough for the driver to be at it.
+        # Long enough for the driver to be at it, and shorter than it waits for results before it makes a new job.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(6)
+            process.wait(3)
         process.send_signal(signal.SIGTERM)
         outcome = finish(process, code=130, seconds=60)
         assert outcome["not_run"] == 2
