@@ -7,29 +7,25 @@ the views share, is behind one lock.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from ..driver.journal import Journal
 from ..driver.model import TaskState
 from ..errors import count_of, one_line
-from ..report import indented, plain, span
+from ..report import plain, span
 from .common import say
 from .following import Follower, Sight
-from .live import can_live, pace
-from .views import Events, Quiet, View, line_of
+from .live import Screen, can_live
+from .views import Events, Quiet, View, line_of, pause_s, told_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Seconds between two lines of a run: at first, and later on. And between two drawings of the screen.
-_SOON_S, _LATE_S, _SOON_FOR_S, _DRAW_S = 2.0, 10.0, 60.0, 1.0
-# Sentences that are kept; the last of them are shown, as the screen has room.
-_MOST_LINES = 200
+# Seconds between two drawings of the screen.
+_DRAW_S = 1.0
 
 
 class Member:
@@ -145,7 +141,7 @@ class CrowdLines(Crowd):
     def tick(self) -> None:
         """Print a line for each run that has changed since its last one."""
         now = time.monotonic()
-        pause = _SOON_S if now - self._began < _SOON_FOR_S else _LATE_S
+        pause = pause_s(now - self._began)
         with self.lock:
             for member in self.members.values():
                 if member.sight is None or member.ended or now - member.last_at < pause:
@@ -153,8 +149,7 @@ class CrowdLines(Crowd):
                 line = line_of(member.sight)
                 if line != member.last:
                     member.last, member.last_at = line, now
-                    words = pace(member.sight, time.time()) if member.sight.left_s is not None else ""
-                    member.say("  ".join(filter(None, (line, words, f"{time.time() - member.created:.0f} s"))))
+                    member.say(told_line(line, member.sight, member.created))
 
 
 class CrowdLive(Crowd):
@@ -165,17 +160,9 @@ class CrowdLive(Crowd):
     """
 
     def __init__(self, hint: str) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
         super().__init__()
         self._hint = hint
-        self._said: deque[str] = deque(maxlen=_MOST_LINES)
-        self._console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
-        self._live = Live(
-            console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        self._open = False
+        self._screen = Screen(sys.stderr)
         self._drawn_at = float("-inf")
 
     def _follower(self, journal: Journal) -> Follower:
@@ -184,31 +171,22 @@ class CrowdLive(Crowd):
     def say(self, sentence: str) -> None:
         """Keep a sentence for the lines below the runs."""
         with self.lock:
-            self._said.append(sentence)
+            self._screen.said.append(sentence)
             self._drawn_at = float("-inf")
 
     def tick(self) -> None:
         """Draw the screen anew, now and then."""
         now = time.monotonic()
-        with self.lock, contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to end
+        with self.lock:
             if now - self._drawn_at < _DRAW_S:
                 return
             self._drawn_at = now
-            if not self._open:
-                self._live.start()
-                self._open = True
-            self._live.update(self.frame(*self._console.size), refresh=True)
+            self._screen.draw(self.frame)
 
     def close(self) -> None:
         """Give the screen back, and leave there what was said."""
-        with self.lock, contextlib.suppress(OSError, ValueError):
-            if self._open:
-                self._open = False
-                self._live.stop()
-            for sentence in self._said:
-                self._console.file.write(f"{indented(sentence)}\n")
-            self._console.file.flush()
-            self._said.clear()
+        with self.lock:
+            self._screen.close()
 
     def frame(self, width: int, height: int) -> RenderableType:
         """The whole view, no larger than the screen: the runs that go on first, the last sentences below them."""
@@ -219,10 +197,11 @@ class CrowdLive(Crowd):
         def line(text: str, style: str = "") -> Text:
             return Text(plain(one_line(text, max(10, width))), style=style, overflow="ellipsis", no_wrap=True)
 
+        said = list(self._screen.said)
         members = sorted(self.members.values(), key=lambda member: bool(member.ended))
         over = sum(bool(member.ended) for member in members)
         room = max(1, height - 3)
-        for_lines = min(len(self._said), max(0, room // 3))
+        for_lines = min(len(said), max(0, room // 3))
         shown = members[: max(1, room - for_lines - 1)]
         grid = Table(box=None, pad_edge=False, padding=(0, 1), show_header=True, header_style="dim")
         for name in ("run", "task", "tasks", "failed", "for"):
@@ -246,7 +225,7 @@ class CrowdLive(Crowd):
         ]
         if len(shown) < len(members):
             parts.append(line(f"and {len(members) - len(shown)} more runs", "dim"))
-        parts += [line(sentence) for sentence in list(self._said)[len(self._said) - for_lines :]]
+        parts += [line(sentence) for sentence in said[len(said) - for_lines :]]
         return Group(*parts, line(self._hint, "dim"))
 
 

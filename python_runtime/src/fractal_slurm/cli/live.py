@@ -7,6 +7,8 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from ..cluster.commands import PENDING_HINTS
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 # Sentences and failures that are kept; the last of them are shown, as the screen has room.
-_MOST_LINES = 200
+MOST_LINES = 200
 # What SLURM's reasons mean for who waits.
 _REASONS = {
     "Priority": "other jobs go first",
@@ -77,6 +79,47 @@ def failure_lines(failure: Failure) -> list[str]:
     return [*lines, f"    {one_line(last, 200)}"] if last else lines
 
 
+class Screen:
+    """The other screen of a terminal, and the sentences that its own one gets when this is given back.
+
+    Whatever a resize does to lines there, the own one stays clean. A terminal that is gone is no reason to leave a run
+    alone, so nothing is raised then.
+
+    Args:
+        stream: The terminal.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self.said: deque[str] = deque(maxlen=MOST_LINES)
+        self._live = Live(
+            console=self.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+        self._open = False
+
+    def draw(self, frame: Callable[[int, int], RenderableType]) -> None:
+        """Show what ``frame`` makes for a width and a height."""
+        with contextlib.suppress(OSError, ValueError):
+            if not self._open:
+                self._live.start()
+                self._open = True
+            self._live.update(frame(*self.console.size), refresh=True)
+
+    def close(self) -> None:
+        """Give the screen back, and leave there what was said."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._open:
+                self._open = False
+                self._live.stop()
+            for sentence in self.said:
+                self.console.file.write(f"{indented(sentence)}\n")
+            self.console.file.flush()
+        self.said.clear()
+
+
 class LiveView:
     """Shows a run on a terminal until it is closed. What was said stays below it afterwards.
 
@@ -87,19 +130,10 @@ class LiveView:
     """
 
     def __init__(self, follower: Follower, stream: IO[str], *, hint: str = "") -> None:
-        from rich.console import Console
-        from rich.live import Live
-
         self._follower = follower
         self._hint = hint
-        self._lines: deque[tuple[str, str]] = deque(maxlen=_MOST_LINES)  # kind, text
-        self._said: deque[str] = deque(maxlen=_MOST_LINES)
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        # On the other screen of the terminal: whatever a resize does to lines there, the own one stays clean.
-        self._live = Live(
-            console=self._console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        self._open = False
+        self._lines: deque[tuple[str, str]] = deque(maxlen=MOST_LINES)  # kind, text
+        self._screen = Screen(stream)
         self._done: dict[str, int] = {}  # by token: how many tasks of a job have ended
         self.sight: Sight | None = None
         # A driver waits for SLURM for seconds at a time. The clocks go on meanwhile, and a resize is heeded.
@@ -109,7 +143,7 @@ class LiveView:
 
     def say(self, sentence: str) -> None:
         """A sentence for a person."""
-        self._said.append(sentence)
+        self._screen.said.append(sentence)
         self._lines.append(("said", one_line(sentence, 400)))
         self._draw()
 
@@ -130,27 +164,18 @@ class LiveView:
             self._draw()
 
     def _draw(self) -> None:
-        # A terminal that is gone is no reason to leave a run alone.
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        with self._lock:
             if self.sight is None or self._over.is_set():
                 return
-            if not self._open:
-                self._live.start()
-                self._open = True
+            if self._ticker.ident is None:
                 self._ticker.start()
-            self._live.update(self.frame(self.sight, *self._console.size), refresh=True)
+            self._screen.draw(partial(self.frame, self.sight))
 
     def close(self) -> None:
         """Give the screen back, and leave there what was said."""
         self._over.set()
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._open:
-                self._open = False
-                self._live.stop()
-            for sentence in self._said:
-                self._console.file.write(f"{indented(sentence)}\n")
-            self._console.file.flush()
-        self._said.clear()
+        with self._lock:
+            self._screen.close()
 
     # -- what is drawn
 
@@ -170,7 +195,8 @@ class LiveView:
             parts.append(
                 Text(f"! {plain(words)}, since {self._clock(wait.since)} ({span(now - wait.since)})", style="yellow")
             )
-        used = sum(len(self._console.render_lines(part, self._console.options.update(width=width))) for part in parts)
+        console = self._screen.console
+        used = sum(len(console.render_lines(part, console.options.update(width=width))) for part in parts)
         foot = [Text(self._hint, style="dim", overflow="ellipsis", no_wrap=True)] if self._hint else []
         left = max(0, height - used - len(foot))
         lines = list(self._lines)

@@ -20,8 +20,8 @@ from ..driver.context import take_up_again
 from ..driver.engine import Engine, RunHandle
 from ..driver.journal import Journal, discard, run_ids
 from ..driver.lock import DrivenElsewhere, is_asked_to_cancel
-from ..driver.model import ENDED, Metas, RunState
-from ..driver.prepare import connect, draft_run, facts_of, resolve_spec
+from ..driver.model import ENDED, RunState
+from ..driver.prepare import connect, draft_spec, facts_of
 from ..driver.runner import summary_of
 from ..errors import ClusterError, FractalSlurmError, RunError, count_of
 from ..report import json_text
@@ -83,24 +83,12 @@ def create_runs(
     except FractalSlurmError as error:
         faults += error.messages
     drafts = []
+    whose = {"user": user, "cache_dir": cache_dir, "work_dir": work_dir}
     for path in spec_paths:
         try:
             spec = load_spec(path)
             if config is not None:
-                resolution = resolve_spec(config, spec, account)
-                drafts.append(
-                    draft_run(
-                        resolution,
-                        spec,
-                        settings,
-                        facts,
-                        user=user,
-                        cache_dir=cache_dir,
-                        work_dir=work_dir,
-                        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
-                        say=say_once,
-                    )
-                )
+                drafts.append(draft_spec(config, spec, settings, facts, account=account, say=say_once, **whose))
         except ClusterError as error:
             if not known:  # it is SLURM that can't be reached, or refuses the account: nothing of this spec
                 raise

@@ -50,7 +50,7 @@ class Lines:
     def show(self, _progress: object = None) -> None:
         """Look at the run, and print what is new."""
         now = time.monotonic()
-        if now - self._last_at >= (_SOON_S if now - self._began < _SOON_FOR_S else _LATE_S):
+        if now - self._last_at >= pause_s(now - self._began):
             self._look()
 
     def _look(self) -> None:
@@ -60,8 +60,7 @@ class Lines:
         line = line_of(sight)
         if line != self._last:
             self._last, self._last_at = line, time.monotonic()
-            words = pace(sight, time.time()) if sight.left_s is not None else ""
-            say("  ".join(filter(None, (line, words, f"{time.time() - self._follower.created:.0f} s"))))
+            say(told_line(line, sight, self._follower.created))
 
     def close(self) -> None:
         """Look a last time."""
@@ -139,6 +138,18 @@ class Events:
     def close(self) -> None:
         """Look a last time."""
         self.show()
+
+
+def pause_s(driven_s: float) -> float:
+    """Seconds between two lines of a run that is driven for so many seconds."""
+    return _SOON_S if driven_s < _SOON_FOR_S else _LATE_S
+
+
+def told_line(line: str, sight: Sight, created: float) -> str:
+    """A line of :func:`line_of` with the pace, and the time since the run was made."""
+    now = time.time()
+    words = pace(sight, now) if sight.left_s is not None else ""
+    return "  ".join(filter(None, (line, words, f"{now - created:.0f} s")))
 
 
 def line_of(sight: Sight) -> str:

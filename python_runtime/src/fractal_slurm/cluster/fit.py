@@ -604,19 +604,14 @@ def _submit_limits(options: Options, cluster: Cluster, partition: Partition, use
 
 
 def _advise(config: SlurmConfigFile) -> Iterator[Finding]:
-    options, limits = config.default_slurm_config, config.batching_config
+    options = config.default_slurm_config
     for number in ADVICE_FOR:
         try:
             batching = heuristics(
                 tot_tasks=number,
                 cpus_per_task=options.cpus_per_task,
                 mem_per_task=options.mem,
-                target_cpus_per_job=limits.target_cpus_per_job,
-                max_cpus_per_job=limits.max_cpus_per_job,
-                target_mem_per_job=limits.target_mem_per_job,
-                max_mem_per_job=limits.max_mem_per_job,
-                target_num_jobs=limits.target_num_jobs,
-                max_num_jobs=limits.max_num_jobs,
+                **config.batching_config.model_dump(),
             )
         except BatchingError as error:
             for message in error.messages:

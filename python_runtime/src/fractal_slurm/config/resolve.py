@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import BatchingError, FractalSlurmError, SpecError
 from .batching import Batching, heuristics
-from .file import SlurmConfigFile
+from .file import BatchingConfig, SlurmConfigFile
 from .meta import REQUIRED, read_meta
 from .options import check_option_value, check_text
 from .walltime import parse_walltime
@@ -27,6 +27,8 @@ BATCHING_CONFIG = "batching_config"
 USER_SETTINGS = "the user's settings"
 HEURISTICS = "the batching heuristics"
 BUILT_IN = "built in"
+
+_LIMITS = tuple(BatchingConfig.model_fields)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class SlurmConfig:
     def memory_mb(self) -> int:
         """Memory of one task, in MB. All other modules use this name."""
         return self.mem_per_task_MB
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits of ``batching_config``, by name, as the heuristics take them."""
+        return {name: getattr(self, name) for name in _LIMITS}
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,6 @@ from ..errors import BatchingError
 from .batching import Batching, Branch, heuristics
 from .resolve import SlurmConfig
 
-_LIMITS = (
-    "target_cpus_per_job",
-    "max_cpus_per_job",
-    "target_mem_per_job",
-    "max_mem_per_job",
-    "target_num_jobs",
-    "max_num_jobs",
-)
 _GIVEN = ("tasks_per_job", "parallel_tasks_per_job")
 
 
@@ -72,13 +64,13 @@ def changes(config: SlurmConfig, batching: Batching, tot_tasks: int) -> list[Cha
         The changes that make a difference. The change that saves most time comes first. If two save the same time, the
         one with fewer jobs comes first.
     """
-    now: dict[str, Any] = {name: getattr(config, name) for name in _LIMITS}
+    now: dict[str, Any] = config.limits
     now |= {"cpus_per_task": config.cpus_per_task, "mem_per_task": config.mem_per_task_MB}
     now |= {"tot_tasks": tot_tasks, "needs_gpu": config.needs_gpu}
     if batching.branch is Branch.GIVEN:
         now |= {name: getattr(config, name) for name in _GIVEN}
     tried: list[tuple[str, int, int | None, dict[str, Any]]] = [
-        (name, now[name], 2 * now[name], {name: 2 * now[name]}) for name in _LIMITS
+        (name, now[name], 2 * now[name], {name: 2 * now[name]}) for name in config.limits
     ]
     for option, name in (("cpus_per_task", "cpus_per_task"), ("mem", "mem_per_task")):
         if now[name] > 1:

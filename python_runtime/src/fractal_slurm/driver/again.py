@@ -48,15 +48,10 @@ def options_again(run: RunRecord, changes: Mapping[str, Any], *, tasks: int) -> 
         tot_tasks=tasks,
         cpus_per_task=config.cpus_per_task,
         mem_per_task=config.mem_per_task_MB,
-        target_cpus_per_job=config.target_cpus_per_job,
-        max_cpus_per_job=config.max_cpus_per_job,
-        target_mem_per_job=config.target_mem_per_job,
-        max_mem_per_job=config.max_mem_per_job,
-        target_num_jobs=config.target_num_jobs,
-        max_num_jobs=config.max_num_jobs,
         tasks_per_job=None if decided else config.tasks_per_job,
         parallel_tasks_per_job=None if decided else config.parallel_tasks_per_job,
         needs_gpu=config.needs_gpu,
+        **config.limits,
     )
     config = replace(
         config, tasks_per_job=batching.tasks_per_job, parallel_tasks_per_job=batching.parallel_tasks_per_job

@@ -189,18 +189,17 @@ def create_run(
     Raises:
         FractalSlurmError: The input is not valid, sudo or SLURM refuse, or the journal can't be written.
     """
-    resolution = resolve_spec(config_file, spec, account)
-    return create_resolved_run(
-        resolution,
+    return draft_spec(
+        config_file,
         spec,
         settings,
-        slurm,
+        lambda: facts_of(slurm, user),
         user=user,
         cache_dir=cache_dir,
         work_dir=work_dir,
-        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
+        account=account,
         say=say,
-    )
+    ).create(settings)
 
 
 def create_resolved_run(
@@ -213,14 +212,12 @@ def create_resolved_run(
     cache_dir: str,
     work_dir: str,
     labels: Mapping[str, Any] | None = None,
-    metas: Metas | None = None,
     say: Callable[[str], None],
 ) -> Journal:
     """As :func:`create_run`, for a config that is resolved already: the metas of the spec have no part in it.
 
     Args:
         labels: What the caller wants to find with the run later; JSON values by name.
-        metas: See :func:`draft_run`.
     """
     return draft_run(
         resolution,
@@ -231,9 +228,34 @@ def create_resolved_run(
         cache_dir=cache_dir,
         work_dir=work_dir,
         labels=labels,
-        metas=metas,
         say=say,
     ).create(settings)
+
+
+def draft_spec(
+    config_file: SlurmConfigFile,
+    spec: Spec,
+    settings: Settings,
+    facts: Callable[[], Cluster],
+    *,
+    user: str,
+    cache_dir: str,
+    work_dir: str,
+    account: str | None = None,
+    say: Callable[[str], None],
+) -> Draft:
+    """As :func:`draft_run`, with the config that the file and the metas of the spec come to."""
+    return draft_run(
+        resolve_spec(config_file, spec, account),
+        spec,
+        settings,
+        facts,
+        user=user,
+        cache_dir=cache_dir,
+        work_dir=work_dir,
+        metas=Metas(task_meta=spec.task_meta, meta=spec.meta),
+        say=say,
+    )
 
 
 def draft_run(

@@ -147,12 +147,7 @@ def replan(config: SlurmConfig, settings: JobSettings, tasks: Sequence[int]) -> 
             tot_tasks=len(tasks),
             cpus_per_task=config.cpus_per_task,
             mem_per_task=config.memory_mb,
-            target_cpus_per_job=config.target_cpus_per_job,
-            max_cpus_per_job=config.max_cpus_per_job,
-            target_mem_per_job=config.target_mem_per_job,
-            max_mem_per_job=config.max_mem_per_job,
-            target_num_jobs=config.target_num_jobs,
-            max_num_jobs=config.max_num_jobs,
+            **config.limits,
         )
         size = max(1, min(batching.tasks_per_job, config.tasks_per_job))
         fitted, _reason = fit_walltime(replace(config, tasks_per_job=size), settings, len(tasks), "")
