@@ -204,6 +204,27 @@ with Engine() as engine:
 print(json.dumps([[run.wait().succeeded for run in runs], most, calls, took]))
 """
 
+ONE_CAT = """
+import pathlib
+from fractal_slurm.sudo import Impersonator
+read, cats = Impersonator._read, []
+def _read(self, user, command, *rest):
+    cats.append(command)
+    return read(self, user, command, *rest)
+Impersonator._read = _read
+def running(run):
+    with engine.open(run.run_id) as journal:
+        return [job.slurm_state for job in journal.jobs()] == ["RUNNING"]
+with Engine() as engine:
+    runs = [engine.start(request({task!r}, 1, user={user!r}, work_dir={work!r})) for _number in range(6)]
+    while not all(map(running, runs)):
+        time.sleep(0.05)
+    cats.clear()
+    pathlib.Path({gate!r}).touch()
+    succeeded = [run.wait(120).succeeded for run in runs]
+print(json.dumps([succeeded, cats.count("cat")]))
+"""
+
 FAIR = """
 from dataclasses import replace
 config = replace(request("true", 1).config, tasks_per_job=1, target_num_jobs=40, max_num_jobs=40)
@@ -233,6 +254,18 @@ class TestManyRuns:
         assert most <= 2 + 1 + 1
         # As often as one run by itself would ask: once a second at first, then less.
         assert calls <= took + 3
+
+    def test_of_a_user_are_read_in_one_call(self, call: Call) -> None:
+        gate = call.folder / "gate" / "open"
+        gate.parent.mkdir()
+        gate.parent.chmod(0o777)  # the service account opens it
+        task = call.script(f'#!/bin/sh\nuntil [ -e {gate} ]; do sleep 0.1; done\ncp "$2" "$4"\n')
+        succeeded, cats = run_python(
+            call, ONE_CAT.format(task=task, user=ANNA, work=str(call.work(ANNA)), gate=str(gate))
+        )
+        assert succeeded == [1] * 6
+        # Each run by itself needs one. Some jobs may end after the first look, and a look at what runs may come between.
+        assert cats <= 4
 
     def test_of_a_user_with_few_jobs_are_not_behind_those_of_one_with_many(self, call: Call) -> None:
         places = [(user, str(call.work(user))) for user in (ANNA, BEN)]

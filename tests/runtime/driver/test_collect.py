@@ -34,11 +34,11 @@ def end(token=TOKEN, **changes):
 class Driver:
     """A run with two jobs that ended, of two tasks each."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, tokens=(TOKEN, OTHER)):
         self.said = []
         self.files = folder / "files"
-        (self.files / TOKEN).mkdir(parents=True)
-        (self.files / OTHER).mkdir()
+        for token in tokens:
+            (self.files / token).mkdir(parents=True)
         sudo = folder / "sudo"
         # cat and ls of what the test wrote, for the paths in the run's folder.
         sudo.write_text(
@@ -47,7 +47,7 @@ class Driver:
         )
         sudo.chmod(0o755)
         record = run_record(tasks=4, run_folder="/w/r", state=RunState.DRIVEN)
-        batches = {TOKEN: range(2), OTHER: range(2, 4)}
+        batches = dict(zip(tokens, (range(2), range(2, 4)), strict=True))
         self.journal = Journal.create(folder / "state", record, ["{}"] * 4, batches, "")
         for number, token in enumerate(batches):
             self.journal.update_job(token, state=JobState.ENDED, slurm_job_id=str(number + 7))

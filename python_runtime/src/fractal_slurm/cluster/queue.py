@@ -115,6 +115,12 @@ class Queue:
         """By user: the live jobs that are none of ours, as far as this is known."""
         return self._answer.foreign
 
+    def over(self, run_id: str) -> frozenset[str]:
+        """The jobs of a run that have ended, by the answer that there is. Asks nobody."""
+        answer, wanted = self._answer, self._wanted.get(run_id, frozenset())
+        found = ((job_id, answer.states.get(job_id)) for job_id in wanted)
+        return frozenset(job_id for job_id, state in found if state is not None and state.is_final)
+
     def states(
         self, run_id: str, job_ids: Sequence[str], *, fresh_s: float = 0.0, user: str = ""
     ) -> dict[str, SlurmJob | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,24 +66,10 @@ class Collector:
         Raises:
             ClusterError: The results can't be read now, so nothing is known about them.
         """
-        files: dict[str, JobRow] = {}
-        unlisted = []
-        self.reading = {job.token for job in jobs}
-        for job in jobs:
-            reading = self.run.readings[job.token]
-            if reading.full:  # once is enough
-                reading.listed = True
-                continue
-            reading.done = reading.lines = 0
-            reading.closed = ""
-            reading.most_nodes = self.run.most_nodes(job)
-            nodes = range(min(max(job.nodes, reading.nodes), reading.most_nodes))
-            for path in reading.files or (results_path(self.run.folder, job.token, node=node) for node in nodes):
-                files[path] = job
-            ended_at = self.run.sightings[job.token].ended_at
-            if reading.list_again or (ended_at is not None and now - ended_at > 0.5 and not reading.listed):
-                reading.list_again = False
-                unlisted.append(job)
+        files = self.start(jobs)
+        unlisted = [job for job in jobs if self.is_unlisted(job, now)]
+        for job in unlisted:
+            self.run.readings[job.token].list_again = False
         began = time.monotonic()
         try:
             found = self.find_files(unlisted)
@@ -100,6 +86,46 @@ class Collector:
             self.name_odd_lines(jobs, odd[Kind.TORN], odd[Kind.FOREIGN])
         for job in unlisted:
             self.run.readings[job.token].listed = True
+
+    def start(self, jobs: Sequence[JobRow]) -> dict[str, JobRow]:
+        """Begin to read the results of these jobs, all from their first line; return their files, with their jobs."""
+        files: dict[str, JobRow] = {}
+        self.reading = {job.token for job in jobs}
+        for job in jobs:
+            reading = self.run.readings[job.token]
+            if reading.full:  # once is enough
+                reading.listed = True
+                continue
+            reading.done = reading.lines = 0
+            reading.closed = ""
+            reading.most_nodes = self.run.most_nodes(job)
+            nodes = range(min(max(job.nodes, reading.nodes), reading.most_nodes))
+            for path in reading.files or (results_path(self.run.folder, job.token, node=node) for node in nodes):
+                files[path] = job
+        return files
+
+    def is_unlisted(self, job: JobRow, now: float) -> bool:
+        """Whether the result files of a job are to be looked for: SLURM may have started it more than once."""
+        reading, ended_at = self.run.readings[job.token], self.run.sightings[job.token].ended_at
+        if reading.full:
+            return False
+        return reading.list_again or (ended_at is not None and now - ended_at > 0.5 and not reading.listed)
+
+    def may_read_ahead(self, job: JobRow, now: float) -> bool:
+        """Whether the files of a job that has ended may be read in the turn of another run: nothing is odd with it."""
+        reading = self.run.readings[job.token]
+        return not (reading.ahead or reading.full or reading.closed or self.is_unlisted(job, now))
+
+    def note_read_ahead(self, jobs: Sequence[JobRow]) -> None:
+        """Note that files of jobs were read to the end after SLURM said that the jobs have ended."""
+        for job in jobs:
+            self.run.readings[job.token].ahead = True
+
+    def was_read_ahead(self, job: JobRow) -> bool:
+        """Whether the files of a job need not be read now. Once only: if something is missing, they are read again."""
+        reading = self.run.readings[job.token]
+        was, reading.ahead = reading.ahead, False
+        return was
 
     def list_again(self, job: JobRow) -> None:
         """Look for the result files of a job once more, at the next reading."""
@@ -123,7 +149,8 @@ class Collector:
         closed: dict[str, str] = {}
         odd = {Kind.TORN: 0, Kind.FOREIGN: 0}
         try:
-            self.take_lines(self.read(list(files), jobs, closed), jobs, odd)
+            lines = self.read(list(files), closed, longest=self.longest, room=self.room(jobs))
+            self.take_lines(lines, jobs, odd)
         except (Stalled, _TooMany) as trouble:
             if len(jobs) > 1:
                 # One file that never ends, or never begins, is no reason to leave the others unread.
@@ -152,39 +179,41 @@ class Collector:
             ClusterError: No more can be read.
             Interrupted: The driver has something else to do.
         """
-        left = _FEW_RECORDS + _RECORDS_PER_TASK * sum(job.tasks for job in jobs)
+        left = most_records(jobs)
         for some in slices(lines):
             self.run.heed()
             with self.run.journal.transaction():
                 for line in some:
-                    beat = _BEAT.fullmatch(line)
-                    if beat is not None:
-                        self.take_beat(beat[1].decode())
-                        continue
-                    kind = self.take_line(line)
+                    kind, record = sort_line(line, self.reading)
                     if kind in odd:
                         odd[kind] += 1
-                    left -= 1
+                    else:
+                        self.take(kind, record, line)
+                    left -= kind is not Kind.BEAT
             if left <= 0:
                 raise _TooMany("hold more records than a job writes: the rest was not read")
 
-    def take_beat(self, token: str) -> None:
-        """Note a sign of life of a worker. There may be very many, so only their number is kept."""
-        if token in self.reading:
-            reading = self.run.readings[token]
-            reading.began = True
-            reading.lines += 1
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest line that a worker writes."""
+        return max(self.run.job_settings.max_out_bytes, _LEAST_LONGEST) + _RECORD_BYTES
 
-    def read(self, paths: Sequence[str], jobs: Sequence[JobRow], closed: dict[str, str]) -> Iterator[bytes]:
-        """Yield the lines of jobs' result files; ``closed`` gets the files that can't be read, with the reasons."""
-        most = max(self.run.job_settings.max_out_bytes, _LEAST_LONGEST)  # what the workers were told
-        room = sum(job.tasks for job in jobs) * (most + _RECORD_BYTES) + (1 << 26)
-        return split_lines(
-            self.run.sudo.read_files(
-                self.run.user, paths, timeout=self.run.settings.command_timeout_s, max_bytes=room, closed=closed
-            ),
-            longest=most + _RECORD_BYTES,
-        )
+    def room(self, jobs: Sequence[JobRow]) -> int:
+        """Bytes that the result files of jobs have at the most."""
+        return sum(job.tasks for job in jobs) * self.longest + (1 << 26)
+
+    def read(self, paths: Sequence[str], closed: dict[str, str], *, longest: int, room: int) -> Iterator[bytes]:
+        """Yield the lines of result files.
+
+        Args:
+            paths: The files.
+            closed: Receives the files that can't be read, with the reasons.
+            longest: Bytes of the longest line.
+            room: Bytes to read at the most.
+        """
+        timeout = self.run.settings.command_timeout_s
+        chunks = self.run.sudo.read_files(self.run.user, paths, timeout=timeout, max_bytes=room, closed=closed)
+        return split_lines(chunks, longest=longest)
 
     def name_odd_lines(self, jobs: Sequence[JobRow], torn: int, foreign: int) -> None:
         """Say that lines were skipped which no worker wrote, or only in part; once for each set of jobs."""
@@ -193,11 +222,8 @@ class Collector:
         if self.run.say_once(words):
             self.run.journal.event("odd lines", which, words)
 
-    def take_line(self, line: bytes) -> Kind:
-        """Journal one line of a result file; return what kind of line it is."""
-        kind, record = classify(line, self.reading)
-        if kind in (Kind.TORN, Kind.FOREIGN):
-            return kind
+    def take(self, kind: Kind, record: dict[str, Any], line: bytes) -> None:
+        """Journal one line of a result file, which is the worker's: not torn, and of a job that is read."""
         reading = self.run.readings[record["token"]]
         reading.began = True
         reading.lines += 1
@@ -217,7 +243,6 @@ class Collector:
             reading.steps[record["restart"], record["node"]] = record["steps"]
             reading.forked[record["restart"], record["node"]] = record.get("forked") or 0
             self.take_starts(record)
-        return kind
 
     def take_printed(self, record: dict[str, Any], reading: Reading) -> None:
         """Note what a job's script printed before its first task; say the first output that looks like trouble."""
@@ -279,6 +304,25 @@ class Collector:
             return
         self.late.add((token, index))
         self.run.journal.event(what, token, f"task {index}, attempt {attempt}")
+
+
+def sort_line(line: bytes, tokens: Container[str]) -> tuple[Kind, dict[str, Any]]:
+    """What kind of line of a result file it is, and what it says.
+
+    Args:
+        line: The line.
+        tokens: Those of the jobs whose files are read.
+    """
+    beat = _BEAT.fullmatch(line)  # there may be very many
+    if beat is not None:
+        token = beat[1].decode()
+        return (Kind.BEAT if token in tokens else Kind.FOREIGN), {"token": token}
+    return classify(line, tokens)
+
+
+def most_records(jobs: Sequence[JobRow]) -> int:
+    """How many records jobs write at the most."""
+    return _FEW_RECORDS + _RECORDS_PER_TASK * sum(job.tasks for job in jobs)
 
 
 def _names(jobs: Sequence[JobRow]) -> str:

@@ -30,6 +30,7 @@ from .model import RunState as StoredState
 from .model import TaskEnd as StoredEnd
 from .prepare import connect, create_resolved_run
 from .runner import Detached, Runner
+from .together import Together
 
 # Jobs that are submitted at the same time, for different users; and those of one run in one turn.
 _SUBMISSIONS, _JOBS_PER_TURN = 4, 8
@@ -267,6 +268,12 @@ class RunHandle:
         if self._member is not None:
             self._engine._loop.wake(self._member)
 
+    def _hurry(self) -> None:
+        """Have a turn soon: results of the run's jobs were read in the turn of another run of the user."""
+        if self._runner is not None and self._member is not None:
+            self._runner.hurry()
+            self._engine._loop.wake(self._member)
+
     def _heed(self, runner: Runner) -> None:
         if self._wish == "leave":
             runner.leave()
@@ -316,7 +323,9 @@ class RunHandle:
             show=self._show,
             queue=self._engine._queue,
             most_at_once=_JOBS_PER_TURN,
+            together=self._engine._together,
         )
+        self._engine._together.join(runner.collector, self._hurry)
         with self._lock:
             self._runner = runner
             self._heed(runner)
@@ -344,7 +353,9 @@ class RunHandle:
     def _close(self) -> None:
         """The end, whichever it is: whoever waits is told."""
         with self._lock:
-            self._runner = None
+            runner, self._runner = self._runner, None
+        if runner is not None:
+            self._engine._together.leave(runner.collector)
         self._engine._queue.leave(self.run_id)
         try:
             self._journal.close()
@@ -401,6 +412,7 @@ class Engine:
             foreign=self.settings.limits.count_foreign_jobs,
         )
         self._gate = Gate(_SUBMISSIONS)
+        self._together = Together()
 
     def start(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from enum import Enum
 from typing import Any
 
@@ -45,7 +45,7 @@ class Kind(Enum):
     FOREIGN = "foreign"  # a record of another run
 
 
-def classify(line: bytes, tokens: frozenset[str] | set[str]) -> tuple[Kind, dict[str, Any]]:
+def classify(line: bytes, tokens: Container[str]) -> tuple[Kind, dict[str, Any]]:
     """Read one line.
 
     Args:

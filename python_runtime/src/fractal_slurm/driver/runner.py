@@ -28,6 +28,7 @@ from .model import IN_FLIGHT, JobRow, JobState, RunState, TaskState
 from .settle import Settler
 from .submit import Submitter
 from .tally import Tally
+from .together import Together
 from .track import Tracker
 
 
@@ -61,6 +62,7 @@ class Runner:
         show: Takes the progress, whenever it changed or a second went by.
         queue: Tells how jobs are; None for one of this run's own.
         most_at_once: Jobs that are submitted in one turn; None for all that there is room for.
+        together: Reads results for all runs of a user; None if there is only this one.
     """
 
     def __init__(
@@ -73,11 +75,12 @@ class Runner:
         show: Callable[[Progress], None] | None = None,
         queue: Queue | None = None,
         most_at_once: int | None = None,
+        together: Together | None = None,
     ) -> None:
         self.run = Run(journal, settings, slurm, say=say, queue=queue)
         self.collector = Collector(self.run)
         self.submitter = Submitter(self.run, self.collector, most_at_once=most_at_once)
-        self.tracker = Tracker(self.run, self.collector, Settler(self.run, self.collector))
+        self.tracker = Tracker(self.run, self.collector, Settler(self.run, self.collector), together or Together())
         self.show = show
         self.tally = Tally(journal)
         self.began = time.monotonic()
@@ -225,6 +228,10 @@ class Runner:
         if self.run.cancel_at is not None and not self.run.cancelled:
             due = min(due, self.run.cancel_at)
         return 0.0 if self.submitter.has_more and self.run.may_ask() else due
+
+    def hurry(self) -> None:
+        """Let the next turn look at the jobs. Not called during a turn."""
+        self.next_poll = min(self.next_poll, time.monotonic())
 
     def wait(self) -> None:
         """Sleep until something is due, or an interrupt comes."""

@@ -50,6 +50,7 @@ class Reading:
         listed: Whether they were looked for since the job ended.
         list_again: Whether they are to be looked for anew.
         full: Whether they hold more records than any job writes; then they are not read again.
+        ahead: Whether they were read in the turn of another run, after the job had ended, and not looked at since.
         closed: Which of them can't be read, and why; empty where all can.
         began: Whether a worker began.
         lines: How many lines of the job's own they had, at the last reading.
@@ -67,6 +68,7 @@ class Reading:
     listed: bool = False
     list_again: bool = False
     full: bool = False
+    ahead: bool = False
     closed: str = ""
     began: bool = False
     lines: int = 0

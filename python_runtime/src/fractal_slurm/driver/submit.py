@@ -278,8 +278,9 @@ class Submitter:
         """Find the ids of jobs that hold their claims, in the first records of their workers."""
         files = self.collector.find_files(jobs)
         ids: dict[str, str] = {}
+        room, longest = self.collector.room(jobs), self.collector.longest
         with contextlib.suppress(Stalled):  # what came before tells, and what did not come is waited for
-            for some in slices(self.collector.read(list(files), jobs, {})):
+            for some in slices(self.collector.read(list(files), {}, longest=longest, room=room)):
                 self.run.heed()
                 for line in some:
                     kind, record = classify(line, self.run.tokens)

@@ -22,6 +22,7 @@ from .notes import is_watched
 from .outcome import LOST
 from .settle import Settler
 from .sight import Sighting
+from .together import Together
 
 # The longest pause in seconds between two looks at SLURM: while jobs run, and while all jobs are pending.
 _POLL_RUNNING_S, _POLL_PENDING_S = 15.0, 30.0
@@ -47,9 +48,11 @@ class Tracker:
         run: The run.
         collector: Reads their results.
         settler: Decides on what they left.
+        together: Reads results of other runs of the user, too.
     """
 
-    def __init__(self, run: Run, collector: Collector, settler: Settler) -> None:
+    def __init__(self, run: Run, collector: Collector, settler: Settler, together: Together) -> None:
+        self.together = together
         self.run = run
         self.collector = collector
         self.settler = settler
@@ -120,7 +123,7 @@ class Tracker:
         Raises:
             ClusterError: They can't be read now.
         """
-        self.collector.collect(jobs, now)
+        self.together.collect(self.collector, jobs, now)
         for job in jobs:
             sighting, done = self.run.sightings[job.token], self.run.readings[job.token].done
             if sighting.running_since is not None and done:
