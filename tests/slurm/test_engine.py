@@ -264,7 +264,7 @@ class TestManyRuns:
             call, ONE_CAT.format(task=task, user=ANNA, work=str(call.work(ANNA)), gate=str(gate))
         )
         assert succeeded == [1] * 6
-        # Each run by itself needs one. Some jobs may end after the first look, and a look at what runs may come between.
+        # Each run by itself needs one. Some jobs may end after the first look, and some that run may be looked at.
         assert cats <= 4
 
     def test_of_a_user_with_few_jobs_are_not_behind_those_of_one_with_many(self, call: Call) -> None:

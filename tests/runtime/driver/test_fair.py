@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from fractal_slurm import process
 from fractal_slurm.api import Engine, RunHandle, RunRequest
-from fractal_slurm.cluster.commands import Slurm, Submission, Submitted
+from fractal_slurm.cluster.commands import Slurm, SlurmJob, Submission, Submitted
+from fractal_slurm.driver import loop
 from fractal_slurm.settings import Settings
 from samples import slurm_config
 from standins import Standins
@@ -52,7 +53,7 @@ class Site:
             if getattr(module, "run_command", None) is process.run_command and module is not process:
                 monkeypatch.setattr(module, "run_command", run_command)
         monkeypatch.setattr(Slurm, "submit", submit)
-        monkeypatch.setattr(Slurm, "squeue", lambda _slurm, _ids=(), **_names: {})
+        monkeypatch.setattr(Slurm, "squeue", lambda _slurm, ids: {each: SlurmJob(each, "PENDING") for each in ids})
         (folder / "work").mkdir()
         self.engine = Engine(
             Settings(
@@ -130,7 +131,8 @@ class TestSubmissions:
         site.until(("anna/some", 12), ("ben/some", 12))
         assert not [who for who in site.order if who.startswith("hung")]
 
-    def test_of_one_user_the_oldest_goes_first(self, site):
+    def test_of_one_user_the_oldest_goes_first(self, site, monkeypatch):
+        monkeypatch.setattr(loop, "_LONG_S", 60.0)  # however slow this machine is
         site.hung = {"anna": threading.Event()}
         for name in ("first", "second", "third"):
             site.start("anna", name, 24)
