@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import stat
@@ -14,6 +15,7 @@ from fractal_slurm.cluster.commands import SlurmJob
 from fractal_slurm.cluster.queue import Answer
 from fractal_slurm.driver import ledger as module
 from fractal_slurm.driver.ledger import Ledger, NotShared, ledger_of
+from fractal_slurm.driver.lock import lock
 from fractal_slurm.limits import LimitSettings
 from fractal_slurm.settings import Settings
 from hypothesis import given
@@ -105,7 +107,9 @@ class TestPlaces:
         for number in range(3):
             take(Ledger(ledger.file), number, **limits)  # none of them comes to its answer
         assert take(ledger, 9, **limits).until == pytest.approx(clock.now + 3600)
-        clock.now += 700  # they count as submissions, and as jobs no more
+        clock.now += 700  # they count as submissions; as jobs where SLURM shows them, until it is asked
+        assert ledger.in_flight("anna") == 3
+        ledger.publish(Answer(module_time.monotonic(), looked_for=[f"{number:016x}" for number in range(3)]))
         assert ledger.in_flight("anna") == 0
         assert take(ledger, 9, **limits).limit == "limits.each_user.max_submissions"
 
@@ -206,7 +210,114 @@ class TestRefusals:
         assert take(ledger, 2) is None
 
 
+class TestPlacesOfWhichNothingWasHeard:
+    """The process died, or was stopped, between its place and the answer of sbatch."""
+
+    TOKEN = f"{1:016x}"
+
+    def asked(self, ledger, **named):
+        ledger.publish(Answer(module_time.monotonic(), named=named, looked_for=[self.TOKEN]))
+
+    def test_count_until_slurm_has_no_such_job(self, ledger, clock):
+        take(ledger, 1)
+        assert ledger.claim(5).unsure == frozenset()
+        self.asked(ledger)  # it may come yet
+        clock.now += 61
+        ledger.publish(Answer(module_time.monotonic()))  # it was not looked for
+        assert ledger.in_flight() == 1
+        question = ledger.claim(5)
+        assert (question.unsure, question.tokens) == ({"anna"}, {self.TOKEN: "anna"})
+        self.asked(ledger)
+        assert ledger.in_flight() == 0
+        assert ledger.claim(5).tokens == {self.TOKEN: "anna"}  # a late one is found all the same
+        self.asked(ledger, **{self.TOKEN: "7"})
+        assert ledger.claim(5).job_ids == {"7"}
+
+    def test_count_as_the_job_that_slurm_has_of_that_name(self, ledger, clock):
+        take(ledger, 1)
+        clock.now += 3_600
+        self.asked(ledger, **{self.TOKEN: "7"})
+        assert ledger.claim(5).job_ids == {"7"}
+        clock.now += 3_600
+        assert ledger.in_flight() == 1
+        ledger.publish(Answer(module_time.monotonic(), frozenset({"7"})))
+        assert ledger.in_flight() == 0
+
+    def test_count_as_long_as_somebody_drives_the_run(self, ledger, clock):
+        ledger.reserve(self.TOKEN, "anna", "20260101-000000-abcdef", ())
+        folder = ledger.file.parent.parent / "runs/20260101-000000-abcdef"
+        folder.mkdir(parents=True)
+        held = lock(folder)
+        clock.now += 700
+        self.asked(ledger)
+        assert ledger.in_flight() == 1
+        os.close(held)
+        self.asked(ledger)
+        assert ledger.in_flight() == 0
+
+    def test_count_for_ten_minutes_where_slurm_hides_them(self, ledger, clock):
+        ledger.reserve(self.TOKEN, "anna", "run", (), shown=False)
+        clock.now += 590
+        assert ledger.in_flight() == 1
+        clock.now += 20
+        assert ledger.in_flight() == 0
+
+
 class TestFile:
+    def test_that_is_moved_away_is_made_anew_by_those_who_had_it(self, ledger):
+        limits = {"each_user": {"max_submissions": "2 in 1h"}}
+        other = Ledger(ledger.file)
+        assert take(ledger, 1, **limits) is None
+        assert other.in_flight() == 1
+        ledger.file.rename(ledger.file.with_name("before"))
+        assert take(ledger, 2, **limits) is None
+        assert take(other, 3, **limits) is None
+        assert ledger.in_flight() == other.in_flight() == 2
+        assert take(ledger, 4, **limits)
+        assert ledger.opened == other.opened == 2
+
+    def test_that_is_emptied_while_it_is_open_is_opened_anew(self, ledger):
+        take(ledger, 1)
+        os.truncate(ledger.file, 0)
+        assert take(ledger, 2) is None
+        assert Ledger(ledger.file).in_flight() == ledger.in_flight()
+
+    def test_that_is_damaged_while_it_is_open_is_opened_anew(self, ledger):
+        take(ledger, 1)
+        ledger._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ledger._db.execute("UPDATE full SET pause = 1")
+        content = ledger.file.read_bytes()
+        ledger.file.write_bytes(content[:100] + bytes(len(content) - 100))
+        with pytest.raises(NotShared, match=r"it is damaged .* with the two files beside it that begin with its name"):
+            Ledger(ledger.file).in_flight()
+        for path in ledger.file.parent.iterdir():
+            path.rename(path.with_name(f"old-{path.name}"))
+        assert ledger.in_flight() == 0
+
+    @pytest.mark.parametrize(
+        "sql", ["INSERT INTO full VALUES ('anna', 'x', 'y', 'z')", "ALTER TABLE job DROP COLUMN at"]
+    )
+    def test_with_values_that_are_not_ours_is_damaged(self, ledger, sql):
+        ledger.in_flight()
+        ledger._db.execute("DROP INDEX job_at")
+        ledger._db.execute(sql)
+        with pytest.raises(NotShared, match="it is damaged"):
+            take(ledger, 1)
+
+    @pytest.mark.parametrize("said", ['{"states":[],"asked":[],"asked_at":"x"}', '{"states":[],"asked":3}', "7", "[]"])
+    def test_with_an_answer_that_is_none_has_none(self, ledger, said):
+        ledger.in_flight()
+        values = (module._boot(), module_time.monotonic(), said)
+        ledger._db.execute("INSERT INTO answer VALUES (1, ?, ?, ?)", values)
+        assert ledger.answer(0) is None
+
+    @pytest.mark.parametrize(("which", "mode"), [("file", 0o622), ("folder", 0o777)])
+    def test_in_which_others_may_write_is_not_believed(self, ledger, which, mode):
+        ledger.in_flight()
+        (ledger.file if which == "file" else ledger.file.parent).chmod(mode)
+        with pytest.raises(NotShared, match=f"the {which} belongs to the uid .* no other may write in, is allowed"):
+            Ledger(ledger.file).in_flight()
+
     def test_is_private_and_one_for_each_cluster(self, tmp_path):
         settings = Settings(state_dir=str(tmp_path / "state"), slurm_bin_dir="/a")
         ledger = ledger_of(settings)
@@ -221,6 +332,9 @@ class TestFile:
         (tmp_path / "a.sqlite").write_bytes(b"no database" * 1000)
         with pytest.raises(NotShared, match=r"a\.sqlite can't be used: it is damaged .*move it away"):
             Ledger(tmp_path / "a.sqlite").in_flight()
+        os.mkfifo(tmp_path / "pipe", 0o600)
+        with pytest.raises(NotShared, match="it is no file"):
+            Ledger(tmp_path / "pipe").in_flight()
         (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(NotShared, match="Too many levels of symbolic links"):
             Ledger(tmp_path / "link").in_flight()

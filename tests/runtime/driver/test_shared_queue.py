@@ -10,6 +10,7 @@ import pytest
 from fractal_slurm.cluster import queue as module
 from fractal_slurm.cluster.commands import Silence, SlurmJob
 from fractal_slurm.cluster.queue import Queue
+from fractal_slurm.driver import ledger as ledger_module
 from fractal_slurm.driver.ledger import Ledger
 
 
@@ -209,3 +210,20 @@ class TestJobsInFlight:
         other.states("run", [], fresh_s=60, user="ben")  # of this user the answer does not tell
         assert other.foreign == {"anna": 2, "ben": 1}
         assert len(cluster.asked) == 2
+
+    def test_a_place_of_a_process_that_died_becomes_the_job_that_has_its_name(
+        self, process, cluster, ledger, monkeypatch
+    ):
+        monkeypatch.setattr(ledger_module, "_ASK_BY_NAME_S", 0.0)
+        monkeypatch.setattr(ledger_module, "_NEVER_CAME_S", 0.0)
+        for token in ("e" * 16, "f" * 16):
+            ledger.reserve(token, "anna", "a run", ())
+        cluster.add("2", name="x." + "f" * 16)
+        cluster.add("3", name="x." + "e" * 16, user="eve")  # anybody can give this name to a job
+        for _turn in range(2):
+            states(process(), "1", fresh_s=0)
+        assert cluster.asked == [["anna"], ["1"], ["1", "2"]]
+        assert ledger.in_flight("anna") == 1
+        cluster.add("2", "COMPLETED")
+        states(process(), "1", fresh_s=0)
+        assert ledger.in_flight("anna") == 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +28,8 @@ class Answer:
         asked: The ids of the jobs that it was asked for.
         states: Those that it knows.
         foreign: By user: the live jobs that are none of ours. Of users that are missing this is not known.
+        named: By token: the ids of the jobs that were found by their names.
+        looked_for: The tokens of all jobs that were looked for by their names.
         trouble: Why there is no answer, if so.
         is_silence: Whether the trouble is that slurmctld did not answer.
     """
@@ -36,6 +38,8 @@ class Answer:
     asked: frozenset[str] = frozenset()
     states: Mapping[str, SlurmJob] = field(default_factory=dict)
     foreign: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
+    looked_for: Collection[str] = ()
     trouble: str = ""
     is_silence: bool = False
 
@@ -46,13 +50,15 @@ class Question:
 
     Attributes:
         job_ids: The ids of their jobs.
-        tokens: Tokens of jobs that are being submitted: their ids are not known yet.
+        tokens: Tokens of jobs that are being submitted, and their users: their ids are not known yet.
         users: The users of all these.
+        unsure: Users who have a job among those that are being submitted for long: it is looked for by its name.
     """
 
     job_ids: frozenset[str] = frozenset()
-    tokens: frozenset[str] = frozenset()
+    tokens: Mapping[str, str] = field(default_factory=dict)
     users: frozenset[str] = frozenset()
+    unsure: frozenset[str] = frozenset()
 
 
 class Shared(Protocol):
@@ -210,22 +216,30 @@ class Queue:
 
     def _ask(self, question: Question) -> Answer:
         job_ids = question.job_ids.union(*self._wanted.values())
-        users = sorted(question.users.union(user for user in self._users.values() if user)) if self._foreign else []
+        users = question.unsure
+        if self._foreign:
+            users = question.users.union(user for user in self._users.values() if user)
         asked_at = time.monotonic()
         # Where it can't be counted, for an unknown user or too long an answer, nothing is counted.
-        foreign = dict.fromkeys(users, 0)
+        foreign = dict.fromkeys(sorted(users), 0) if self._foreign else {}
         try:
-            found = self._slurm.squeue_of(users) if users else None
-            states = self._slurm.squeue(sorted(job_ids)) if found is None else {}
+            found = self._slurm.squeue_of(sorted(users)) if users else None
+            has_all = self._foreign and found is not None
+            states = {} if has_all else self._slurm.squeue(sorted(job_ids))
         except ClusterError as trouble:
             return Answer(asked_at, job_ids, trouble=str(trouble), is_silence=isinstance(trouble, Silence))
+        named = {}
         for user, job_id, job in found or ():
+            token = job.name.rpartition(".")[2]
             if job_id in job_ids:
                 states[job_id] = job
-            elif user in foreign and not job.is_final and job.name.rpartition(".")[2] not in question.tokens:
+            elif question.tokens.get(token) == user:
+                named[token] = job_id
+            elif user in foreign and not job.is_final:
                 foreign[user] += 1
+        looked_for = [token for token, user in question.tokens.items() if user in users and found is not None]
         missing = sorted(job_ids - set(states))
         if missing:
             # slurmctld forgets a job after MinJobAge. The accounting may know it. If not, the result files say more.
             states |= {job_id: state for job_id, state in self._slurm.sacct(missing).items() if state.is_final}
-        return Answer(asked_at, job_ids, states, foreign)
+        return Answer(asked_at, job_ids, states, foreign, named, looked_for)

@@ -17,9 +17,10 @@ import json
 import os
 import re
 import sqlite3
+import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +32,14 @@ from ..errors import ClusterError, count_of, one_line
 from ..limits import LONGEST_SPAN_S, Scope, parse_rate
 from ..settings import Settings
 from .journal import make_private
+from .lock import is_driven
 
 # Seconds for which a process waits for another that writes; and after that, does not wait again.
 _BUSY_S, _AWAY_S = 5.0, 10.0
-# A place that was taken and never used counts as a job in flight for so long: its process died, or its sbatch hangs.
-_UNANSWERED_S = 600.0
+# A place that was taken, and whose job's id nobody knows: its process died, or its sbatch hangs. From the first age on,
+# SLURM is asked for a job of that name. From the second on, there is none if SLURM has none and nobody drives the run.
+# Where SLURM does not show the job, its place counts as a job in flight up to the third.
+_ASK_BY_NAME_S, _NEVER_CAME_S, _UNANSWERED_S = 10.0, 60.0, 600.0
 # A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
 _UNSEEN_S = 86_400.0
 # Of a job that is gone SLURM is asked for so long, for a driver that has not seen it.
@@ -68,7 +72,8 @@ PRAGMA user_version = {_FORMAT};
 # Jobs in flight of a user, or of all. What was seen, or taken, before these times does not count.
 _IN_FLIGHT = """\
 SELECT count(*) FROM job WHERE gone IS NULL AND (:user = '' OR user = :user)
-AND ((job_id IS NOT NULL AND seen > :unseen) OR (job_id IS NULL AND at > :unanswered))
+AND ((job_id IS NOT NULL AND seen > :unseen)
+OR (job_id IS NULL AND at > CASE WHEN shown THEN :unseen ELSE :unanswered END))
 """
 # The submission, of a user or of all, before which so many others came since a time.
 _SUBMITTED = """\
@@ -104,9 +109,11 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.opened = 0  # how often a file was opened: another number may mean another file
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._pid = 0
+        self._which: tuple[int, int] | None = None  # the file that is open, by device and inode
         self._away: tuple[float, str] = (0.0, "")  # until when another process is taken to hold it, and the words
 
     # -- submissions
@@ -255,13 +262,15 @@ class Ledger:
                 return None
             db.execute("INSERT OR REPLACE INTO asking VALUES (1, ?, ?)", (_boot(), at + min(hold_s, _MOST_HOLD_S)))
             rows = db.execute(
-                "SELECT job_id, token, user FROM job WHERE shown AND (gone IS NULL OR gone > ?) AND seen > ?",
-                (now - _GONE_S, now - _UNSEEN_S),
+                "SELECT job_id, token, user, gone IS NULL AND at < ? FROM job "
+                "WHERE shown AND (gone IS NULL OR gone > ?) AND seen > ?",
+                (now - _ASK_BY_NAME_S, now - _GONE_S, now - _UNSEEN_S),
             ).fetchall()
         return Question(
             job_ids=frozenset(row[0] for row in rows if row[0] is not None),
-            tokens=frozenset(row[1] for row in rows if row[0] is None),
+            tokens={row[1]: row[2] for row in rows if row[0] is None},
             users=frozenset(row[2] for row in rows),
+            unsure=frozenset(row[2] for row in rows if row[0] is None and row[3]),
         )
 
     def publish(self, answer: Answer) -> None:
@@ -282,6 +291,8 @@ class Ledger:
             db.execute("INSERT OR REPLACE INTO answer VALUES (1, ?, ?, ?)", (_boot(), answer.asked_at, said))
             if answer.trouble:
                 return
+            for token in answer.looked_for:
+                self._note_by_name(db, now, token, answer.named.get(token))
             sql = "SELECT token, user, job_id, seen, gone FROM job WHERE shown AND (gone IS NULL OR gone > 0)"
             for token, user, job_id, seen, gone in db.execute(sql).fetchall():
                 if job_id not in answer.asked:
@@ -291,6 +302,18 @@ class Ledger:
                     _there_is_room(db, now, user)
                 elif job_id in live and (gone is not None or seen < now - _SEEN_EVERY_S):
                     db.execute("UPDATE job SET gone = NULL, seen = ? WHERE token = ?", (now, token))
+
+    def _note_by_name(self, db: sqlite3.Connection, now: float, token: str, job_id: str | None) -> None:
+        """SLURM was asked for a job by its name, since nobody knew its id: note it; or that there is certainly none."""
+        if job_id is not None:
+            sql = "UPDATE job SET job_id = ?, seen = ? WHERE token = ? AND job_id IS NULL"
+            db.execute(sql, (job_id, now, token))
+            return
+        sql = "SELECT run, user FROM job WHERE token = ? AND job_id IS NULL AND gone IS NULL AND at < ?"
+        row = db.execute(sql, (token, now - _NEVER_CAME_S)).fetchone()
+        if row is not None and is_driven(self.file.parent.parent, row[0]) is None:
+            db.execute("UPDATE job SET gone = ? WHERE token = ?", (now, token))
+            _there_is_room(db, now, row[1])
 
     # -- the file
 
@@ -320,18 +343,30 @@ class Ledger:
                 raise NotShared(words)
             try:
                 yield self._connection()
-            except (OSError, sqlite3.Error) as error:
+            # Values of another type than ours come of damage.
+            except (OSError, sqlite3.Error, TypeError, ValueError) as error:
                 cause = _cause(error)
+                if cause != _held():
+                    self._forget()  # the next use begins with the file that is there then
                 words = f"what runs share in {self.file} can't be used: {cause}; see state_dir in our settings"
                 self._away = (time.monotonic() + _AWAY_S if cause == _held() else 0.0, words)
                 raise NotShared(words) from None
 
     def _connection(self) -> sqlite3.Connection:
-        if self._db is None or self._pid != os.getpid():
-            # A process that was forked must not use the connection of the other.
+        # A process that was forked must not use the connection of the other. And a file that was moved away, or
+        # emptied, is no longer what the others share.
+        if self._db is None or self._pid != os.getpid() or self._which != _which(self.file):
+            self._forget()
             self._db = _open(self.file)
-            self._pid = os.getpid()
+            self._pid, self._which = os.getpid(), _which(self.file)
+            self.opened += 1
         return self._db
+
+    def _forget(self) -> None:
+        if self._db is not None and self._pid == os.getpid():
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+        self._db = None
 
 
 @lru_cache(maxsize=1)
@@ -347,6 +382,8 @@ def _text_of(answer: Answer) -> bytes:
     """An answer as the file has it."""
     states = [list(astuple(job)) for job in answer.states.values()]
     said = {**vars(answer), "asked": sorted(answer.asked), "states": states, "foreign": dict(answer.foreign)}
+    for name in ("named", "looked_for"):  # the ledger has that already
+        del said[name]
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -356,7 +393,8 @@ def _answer_of(said: bytes) -> Answer | None:
         found = json.loads(said)
         jobs = [SlurmJob(*job) for job in found["states"]]
         states = {job.job_id: job for job in jobs}
-        return Answer(**{**found, "asked": frozenset(found["asked"]), "states": states})
+        answer = Answer(**{**found, "asked": frozenset(found["asked"]), "states": states})
+        return answer if isinstance(answer.asked_at, float) and answer.asked_at < float("inf") else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -365,7 +403,12 @@ def _open(file: Path) -> sqlite3.Connection:
     if not file.parent.exists():
         with contextlib.suppress(FileExistsError):
             make_private(file.parent)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        _check_ours(os.fstat(fd), stat.S_ISREG, "file")
+    finally:
+        os.close(fd)
+    _check_ours(os.stat(file.parent), stat.S_ISDIR, "folder")
     db = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")
@@ -386,6 +429,31 @@ def _open(file: Path) -> sqlite3.Connection:
     return db
 
 
+def _which(file: Path) -> tuple[int, int] | None:
+    """Which file has this name, by device and inode; None if it has nothing in it, or is not there."""
+    try:
+        status = os.lstat(file)
+    except FileNotFoundError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size else None
+
+
+def _check_ours(status: os.stat_result, is_right: Callable[[int], bool], what: str) -> None:
+    """Whoever else could write there would tell us which jobs are over.
+
+    Raises:
+        PermissionError: It is not our own, others may write in it, or it is something else.
+    """
+    if not is_right(status.st_mode):
+        raise PermissionError(errno.EPERM, f"it is no {what}")
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(
+            errno.EPERM,
+            f"the {what} belongs to the uid {status.st_uid}, with mode {stat.S_IMODE(status.st_mode):o}; one that "
+            "belongs to this account, and that no other may write in, is allowed",
+        )
+
+
 def _held() -> str:
     return f"another process holds it for over {_BUSY_S:g} s"
 
@@ -396,8 +464,10 @@ def _cause(error: Exception) -> str:
         return _held()
     if "disk I/O error" in words or "locking protocol" in words or getattr(error, "errno", 0) == errno.ENOLCK:
         return f"{one_line(words)}; a file system that has no locks, such as some NFS, is no place for it"
-    if "malformed" in words or "not a database" in words or "no such table" in words:
-        return f"it is damaged ({words}): move it away, and the runs that are driven make another"
+    is_odd = re.search(r"malformed|not a database|no such (?:table|column)", words) is not None
+    if is_odd or isinstance(error, (TypeError, ValueError)):
+        beside = "with the two files beside it that begin with its name"
+        return f"it is damaged ({one_line(words)}): move it away, {beside}, and the runs that are driven make another"
     return one_line(words)
 
 

@@ -42,6 +42,7 @@ class Quota:
         self.asked_at = float("-inf")  # when this run, as it waited, last asked how jobs are
         self._kept: dict[str, tuple[str | None, float]] | None = None
         self._kept_at = float("-inf")
+        self._kept_in = 0  # which opening of the shared file that was
 
     def take(self, job: JobRow) -> bool:
         """Take a place for a submission. If there is none, say so once, and submit nothing for a while.
@@ -133,10 +134,13 @@ class Quota:
         jobs = {
             job.token: (job.slurm_job_id, job.submitted_at or time.time()) for job in self.run.journal.jobs(*IN_FLIGHT)
         }
-        is_old = bool(jobs) and time.monotonic() - self._kept_at >= _KEEP_S
+        # Another file knows nothing of them yet.
+        is_other = self._kept_in != self.ledger.opened
+        is_old = bool(jobs) and (is_other or time.monotonic() - self._kept_at >= _KEEP_S)
         if is_old or (jobs != self._kept and (jobs or self._kept is not None)):
             self._kept, self._kept_at = jobs, time.monotonic()
             self._tell(lambda: self.ledger.keep(self.run.user, self.run.id, jobs, shown=not self.run.hidden))
+            self._kept_in = self.ledger.opened
 
     def _tell(self, act: Callable[[], object]) -> None:
         """Do what only accounts: where it can't be done, the run goes on, and the next change brings it."""
