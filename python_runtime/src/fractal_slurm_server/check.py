@@ -92,7 +92,7 @@ def version_faults() -> list[str]:
     allowed = f"{_words(SUPPORTED[0])} to {SUPPORTED[1][0]}.{SUPPORTED[1][1] - 1} are supported"
     if found is None:
         return [f"fractal-server is not installed in this Python: install it, or use the Python that has it; {allowed}"]
-    match = re.match(r"([0-9]+)\.([0-9]+)\.", found)
+    match = re.match(r"([0-9]+)\.([0-9]+)(?![0-9])", found)
     if match is None or not SUPPORTED[0] <= (int(match[1]), int(match[2])) < SUPPORTED[1]:
         return [f"fractal-server {found} is not known to this version of fractal-slurm: {allowed}"]
     return []
@@ -142,7 +142,7 @@ def shape_faults() -> list[str]:
 def _find(module: str, name: str, found: list[str]) -> Any:
     try:
         thing: Any = importlib.import_module(module)
-    except Exception as error:  # for instance, its settings are wrong: show its own message
+    except (Exception, SystemExit) as error:  # for instance, its settings are wrong: show its own message
         words = " ".join(str(error).split())
         sentence = f"fractal-server can't be imported: {type(error).__name__}: {words}"
         if sentence not in found:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,16 @@ class TestJob:
         assert code == 0
         assert out.index("late") < out.index("End time")
 
+    def test_does_not_wait_for_what_the_script_gave_away(self, tmp_path):
+        line = "sleep 50 > /dev/null 2>&1 & disown\nexec > >(cat)"
+        job = Job(
+            tmp_path, "true", edit=lambda text: text.replace("bin/sh", "bin/bash").replace("export SITE=here", line)
+        )
+        began = time.monotonic()
+        assert job.run(shell="/bin/bash")[::2] == (0, "")  # noqa: S604
+        assert time.monotonic() - began < 30
+        assert job.srun_calls() == []
+
     def test_a_job_that_is_ended_keeps_what_it_has_and_dies_as_a_script_does(self, tmp_path):
         job = Job(tmp_path, '[ "$n" -lt 2 ] || exec sleep 60; echo {} > "$4"')
         process = job.start()
@@ -233,6 +244,64 @@ class TestLine:
         assert job.run(shell=shell)[::2] == (0, "")
         assert job.outputs() == [[True, "its own"]] * 5
 
+    @pytest.mark.parametrize(
+        ("shell", "line", "words"),
+        [
+            ("/bin/sh", 'srun() { command srun --more "$@"; }', "its srun is no program"),
+            ("/bin/bash", 'srun() { command srun --more "$@"; }', "its srun is no program"),
+            ("/bin/bash", "trap : EXIT", "its shell has a trap"),
+            ("/bin/sh", "export LD_LIBRARY_PATH=$SITE_LIB", "python3 does not start after its lines"),
+        ],
+    )
+    def test_goes_on_as_it_was_written_where_a_file_of_the_site_does_more(self, tmp_path, shell, line, words):
+        site = tmp_path / "site.sh"
+        site.write_text(f"{line}\necho 'Start time: soon'\n")
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib/libm.so.6").write_text("no library")
+
+        def edit(text):
+            return text.replace("bin/sh\n", f"{shell[1:]}\n").replace("export SITE=here", f". {site}")
+
+        job = Job(tmp_path, "exit 9", edit=edit)
+        # what stands in for srun writes its calls by the shell alone, which such libraries would end, too
+        (tmp_path / "bin/srun").write_text('#!/bin/sh\necho >> "$SRUN_CALLS"\n')
+        _code, out, _err = job.run(shell=shell, SITE_LIB=f"{tmp_path}/lib")
+        assert f"{words}\n" in out
+        assert "without an srun a task" not in out
+
+    def test_runs_as_it_was_written_what_has_more_tasks_than_a_command_line_may_have(self, tmp_path):
+        def edit(text):
+            lines = text.replace("export SITE=here", "export SLURM_TASKS_PER_NODE=many").split("\n")
+            [first, *_rest] = [number for number, line in enumerate(lines) if line.startswith("srun ")]
+            return "\n".join([*lines[:first], *lines[first : first + 5] * 100, *lines[first + 5 :]])
+
+        job = Job(tmp_path, "exit 9", edit=edit)
+        (tmp_path / "bin/srun").write_text('#!/bin/sh\necho $# >> "$SRUN_CALLS"\n')
+        code, out, err = job.run()
+        assert (code, err, len(job.srun_calls())) == (0, "", 500)
+        assert out.rstrip().splitlines()[-1].startswith("End time: ")
+
+    @pytest.mark.parametrize("options", [[], ["-i"]])
+    def test_does_nothing_outside_of_a_job_and_where_someone_types(self, tmp_path, options):
+        env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7" if options else ""}
+        words = f"alias echo='echo -e'\n. {NODE}/fractal-job.sh\ntype echo\nset | grep fractal_hook\n"
+        shell = ["bash", "--norc", "--noprofile", *options]
+        done = subprocess.run(shell, input=words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        assert "error" not in done.stderr
+        assert done.stdout in ("echo is aliased to `echo -e'\n", "echo is a shell builtin\n")
+
+    def test_says_that_a_python_is_too_old(self, tmp_path):
+        shutil.copytree(NODE, tmp_path / "share/fractal-slurm/node")
+        python = tmp_path / "bin/python"
+        job = Job(
+            tmp_path, "exit 9", edit=lambda text: text.replace(str(NODE.parent), f"{tmp_path}/share/fractal-slurm")
+        )
+        python.write_text("#!/bin/sh\nexit 1\n")
+        python.chmod(0o755)
+        code, out, err = job.run()
+        assert (code, err, len(job.srun_calls())) == (0, "", 5)
+        assert f"{python.parent.parent}/share/fractal-slurm/../../bin/python can't run its program" in out
+
 
 class TestWhatItDoesNotKnow:
     @pytest.mark.parametrize(
@@ -285,7 +354,7 @@ class TestWhatItDoesNotKnow:
     def test_a_script_of_our_own_is_passed_over_in_silence(self, tmp_path, capsys):
         script = tmp_path / "script"
         script.write_text(f"#!/bin/sh\n. {NODE}/fractal-job.sh\n\n#FRACTAL-SLURM-DATA 1\n")
-        assert hook.check(str(script)) == 1
+        assert hook.check(str(script)) == 3
         assert capsys.readouterr().out == ""
 
 

@@ -39,10 +39,22 @@ class TestFaults:
             f"fractal-server {version} is not known to this version of fractal-slurm: 2.18 to 2.26 are supported"
         ]
 
-    @pytest.mark.parametrize("version", ["2.18.0", "2.18.6", "2.26.0", "2.26.1a0"])
+    @pytest.mark.parametrize("version", ["2.18.0", "2.18.6", "2.26.0", "2.26.1a0", "2.26"])
     def test_looks_at_the_shape_of_those_that_are_known(self, installed, version):
         installed.version = version
         assert faults() == ["fractal-server can't be imported: ModuleNotFoundError: No module named 'fractal_server'"]
+
+    @pytest.mark.parametrize(
+        "does", ["import sys; sys.exit('settings are missing')", "raise OSError('settings are missing')"]
+    )
+    def test_says_what_ends_an_import(self, installed, monkeypatch, tmp_path, does):
+        installed.version = "2.26.0"
+        (tmp_path / "fractal_server").mkdir()
+        (tmp_path / "fractal_server/__init__.py").write_text(does)
+        monkeypatch.syspath_prepend(tmp_path)
+        [sentence] = faults()
+        assert sentence.startswith("fractal-server can't be imported: ")
+        assert sentence.endswith(": settings are missing")
 
     def test_names_what_is_not_as_it_should_be(self, server, monkeypatch):
         module = sys.modules["fractal_server.runner.executors.slurm_common.base_slurm_runner"]

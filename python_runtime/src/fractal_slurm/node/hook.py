@@ -46,17 +46,17 @@ def check(path: str) -> int:
     """Check whether a script, and the input of its first task, are known. If not, print the reason.
 
     Returns:
-        0 if they are known. 1 if the script must run unchanged.
+        0 if they are known. 3 if the script must run unchanged. Python itself exits with other codes if it fails.
     """
     try:
         with open(path, "rb") as file:
             data = file.read()
         if b"\n" + MAGIC in data:
-            return 1  # a job of our own engine, which has the same configuration
+            return 3  # a job of our own engine, which has the same configuration
         read_known_input(read_script(data).tasks[0].decode())
     except Unknown as reason:
         print(f"fractal-slurm: this job runs as fractal-server wrote it: {reason}", flush=True)
-        return 1
+        return 3
     return 0
 
 
@@ -374,12 +374,19 @@ def script_age_s() -> float:
     return process_age_s()
 
 
-def become_shell(text: bytes) -> NoReturn:
-    """Replace this process by a shell that runs ``text``, with the signals as they were when the script began."""
+def become_shell(path: str, line: int) -> NoReturn:
+    """Replace this process by a shell that runs the rest of a script, with the signals as they were at its begin.
+
+    Args:
+        path: The script.
+        line: The number of the first line that is to run.
+    """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, processes.inherited_mask)
-    os.execv("/bin/sh", ("sh", "-c", text))  # noqa: S606 - it is one
+    # The rest may have many tasks. As a word of a command line it would be too long for the kernel.
+    text = 'eval "$(tail -n "+$1" -- "$0")"'
+    os.execv("/bin/sh", ("sh", "-c", text, path, str(line)))  # noqa: S606 - it is one
 
 
 def die() -> NoReturn:
@@ -391,29 +398,35 @@ def die() -> NoReturn:
     os._exit(128 + signal.SIGTERM)
 
 
-def wait_for_others() -> bool:
-    """Wait for the processes that the script started, as its own ``wait`` does. Return False if the job is ended."""
-    while True:
+def wait_for_others(pids: list[int] | None) -> bool:
+    """Wait for the processes that the script started, as its own ``wait`` does. Return False if the job is ended.
+
+    Args:
+        pids: These processes. None for all that are left.
+    """
+    waiting = [-1] if pids is None else list(pids)
+    while waiting:
         try:
-            if not os.waitpid(-1, os.WNOHANG)[0]:
+            if not os.waitpid(waiting[-1], os.WNOHANG)[0]:
                 info = signal.sigtimedwait(WAITED, 1.0)
                 if info is not None and info.si_signo in (signal.SIGTERM, signal.SIGINT):
                     return False
         except ChildProcessError:
-            return True
+            del waiting[-1]
+    return True
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: ``hook SCRIPT TASKS_PER_NODE``, or in a job step ``hook - TASKS_PER_NODE MARKS SECONDS``.
+    """Entry point: ``hook SCRIPT TASKS_PER_NODE OTHERS``, or in a job step ``hook - TASKS_PER_NODE MARKS SECONDS``.
 
-    In a job step, standard input has the script, and ``SECONDS`` says how long the job ran before the step.
+    ``OTHERS`` are the pids that the script would wait for, or ``all``. In a job step, standard input has the script,
+    and ``SECONDS`` says how long the job ran before the step.
     """
     prepare_process()
-    path, tasks_per_node, *more = argv
+    path, tasks_per_node, others, *more = argv
     if path == "-":
         script = read_script(sys.stdin.buffer.read())
-        marks, seconds = more
-        job = ServerJob(script, tasks_per_node, marks, float(seconds))
+        job = ServerJob(script, tasks_per_node, others, float(more[0]))
         job.run()
         return 0
     with open(path, "rb") as file:
@@ -435,9 +448,9 @@ def main(argv: list[str]) -> int:
                 raise OSError("srun could not start its step")
     except Exception as error:
         print(f"fractal-slurm: this job runs as fractal-server wrote it: {error}", flush=True)
-        become_shell(script.plain)
+        become_shell(path, script.first)
     if nodes == "1":
         whole = job.run()
-    if not whole or not wait_for_others():
+    if not whole or not wait_for_others(None if others == "all" else [int(pid) for pid in others.split()]):
         die()
-    become_shell(script.plain[script.plain.index(b"\nwait\n") + 6 :])
+    become_shell(path, script.after)

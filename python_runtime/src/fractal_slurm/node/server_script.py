@@ -46,12 +46,13 @@ class Script:
 
     Attributes:
         tasks: The lines that run the tasks.
-        plain: The text of the script, starting with the first of these lines.
+        first: The number of the first of these lines. The first line of a script has number 1.
+        after: The number of the line after ``wait``, which waits for the tasks.
         time_s: The job's time limit in seconds. 0 if the script has none.
     """
 
-    def __init__(self, tasks: list[bytes], plain: bytes, time_s: float) -> None:
-        self.tasks, self.plain, self.time_s = tasks, plain, time_s
+    def __init__(self, tasks: list[bytes], first: int, after: int, time_s: float) -> None:
+        self.tasks, self.first, self.after, self.time_s = tasks, first, after, time_s
 
 
 def read_script(data: bytes) -> Script:
@@ -88,8 +89,8 @@ def read_script(data: bytes) -> Script:
     shared = {tuple(read_task(line)[:-2]) for line in tasks}
     if len(shared) != 1:
         raise Unknown("its tasks differ in more than their files")
-    plain = "\n".join(lines[first:])
-    return Script([line.encode() for line in tasks], plain.encode(), time_limit_s(head))
+    after = lines.index("wait", end) + 2
+    return Script([line.encode() for line in tasks], first + 1, after, time_limit_s(head))
 
 
 def read_task(line: str) -> list[str]:
