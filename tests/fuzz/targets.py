@@ -21,9 +21,9 @@ from fractal_slurm.driver.prepare import resolve_spec
 from fractal_slurm.driver.records import classify
 from fractal_slurm.errors import FractalSlurmError
 from fractal_slurm.process import slices, split_lines
-from fractal_slurm.report import indented, json_text
 from fractal_slurm.settings import load_settings
 from fractal_slurm.spec import parse_spec
+from fractal_slurm.terminal import indented, json_text
 
 CONFIG = parse_config(
     {

@@ -256,6 +256,17 @@ class TestEntryPoint:
         assert result.stdout.splitlines()[-1] == ""
         assert time.perf_counter() - began < 10
 
+    def test_says_what_is_wrong_with_a_file_without_loading_what_only_runs_need(self, broken):
+        heavy = {"jinja2", "rich", "yaml", "sqlite3", "fractal_slurm.driver", "fractal_slurm.sudo"}
+        code = (
+            "import sys; from fractal_slurm.cli import cli\n"
+            f"try: cli(['validate', {str(broken[0])!r}])\n"
+            f"except SystemExit: print(*sorted({heavy} & set(sys.modules)))"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert len(error_lines(result.stderr)) == 2
+        assert result.stdout.splitlines()[-1] == ""
+
     def test_tells_its_version(self):
         assert run("--version") == (0, f"fractal-slurm, version {__version__}\n", "")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from fractal_slurm.driver.model import TaskState
 from fractal_slurm.errors import count_of, one_line, quoted
-from fractal_slurm.report import indented, json_text
+from fractal_slurm.terminal import indented, json_text
 from hypothesis import given
 from hypothesis import strategies as st
 from journals import RECORD, RUN, make

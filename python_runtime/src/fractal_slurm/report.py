@@ -13,6 +13,7 @@ from .driver.logs import place_of
 from .driver.model import ENDED, JobRow, JobState, RunState, TaskState
 from .errors import RunError, count_of, one_line
 from .sudo import Impersonator
+from .terminal import json_text
 
 # In these states, the word of SLURM says more than ours.
 _KNOWN_TO_SLURM = (JobState.SUBMITTED, JobState.ENDED, JobState.COLLECTED)
@@ -32,11 +33,6 @@ STATE_WORDS = {
 _MUCH_STARTUP_S, _FORK_S = 0.3, 0.05
 
 
-def plain(cell: object) -> str:
-    """Return a text without characters that control a terminal; tasks may print anything."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(cell))
-
-
 def span(seconds: float) -> str:
     """A length of time for people: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
     whole = max(0, round(seconds))
@@ -52,11 +48,6 @@ def span(seconds: float) -> str:
 def wait_words(words: str) -> str:
     """What a driver waits for, as a sentence."""
     return f"waits {words}" if words.startswith("for ") else words
-
-
-def indented(text: object, by: int = 4) -> str:
-    """Indent all lines of a text but the first, so that no line of others passes for one of ours."""
-    return plain(text).replace("\n", "\n" + " " * by)
 
 
 def run_head(journal: Journal) -> dict[str, Any]:
@@ -117,24 +108,6 @@ def _json_of(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def json_text(value: object, *, indent: int | None = None) -> str:
-    """JSON in which nothing is left that a terminal obeys.
-
-    NaN and infinity, which Python writes and reads though they are no JSON, become null.
-    """
-    try:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        value = json.loads(json.dumps(value), parse_constant=lambda _name: None)
-        text = json.dumps(value, indent=indent, ensure_ascii=False)
-    # Lone surrogates, which a task's out-JSON may hold, are written as JSON spells them, too.
-    return re.sub("[^\n -~]", _spelled, text)
-
-
-def _spelled(found: re.Match[str]) -> str:
-    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def report_json(head: dict[str, Any], tasks: Iterable[dict[str, Any]], damage: Sequence[str]) -> Iterator[str]:

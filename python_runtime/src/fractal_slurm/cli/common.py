@@ -65,7 +65,7 @@ account_option = click.option("--account", metavar="NAME", help="Account from th
 
 def say(sentence: str) -> None:
     """A sentence for a person, on standard error."""
-    from ..report import indented
+    from ..terminal import indented
 
     with contextlib.suppress(OSError):  # the terminal is gone
         click.echo(indented(sentence), err=True)
@@ -73,7 +73,7 @@ def say(sentence: str) -> None:
 
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
-    from ..report import json_text
+    from ..terminal import json_text
 
     click.echo(json_text(document, indent=2).encode())
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ..driver.journal import Journal
 from ..driver.model import TaskState
 from ..errors import count_of, one_line
-from ..report import plain, span
+from ..report import span
+from ..terminal import plain
 from .common import say
 from .following import Follower, Sight
 from .live import Screen, can_live

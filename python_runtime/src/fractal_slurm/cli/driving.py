@@ -381,7 +381,7 @@ def _drive(
 ) -> NoReturn:
 
     from ..driver.runner import Detached, Runner
-    from ..report import json_text
+    from ..terminal import json_text
     from .printing import print_summary
     from .views import view_of
 

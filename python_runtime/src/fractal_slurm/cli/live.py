@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 from ..cluster.commands import PENDING_HINTS
 from ..driver.model import JobRow, JobState, RunState, TaskState
 from ..errors import one_line
-from ..report import args_words, indented, plain, span, wait_words
+from ..report import args_words, span, wait_words
+from ..terminal import indented, plain
 from .following import Failure, Follower, Sight, job_state
 
 if TYPE_CHECKING:

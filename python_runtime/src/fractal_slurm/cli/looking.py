@@ -59,7 +59,7 @@ def _watch(state_dir: Path) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from ..report import plain
+    from ..terminal import plain
     from .live import can_live
     from .printing import table_of
 
@@ -82,7 +82,8 @@ def _watch(state_dir: Path) -> None:
 
 def _waits(rows: list[dict[str, Any]]) -> list[str]:
     """What the driven runs wait for, a sentence each."""
-    from ..report import plain, span, wait_words
+    from ..report import span, wait_words
+    from ..terminal import plain
 
     return [
         plain(f"run {row['run_id']}: {wait_words(wait['words'])}, for {span(time.time() - wait['since'])}")
@@ -196,8 +197,9 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
     from ..driver.lock import is_driven, state_now
     from ..driver.model import TaskState
     from ..driver.prepare import connect
-    from ..report import indented, plain, report_json, run_head, task_log, task_rows
+    from ..report import report_json, run_head, task_log, task_rows
     from ..settings import load_settings
+    from ..terminal import indented, plain
     from .printing import print_report
 
     def warn(journal: Journal) -> None:

@@ -24,9 +24,9 @@ from ..driver.model import ENDED, RunState
 from ..driver.prepare import connect, draft_spec, facts_of
 from ..driver.runner import summary_of
 from ..errors import ClusterError, FractalSlurmError, RunError, count_of
-from ..report import json_text
 from ..settings import Settings
 from ..spec import load_spec
+from ..terminal import json_text
 from .common import EXIT_INTERRUPTED, EXIT_TASKS_FAILED, load_config, print_json, say
 from .crowd import Crowd, crowd_of
 from .driving import CANCEL_DELAY_S, Shown

@@ -15,10 +15,10 @@ from ..report import (
     counts_words,
     failure_kinds,
     next_steps,
-    plain,
     ranges,
     without_out_words,
 )
+from ..terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import OverflowMethod

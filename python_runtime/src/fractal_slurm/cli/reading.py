@@ -47,8 +47,9 @@ def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: boo
     """Print what tasks printed: one TASK's log as it is, or those of all that have ended, each under a line of ours."""
     from ..driver.journal import Journal
     from ..driver.prepare import connect
-    from ..report import json_text, task_log
+    from ..report import task_log
     from ..settings import load_settings
+    from ..terminal import json_text
 
     settings = load_settings()
     sudo = connect(settings).sudo
@@ -191,7 +192,7 @@ def _without(chunks: Iterable[bytes], first: int) -> Iterator[bytes]:
 
 def _write(chunks: Iterable[bytes]) -> None:
     """A log as it is; on a terminal without what a terminal obeys."""
-    from ..report import plain
+    from ..terminal import plain
 
     for chunk in chunks:
         if sys.stdout.isatty():
@@ -204,7 +205,8 @@ def _write(chunks: Iterable[bytes]) -> None:
 def _show(row: dict[str, Any], text: str, words: str) -> None:
     """One task's log, further in than the line over it, so that nothing in it passes for such a line."""
     from ..errors import one_line
-    from ..report import args_words, plain
+    from ..report import args_words
+    from ..terminal import plain
 
     state = row["state"] if not row["reason"] else f"{row['state']}: {one_line(row['reason'], 200)}"
     click.echo(plain(f"task {row['index']} ({args_words(row['args'])}) {state}"))

@@ -12,7 +12,7 @@ import click
 
 from ..driver.journal import Journal, record_of
 from ..driver.model import FINAL, TaskEnd, TaskState
-from ..report import json_text
+from ..terminal import json_text
 from .common import say
 from .following import Ends, Follower, Sight, job_state
 from .live import LiveView, can_live, pace

@@ -25,18 +25,8 @@ from ..driver.journal import Journal
 from ..driver.model import TaskState
 from ..errors import FractalSlurmError
 from ..jobs.script import render
-from ..report import (
-    args_words,
-    counts_words,
-    failure_kinds,
-    json_text,
-    plain,
-    ranges,
-    run_head,
-    span,
-    startup_advice,
-    task_rows,
-)
+from ..report import args_words, counts_words, failure_kinds, ranges, run_head, span, startup_advice, task_rows
+from ..terminal import json_text, plain
 from .facts import suggestions, task_table, timeline, uses
 from .plots import cut_lanes, histogram_svg, timeline_svg
 
