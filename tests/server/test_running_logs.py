@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a task has printed so far is read by the API while it runs, where tasks have log files of their own."""
+"""What a task has printed so far is read by the API while it runs."""
 
 import time
 
@@ -7,7 +7,7 @@ from golden_cases import STAYS, Case, Step
 
 
 def test_logs_of_running_tasks_are_read_by_the_api(real_server):
-    real_server.start(engine=True, more={"FRACTAL_SLURM_TASK_LOGS": "separate"})
+    real_server.start(engine=True)
     case = Case("", (Step("Measure", each={**STAYS, "say": "so far"}),), images=2, stop_when=2)
     workflow, marks = real_server.prepare(case)
     job = workflow.submit()

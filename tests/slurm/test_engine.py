@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
 from conftest import ANNA, BEN, RUNTIME, Call, live_jobs
 
 PRELUDE = """
@@ -104,23 +105,34 @@ print(json.dumps([before, end.state, sorted([e.index, e.out["n"]] for e in ends)
             [{"job": 7, "told": True}],
         ]
 
-    def test_reads_what_running_tasks_have_printed(self, call: Call) -> None:
-        call.env["FRACTAL_SLURM_TASK_LOGS"] = "separate"
+    @pytest.mark.parametrize("task_logs", ["joined", "separate"])
+    def test_reads_what_running_tasks_have_printed(self, call: Call, task_logs: str) -> None:
+        call.env["FRACTAL_SLURM_TASK_LOGS"] = task_logs
         task = call.script('#!/bin/sh\necho "begun $(cat $2)"\ngrep -q 0 "$2" || sleep 30\n')
         found = run_python(
             call,
             f"""
+import threading
+from fractal_slurm.sudo import Impersonator
+calls, argv = [], Impersonator.argv
+Impersonator.argv = lambda self, *args: calls.append(threading.get_ident()) or argv(self, *args)
 engine = Engine()
-run = engine.start(request({task!r}, 4, per_job=4))
+run = engine.start(request({task!r}, 6, per_job=4))
 end = time.monotonic() + 20
-while time.monotonic() < end and not (run.log_so_far(1) and run.log_so_far(2) and run.running() == [1, 2]):
+while time.monotonic() < end and (run.running() != [1, 2, 4, 5] or len(run.logs_so_far(range(6))) < 4):
     time.sleep(0.2)
-print(json.dumps([run.running(), [(run.log_so_far(n, most_bytes=8) or b"").decode() for n in range(4)]]))
+calls.clear()
+logs = run.logs_so_far(range(6))
+many = [calls.count(threading.get_ident()), run.running(), {{n: log.decode() for n, log in logs.items()}}]
+print(json.dumps([many, [(run.log_so_far(n, most_bytes=8) or b"").decode() for n in range(6)]]))
 engine.shutdown("cancel", timeout=30)
 """,
         )
-        # the first has ended, and there is no room for the last
-        assert found == [[1, 2], ["", 'begun {"', 'begun {"', ""]]
+        # the first has ended, and there is no room for the fourth
+        (calls, running, logs), one_by_one = found
+        assert (running, one_by_one) == ([1, 2, 4, 5], ["", 'begun {"', 'begun {"', "", 'begun {"', 'begun {"'])
+        assert logs == {str(n): f'begun {{"n":{n}}}\n' for n in (1, 2, 4, 5)}
+        assert calls <= 2  # tasks that do not run are asked for, too
 
     def test_leaves_runs_to_others_and_cancels_them(self, call: Call) -> None:
         task = call.script("#!/bin/sh\nsleep 60\n")

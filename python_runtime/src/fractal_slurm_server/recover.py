@@ -167,7 +167,7 @@ def _take(stored: StoredRun, owner_name: str, with_engine: Engine) -> Home | Non
     sheet = Sheet.of(stored.labels)
     if sheet is None or sheet.owner != owner_name or stored.labels.get("taken"):
         return None
-    home = Home(sheet, Desk(sheet, shows_running=with_engine.settings.task_logs == "separate", is_alone=True))
+    home = Home(sheet, Desk(sheet, is_alone=True))
     try:
         home.handle = with_engine.resume(stored.run_id, on_task_end=home.desk.take)
         logger.warning("fractal-slurm: run %s of job %s is taken up again", stored.run_id, sheet.job)

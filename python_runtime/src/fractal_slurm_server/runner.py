@@ -178,7 +178,7 @@ class EngineRunner(SlurmSudoRunner):
             raise TaskExecutionError(f"Invalid command. Original error: {error}") from None
         said: list[str] = []
         run = engine(self.python_worker_interpreter)
-        desk = Desk(sheet, shows_running=run.settings.task_logs == "separate")
+        desk = Desk(sheet)
         request = RunRequest(
             user=self.slurm_user,
             task_name=sheet.task_name,

@@ -32,7 +32,9 @@ _ROWS = 2_000
 # If a log has more characters, an error shows only its length. The file has the whole log.
 _MOST_SHOWN = 100_000
 # Seconds between two looks at the logs of running tasks, the logs of one look, and the bytes of one log.
-_SHOW_S, _MOST_RUNNING, _MOST_SO_FAR = 20.0, 16, 1_000_000
+_SHOW_S, _MOST_RUNNING, _MOST_SO_FAR = 20.0, 100, 1_000_000
+# A look that took long, because files are long or slow, is followed by a pause that is so many times as long.
+_PAUSES = 20
 _GOES_ON = "\n(The task runs, and its log is longer: the rest comes when it ends.)\n"
 
 # The message of our worker on a task that it could not start.
@@ -109,19 +111,17 @@ class Desk:
 
     Args:
         sheet: The submission.
-        shows_running: Whether tasks have log files of their own, which can be read while the tasks run.
         is_alone: Whether no workflow waits for the run. If so, all statuses are set here. But a compound task of which
             only the first part ran is never done.
     """
 
-    def __init__(self, sheet: Sheet, *, shows_running: bool = False, is_alone: bool = False) -> None:
+    def __init__(self, sheet: Sheet, *, is_alone: bool = False) -> None:
         self.sheet = sheet
-        self.shows_running = shows_running
         self.is_alone = is_alone
         self.results: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
         self._ends: SimpleQueue[TaskEnd] = SimpleQueue()
-        self._next_show = 0.0
+        self._next_show = time.monotonic() + _SHOW_S
         self._shown = -1
 
     def take(self, end: TaskEnd) -> None:
@@ -164,21 +164,23 @@ class Desk:
         Args:
             handle: The run.
         """
-        if not self.shows_running or time.monotonic() < self._next_show:
+        began = time.monotonic()
+        if began < self._next_show:
             return
         try:
             tasks = [index for index in handle.running() if index not in self.results and index not in self.errors]
-            # The next look goes on after the last one of this look.
+            # The next look goes on after the last one of this look: one call does not read any number of bytes.
             tasks = [*(index for index in tasks if index > self._shown), *(i for i in tasks if i <= self._shown)]
-            for index in tasks[:_MOST_RUNNING]:
-                self._shown = index
-                log = handle.log_so_far(index, most_bytes=_MOST_SO_FAR)
-                if log is not None:
-                    is_cut = len(log) >= _MOST_SO_FAR
-                    self.sheet.file(index, "log.txt").write_bytes(log + (_GOES_ON.encode() if is_cut else b""))
+            tasks = tasks[:_MOST_RUNNING]
+            logs = handle.logs_so_far(tasks, most_bytes=_MOST_SO_FAR) if tasks else {}
+            for index, log in logs.items():
+                is_cut = len(log) >= _MOST_SO_FAR
+                self.sheet.file(index, "log.txt").write_bytes(log + (_GOES_ON.encode() if is_cut else b""))
+            self._shown = list(logs or tasks or [-1])[-1]
         except FractalSlurmError as error:
             logger.info("fractal-slurm: run %s: logs of running tasks can't be read: %s", handle.run_id, error)
-        self._next_show = time.monotonic() + _SHOW_S
+        now = time.monotonic()
+        self._next_show = now + max(_SHOW_S, _PAUSES * (now - began))
 
     def _is_ours_to_set(self, status: str) -> bool:
         if self.is_alone:

@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from fractal_slurm.driver.logs import RunningLog, read_logs, read_so_far, running
+from fractal_slurm.driver.logs import RunningLog, read_logs, running
 from fractal_slurm.driver.model import JobState, RunState, TaskState
 from fractal_slurm.errors import ClusterError
 from fractal_slurm.node.protocol import RUNNING_BYTES, running_line
@@ -89,18 +89,6 @@ class TestRunning:
         assert running(journal) == list(range(2, min(9, 2 + slots)))
         journal._db.execute("UPDATE job SET slots = 3")
         assert running(journal) == [2, 3, 4]
-
-    def test_have_logs_so_far_where_each_has_a_file(self, tmp_path):
-        journal = journal_with(tmp_path, [None, {"log": [0, 9], "tail": "x"}, None], task_logs="separate")
-        files = Files({f"/work/{RUN}/{TOKEN}/task-2-0.log": b"0123456789"})
-        assert read_so_far(journal, files, 2) == b"0123456789"
-        assert read_so_far(journal, files, 2, most_bytes=4) == b"0123"
-        assert len(files.calls) == 2
-        assert [read_so_far(journal, files, index) for index in (1, 7)] == [None, None]
-        assert read_so_far(journal, Files({}), 2) is None
-
-    def test_have_none_where_they_share_a_file(self, tmp_path):
-        assert read_so_far(journal_with(tmp_path, [None, None, None]), Files({JOINED: b"all"}), 2) is None
 
 
 FOLDER = f"/work/{RUN}/{TOKEN}"

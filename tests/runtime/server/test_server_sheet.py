@@ -110,16 +110,22 @@ class TestDesk:
         assert (tmp_path / "par-0-log.txt").read_text() == "the end"
 
     def test_shows_what_running_tasks_have_printed_so_far_some_of_them_at_a_time(self, sheet, tmp_path, monkeypatch):
-        monkeypatch.setattr(sheet, "_MOST_RUNNING", 2)
+        monkeypatch.setattr(sheet, "_MOST_RUNNING", 3)
         monkeypatch.setattr(sheet, "_MOST_SO_FAR", 6)
         monkeypatch.setattr(sheet, "_SHOW_S", 0)
-        desk = sheet.Desk(make(sheet, tmp_path, tasks=5), shows_running=True)
+        monkeypatch.setattr(sheet, "_PAUSES", 0)
+        desk = sheet.Desk(make(sheet, tmp_path, tasks=5))
         desk.take(end(1))
         handle = Handle({1: b"all of it"})
         desk.write_down(handle, is_stopped=False)
-        so_far = {0: b"zero", 1: b"part", 2: None, 3: b"third one"}
-        handle.running = lambda: [0, 1, 2, 3]
-        handle.log_so_far = lambda index, most_bytes: so_far[index] and so_far[index][:most_bytes]
+        so_far, asked = {0: b"zero", 1: b"part", 3: b"third one", 4: b"four"}, []
+
+        def logs_so_far(tasks, most_bytes):
+            asked.append(tasks)
+            return {index: so_far[index][:most_bytes] for index in tasks[:2] if index in so_far}
+
+        handle.running = lambda: [0, 1, 2, 3, 4]
+        handle.logs_so_far = logs_so_far
         desk.show_running(handle)
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
             "par-0-log.txt": "zero", "par-1-log.txt": "all of it",
@@ -127,11 +133,18 @@ class TestDesk:
         desk.show_running(handle)
         third = (tmp_path / "par-3-log.txt").read_text()
         assert third == "third \n(The task runs, and its log is longer: the rest comes when it ends.)\n"
+        desk.show_running(handle)
+        assert asked == [[0, 2, 3], [2, 3, 4], [4, 0, 2]]  # it goes on after the last log that came
 
-    def test_goes_on_where_logs_of_running_tasks_can_not_be_read(self, sheet, tmp_path):
-        desk = sheet.Desk(make(sheet, tmp_path), shows_running=True)
+    def test_goes_on_where_logs_of_running_tasks_can_not_be_read(self, sheet, tmp_path, monkeypatch):
+        monkeypatch.setattr(sheet, "_SHOW_S", 0)
+        desk = sheet.Desk(make(sheet, tmp_path))
+        monkeypatch.setattr(sheet, "_SHOW_S", 20)
+        calls = []
 
         def running():
+            assert not calls
+            calls.append(1)
             raise ClusterError("away")
 
         handle = Handle({})
@@ -139,8 +152,25 @@ class TestDesk:
         desk.show_running(handle)
         desk.show_running(handle)  # not yet again
 
-    def test_shows_no_running_task_where_tasks_have_no_logs_of_their_own(self, sheet, tmp_path):
-        sheet.Desk(make(sheet, tmp_path)).show_running(None)
+    def test_looks_at_no_running_task_in_the_first_seconds_and_waits_after_a_look_that_took_long(
+        self, sheet, tmp_path, monkeypatch
+    ):
+        now = [1000.0]
+        monkeypatch.setattr(sheet.time, "monotonic", lambda: now[0])
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.show_running(None)
+        looks = []
+
+        def running():
+            looks.append(now[0])
+            now[0] += 5
+            return []
+
+        handle = Handle({})
+        handle.running = running
+        for now[0] in (1021.0, 1050.0, 1125.0, 1126.5):
+            desk.show_running(handle)
+        assert looks == [1021.0, 1126.5]
 
     def test_changes_no_more_rows_at_once_than_fractal_server_does(self, sheet, server):
         sheet.set_statuses(list(range(4500)), "failed")

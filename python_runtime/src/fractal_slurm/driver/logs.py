@@ -15,9 +15,6 @@ from .model import JobState, TaskRow, TaskState
 # Of one task's log so many bytes are read; of a longer one, the last.
 MOST_LOG_BYTES = 10_000_000
 _TIMEOUT_S = 600
-# A running task's log is read again and again, and only to be looked at: so little, and with little patience.
-MOST_SO_FAR_BYTES = 1_000_000
-_SO_FAR_TIMEOUT_S = 20
 # Of a task that runs: so long its log is waited for, in seconds, and so many nodes of its job are asked.
 _WAIT_S, _MOST_NODES = 60, 1000
 # More than any log file has that is worth its reading. What a record says of its place is the user's word.
@@ -120,29 +117,6 @@ def running(journal: Journal) -> list[int]:
             slots = (job.slots or journal.record.config.parallel_tasks_per_job) * max(1, job.nodes)
             found += journal.tasks_of(job.token, TaskState.WAITING)[:slots]
     return sorted(found)
-
-
-def read_so_far(
-    journal: Journal, sudo: Impersonator, index: int, *, most_bytes: int = MOST_SO_FAR_BYTES
-) -> bytes | None:
-    """What a task without an end has printed so far; None where there is nothing that can be read.
-
-    Args:
-        journal: The run's journal.
-        sudo: Reads as the user.
-        index: The task.
-        most_bytes: The first bytes of a log that is longer.
-
-    Raises:
-        ClusterError: sudo refused, or does not answer in time.
-    """
-    task = journal.task(index)
-    place = None if task is None else place_of(journal, task)
-    if place is None or place.size is not None:
-        return None
-    user, closed = journal.record.user, dict[str, str]()
-    chunks = sudo.read_files(user, [place.path], timeout=_SO_FAR_TIMEOUT_S, max_bytes=most_bytes, closed=closed)
-    return b"".join(chunks)[:most_bytes] or None
 
 
 def _read_file(

@@ -8,7 +8,7 @@ WORK_DIR/RUN/                 the run's folder, private to the user
   TOKEN/                      the job's folder
     results-RESTART-NODE      records
     log-RESTART-NODE          the output of the tasks
-    running-RESTART-NODE      which task runs in which slot, if tasks share a log
+    running-RESTART-NODE      which task runs in which slot
     slot-RESTART-NODE-SLOT    the output of the task that runs in a slot
     task-INDEX-ATTEMPT.log    the output of one task, if each task has its own file
 """
@@ -16,12 +16,34 @@ WORK_DIR/RUN/                 the run's folder, private to the user
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from ..node.protocol import CLAIM, OUTPUT, STOP, log_name, results_name, task_log_name
+from ..node.protocol import CLAIM, OUTPUT, RUNNING_BYTES, STOP, log_name, results_name, task_log_name
 
 _RESULTS = re.compile(r"results-[0-9]{1,9}-[0-9]{1,9}", re.ASCII)
 _RUNNING = re.compile(r"running-[0-9]{1,9}-[0-9]{1,9}", re.ASCII)
 _RUNNING_LINE = re.compile(rb"(slot-[0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9}) ([0-9]{1,18}) ([0-9]{1,18}) *", re.ASCII)
+
+_RUNNING_HEAD = re.compile(rb"([0-9a-f]{16}) (running-[0-9]{1,9}-[0-9]{1,9}) ([0-9]{1,6}) [0-9a-f]{16} *\n", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RunningFile:
+    """A file that says which task runs in which slot, as it was at one moment.
+
+    Attributes:
+        head: Its first line, with a random word. The worker does not change it.
+        token: The token of the job.
+        name: The name of the file.
+        size: Its bytes. They stay the same.
+        slots: (index of a task, attempt) -> the name of the file with its output, if tasks share a log.
+    """
+
+    head: bytes
+    token: str
+    name: str
+    size: int
+    slots: dict[tuple[int, int], str]
 
 
 def run_folder(work_dir: str, run_id: str) -> str:
@@ -92,8 +114,30 @@ def slot_of(running: bytes, index: int, attempt: int) -> str | None:
         index: The task.
         attempt: Its attempt.
     """
+    return _slots_in(running).get((index, attempt))
+
+
+def running_files(data: bytes) -> list[RunningFile]:
+    """Return what is in files that say which task runs in which slot, where these follow one another.
+
+    Args:
+        data: The files. Workers of earlier versions wrote no head. Such a file is left out.
+    """
+    found, position = [], 0
+    while head := _RUNNING_HEAD.search(data, position):
+        size = RUNNING_BYTES * (1 + int(head[3]))
+        position = head.end()
+        if len(head[0]) == RUNNING_BYTES and head.start() + size <= len(data):
+            slots = _slots_in(data[position : head.start() + size])
+            found.append(RunningFile(head[0], head[1].decode(), head[2].decode(), size, slots))
+            position = head.start() + size
+    return found
+
+
+def _slots_in(running: bytes) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
     for line in running.split(b"\n"):
         match = _RUNNING_LINE.fullmatch(line.lstrip(b"\0"))  # of slots that were not used yet
-        if match is not None and (int(match[2]), int(match[3])) == (index, attempt):
-            return match[1].decode()
-    return None
+        if match is not None:
+            found.setdefault((int(match[2]), int(match[3])), match[1].decode())
+    return found

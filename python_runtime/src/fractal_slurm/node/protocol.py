@@ -25,7 +25,7 @@ MAX_OUT_DEPTH = 500
 MAX_OUT_VALUES = 8_000_000
 # The worker's own messages on the job's output begin so.
 OWN_WORDS = "fractal-slurm worker: "
-# The bytes of a line in the file that says which task runs in which slot.
+# The bytes of a line in the file that says which task runs in which slot. All of its lines have the same length.
 RUNNING_BYTES = 80
 # How a task ended. A task that was "cut" has no result and runs again.
 SUCCEEDED, FAILED, TIMEOUT, MEMORY, CUT = "succeeded", "failed", "timeout", "memory", "cut"
@@ -58,8 +58,13 @@ def task_log_name(index: int, attempt: int) -> str:
 
 
 def running_name(restart: int, node: int) -> str:
-    """Return the name of the file that says which task runs in which slot, if tasks share a file for their output."""
+    """Return the name of the file that says which task runs in which slot. It is in the job's folder."""
     return f"running-{restart}-{node}"
+
+
+def running_head(token: str, name: str, slots: int, mark: str) -> bytes:
+    """Return the first line of such a file. It tells the file from any output, because ``mark`` is random."""
+    return f"{token} {name} {slots} {mark}".ljust(RUNNING_BYTES - 1).encode() + b"\n"
 
 
 def slot_log_name(restart: int, node: int, slot: int) -> str:
@@ -68,7 +73,7 @@ def slot_log_name(restart: int, node: int, slot: int) -> str:
 
 
 def running_line(slot_log: str, index: int, attempt: int) -> bytes:
-    """Return the line of a slot in the file of running tasks. All lines have the same length."""
+    """Return the line of a slot in the file of running tasks."""
     return f"{slot_log} {index} {attempt}".ljust(RUNNING_BYTES - 1).encode() + b"\n"
 
 

@@ -14,7 +14,8 @@ The worker makes these files in the job's folder, which is private to the user:
                             not written completely does not spoil the next one
 ``log-RESTART-NODE``        the output of the tasks, one after the other; each record has an offset and a length
 ``slot-RESTART-NODE-SLOT``  the output of the task that runs in a slot, up to now
-``running-RESTART-NODE``    which task runs in which slot, for whoever reads along
+``running-RESTART-NODE``    which task runs in which slot, for whoever reads along: one line for each slot, after a line
+                            with a random word
 ``chunks-RESTART/``         if the job has several nodes: which node took which chunk of tasks
 
 Beside the job's folder are ``TOKEN.claim`` and ``TOKEN.claim.stop``; see docs/architecture.md.
@@ -43,6 +44,7 @@ from .protocol import (
     log_name,
     read_work,
     results_name,
+    running_head,
     running_line,
     running_name,
     slot_log_name,
@@ -107,7 +109,7 @@ class Worker(Job):
         self.scratch = ""
         self.printed = ""  # the last output of the script before the worker
         self.said: str | None = None
-        self.running_fd, self.running_path = -1, ""
+        self.running_fd, self.running_path, self.mark = -1, "", os.urandom(8).hex()
         self.fork_starts: ForkStarts | None = None
         self.steps: Steps | None = None
 
@@ -182,10 +184,12 @@ class Worker(Job):
         if not separate:
             for number in range(self.slot_count):
                 self.folder.open_file(self.slot_log(number), os.O_TRUNC | os.O_NOFOLLOW)
-            if self.running_fd < 0:
-                self.running_path = f"{self.folder.path}/{running_name(self.restart, self.node)}"
-                self.running_fd = private(self.running_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
-                os.ftruncate(self.running_fd, self.slot_count * RUNNING_BYTES)  # its size is the same at all times
+        name = running_name(self.restart, self.node)
+        if self.running_fd < 0:
+            self.running_path = f"{self.folder.path}/{name}"
+            self.running_fd = private(self.running_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+        os.ftruncate(self.running_fd, (1 + self.slot_count) * RUNNING_BYTES)  # its size is the same at all times
+        os.pwrite(self.running_fd, running_head(self.token, name, self.slot_count, self.mark), 0)
 
     def slot_log(self, number: int) -> str:
         """Return the name of the file with the output of the task that runs in a slot."""
@@ -257,15 +261,14 @@ class Worker(Job):
         if self.logs.separate:
             slot.log_path = f"{self.folder.path}/{task_log_name(slot.index, slot.attempt)}"
             slot.log_fd = private(slot.log_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-        else:
-            self.note_running(slot)
+        self.note_running(slot)
         return [*self.command, "--args-json", slot.files[0], "--out-json", slot.files[1]]
 
     def note_running(self, slot: Slot) -> None:
         """Tell whoever reads along which task runs in a slot. Nothing depends on it."""
         line = running_line(self.slot_log(slot.number), slot.index, slot.attempt)
         try:
-            os.pwrite(self.running_fd, line, slot.number * RUNNING_BYTES)
+            os.pwrite(self.running_fd, line, (1 + slot.number) * RUNNING_BYTES)
         except OSError:
             pass
 
