@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
+from fractal_slurm.driver import loop as module
 from fractal_slurm.driver.loop import Loop
 
 WAIT_S = 20
@@ -64,6 +65,73 @@ class TestTurns:
         assert loop.threads() <= 4
         gate.set()
         until(lambda: loop.threads() == 0)
+
+    def test_users_who_begin_to_hang_hold_back_nobody_whose_turn_comes_later(self):
+        loop, gate, turns = Loop(), threading.Event(), {"a": 0, "b": 0, "c": 0}
+
+        def turn(user: str) -> float | None:
+            turns[user] += 1
+            if turns[user] == 1:
+                return time.monotonic() + 1.0
+            if user == "c":
+                return None if turns["c"] == 4 else time.monotonic() + 0.1
+            gate.wait(WAIT_S)
+            return None
+
+        for user in turns:
+            loop.add(user, lambda user=user: turn(user))
+            until(lambda user=user: turns[user] == 1 and loop._idle > 0)  # one thread does for all as yet
+        began = time.monotonic()
+        until(lambda: turns == {"a": 2, "b": 2, "c": 4})
+        assert time.monotonic() - began < WAIT_S / 2
+        gate.set()
+        until(lambda: loop.threads() == 0)
+
+    def test_more_hung_users_than_threads_hold_back_nobody_for_long(self, monkeypatch):
+        monkeypatch.setattr(module, "_LONG_S", 0.2)
+        loop, gate, done = Loop(), threading.Event(), []
+        for number in range(40):
+            loop.add(f"hung-{number}", lambda: gate.wait(WAIT_S) and None)
+        began = time.monotonic()
+        for number in range(50):
+            loop.add(f"quick-{number % 5}", lambda number=number: done.append(number))
+        until(lambda: len(done) == 50)
+        assert time.monotonic() - began < WAIT_S / 2
+        assert loop.threads() <= module._MOST_IN_ALL
+        gate.set()
+        until(lambda: loop.threads() == 0)
+
+    def test_users_who_were_slow_have_half_of_the_threads(self, monkeypatch):
+        monkeypatch.setattr(module, "_SLOW_S", 0.05)
+        loop, gate, lock, now, most, stop = Loop(), threading.Event(), threading.Lock(), [0], [0], threading.Event()
+
+        def hang(turns: list[int]) -> float | None:
+            turns[0] += 1
+            if turns[0] == 1:
+                time.sleep(0.1)
+                return 0.0
+            gate.wait(WAIT_S)
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            stop.wait(0.3)
+            with lock:
+                now[0] -= 1
+            return None if stop.is_set() else 0.0
+
+        for number in range(12):
+            loop.add(f"hung-{number}", lambda turns=[0]: hang(turns))
+        until(lambda: len(loop._slow) == 12)
+        done: list[int] = []
+        for number in range(20):
+            loop.add(f"quick-{number}", lambda number=number: done.append(number))
+        until(lambda: len(done) == 20)  # while all those hang that may
+        gate.set()
+        until(lambda: most[0] > 1)
+        time.sleep(0.5)
+        stop.set()
+        until(lambda: loop.threads() == 0)
+        assert most[0] <= 8
 
     def test_users_take_turns_and_within_a_user_the_oldest_goes_first(self):
         loop, order, gate = Loop(most_threads=1), [], threading.Event()

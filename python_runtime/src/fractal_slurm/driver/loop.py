@@ -2,8 +2,10 @@
 """Turns for many runs, in a number of threads that does not grow with the runs.
 
 A turn is one round of a run's driver: submit, look, collect. It calls sudo as the run's user, and may take as long as
-that user's side makes it. So each user has one turn at a time, and users that wait go before those just served. A user
-who is slow holds back nobody else, unless as many users are slow as there are threads.
+that user's side makes it. So each user has one turn at a time, and users that wait go before those just served.
+
+Users whose calls hang hold back nobody else. A turn that lasts for long counts no more: another thread takes up what
+that one would have done. And users whose last turn lasted very long share half of the threads.
 
 Of one user's runs the oldest goes first. Where it always has more to do, such as 1,000 jobs to submit, every second
 turn goes to the run that has waited longest, once that is some time: so results of the others are read, too.
@@ -16,12 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Threads at the most: so many users may hang until their time limits, and the others go on.
-MOST_THREADS = 16
+# Threads at the most whose turns count; and with those in long turns.
+MOST_THREADS, _MOST_IN_ALL = 16, 64
 # A thread that had nothing to do for so long ends.
 _IDLE_S = 10.0
-# A run that has waited so long for its turn, in seconds, goes before an older one of the same user, now and then.
+# A run that has waited so long for its turn, in seconds, goes before an older one of the same user, now and then. And a
+# turn that lasts so long counts no more.
 _LONG_S = 2.0
+# A user whose last turn took so long, in seconds, is slow: half of the threads are for all of these together.
+_SLOW_S = 10.0
 
 
 @dataclass(eq=False)
@@ -47,17 +52,19 @@ class Loop:
     """Gives its members their turns until they need none.
 
     Args:
-        most_threads: Threads at the most. There are only as many as have something to do.
+        most_threads: Threads at the most, beside those in long turns. There are only as many as have something to do.
     """
 
     def __init__(self, most_threads: int = MOST_THREADS) -> None:
         self._most_threads = most_threads
         self._changed = threading.Condition()
         self._members: list[Member] = []  # the oldest first
-        self._busy: set[str] = set()
+        self._busy: dict[str, float] = {}  # users who have a turn: since when
+        self._slow: set[str] = set()
         self._served: dict[str, float] = {}  # when each user had the last turn
         self._overtaken: set[str] = set()  # users whose oldest run goes next, since another went before it
         self._threads = self._idle = 0
+        self._is_watched = False  # while all threads are taken, another one sees when there is room for one more
         self._watch_until = float("inf")  # when an idle thread sees what becomes due; the others sleep until called
 
     def add(self, user: str, turn: Callable[[], float | None]) -> Member:
@@ -82,18 +89,21 @@ class Loop:
             self._changed.notify()
 
     def threads(self) -> int:
-        """How many threads there are at the moment."""
+        """How many threads take turns at the moment."""
         return self._threads
 
     def _start_thread(self) -> None:
-        """Have one more thread, if something is due that no thread waits for."""
-        if self._idle == 0 and self._threads < self._most_threads:
+        """Have one more thread, if none waits for something to do."""
+        most = self._most_threads + sum(began <= time.monotonic() - _LONG_S for began in self._busy.values())
+        if self._idle == 0 and self._threads < min(most, self._most_threads + _MOST_IN_ALL - MOST_THREADS):
             self._threads += 1
             threading.Thread(target=self._work, name=f"fractal-slurm loop {self._threads}", daemon=True).start()
 
     def _next(self, now: float) -> Member | None:
         """Whose turn it is: of the user who was served the longest ago, the oldest run, or one that waited long."""
-        due = [member for member in self._members if member.due <= now and member.user not in self._busy]
+        if len(self._counted(now)) >= self._most_threads:
+            return None
+        due = [member for member in self._free() if member.due <= now]
         if not due:
             return None
         user = min(due, key=lambda member: self._served.get(member.user, 0.0)).user
@@ -104,6 +114,23 @@ class Loop:
         longest = min(own, key=lambda member: max(member.due, member.since))
         is_long = now - max(longest.due, longest.since) > _LONG_S
         return longest if is_long and user not in self._overtaken else own[0]
+
+    def _counted(self, now: float) -> list[float]:
+        """When the turns began that count: those that have not lasted for long."""
+        return [began for began in self._busy.values() if now - began < _LONG_S]
+
+    def _free(self) -> list[Member]:
+        """The members that may have a turn as far as their users go."""
+        too_many = sum(user in self._slow for user in self._busy) >= max(1, self._most_threads // 2)
+        not_now = self._slow.union(self._busy) if too_many else self._busy
+        return [member for member in self._members if member.user not in not_now]
+
+    def _next_look(self, now: float) -> float:
+        """When something is due, or there is room for it because a turn lasts for long."""
+        counted = self._counted(now)
+        if len(counted) >= self._most_threads:
+            return min(counted) + _LONG_S
+        return min((member.due for member in self._free()), default=float("inf"))
 
     def _note_order(self, member: Member, now: float) -> None:
         """Remember whether a run goes before an older one of its user that is due."""
@@ -124,6 +151,17 @@ class Loop:
         if watches and self._watch_until == due:
             self._watch_until = float("inf")
 
+    def _watch(self) -> None:
+        """While all threads are taken: see to it that another takes up what is due once their turns last for long."""
+        with self._changed:
+            while self._members and not self._idle:
+                now = time.monotonic()
+                if self._next(now) is not None:
+                    self._start_thread()
+                self._changed.wait(min(max(0.01, self._next_look(now) - now), _LONG_S))
+            self._is_watched = False
+            self._changed.notify()  # what was meant for an idle thread
+
     def _work(self) -> None:
         idle_since = time.monotonic()
         while True:
@@ -135,23 +173,28 @@ class Loop:
                         self._threads -= 1
                         self._changed.notify()
                         return
-                    dues = [other.due for other in self._members if other.user not in self._busy]
-                    self._sleep(now, min(dues, default=float("inf")))
-                self._note_order(member, time.monotonic())
-                self._busy.add(member.user)
+                    self._sleep(now, self._next_look(now))
+                began = time.monotonic()
+                self._note_order(member, began)
+                self._busy[member.user] = began
                 member.woken = False
-                if self._next(time.monotonic()) is not None:
+                if self._idle == 0 and self._free():  # this turn may hang: somebody must see what becomes due
                     self._start_thread()
+                    if self._threads >= self._most_threads and not self._is_watched:
+                        self._is_watched = True
+                        threading.Thread(target=self._watch, name="fractal-slurm loop", daemon=True).start()
                 self._changed.notify()  # another takes up the watch
             due = member.turn()
             with self._changed:
-                self._busy.discard(member.user)
+                del self._busy[member.user]
                 self._served[member.user] = idle_since = member.since = time.monotonic()
+                (self._slow.add if idle_since - began > _SLOW_S else self._slow.discard)(member.user)
                 if due is None:
                     self._members.remove(member)
                     if not any(other.user == member.user for other in self._members):
                         del self._served[member.user]
                         self._overtaken.discard(member.user)
+                        self._slow.discard(member.user)
                 elif not member.woken:
                     member.due = due
                 self._changed.notify()
