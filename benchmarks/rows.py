@@ -18,11 +18,9 @@ from typing import Any
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 from .result import Result
 from .run_rows import many_runs, submitting, tiny_runs
-from .server_rows import empty_wells, real_wells, small_memory, some_wells
+from .server_rows import empty_wells, real_wells, set_up, small_memory, some_wells
 
 SLOTS = NODES * CPUS
-PEER_NAME = "fractal-server 2.18.5"
-POLL_INTERVAL_S = 1  # fractal-server's, as short as its whole seconds allow
 
 
 # --- running tasks through SLURM
@@ -106,49 +104,25 @@ def settings(environment: Environment, state: Path) -> dict[str, str]:
     }
 
 
-def run_fractal_server(
-    environment: Environment,
-    command: str,
-    tasks: int,
-    jobs: int,
-    *,
-    mem: str,
-    parameters: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Run tasks with fractal-server's SlurmSudoRunner."""
-    local = environment.fresh_folder(SERVICE_USER, "peer-local")
-    remote = environment.fresh_folder(USER, "peer-remote")
-    request = {
-        "command": command,
-        "parameters": parameters or parameters_of(tasks),
-        "tasks_per_job": -(-tasks // jobs),
-        "parallel_tasks_per_job": CPUS,
-        "mem": mem,
-        "user": USER,
-        "local_dir": str(local / "run"),
-        "remote_dir": str(remote / "run"),
-        "cache_dir": str(remote / "cache"),
-        "poll_interval": POLL_INTERVAL_S,
-    }
-    answer: dict[str, Any] = environment.ask_peer("run_fractal_server.py", request)
-    return answer
-
-
 def beside_fractal_server(
     environment: Environment, *, task: str, tasks: int, jobs: int, mem: str, goal_s: float, goal: str
 ) -> Iterator[Result]:
-    """Run the same tasks with ours and with fractal-server: the time, the tasks lost, and the sudo calls."""
+    """Run the same tasks with ours, and as a workflow's step by fractal-server: time, lost tasks, sudo calls."""
     what = f"{tasks:,} tasks of {task.removeprefix('sleep-')} s in {jobs} jobs, {mem}B a task"
     ours = run_ours(environment, environment.task(task), tasks, jobs, mem=mem)
-    peer = run_fractal_server(environment, environment.task(task), tasks, jobs, mem=mem)
+    bench = set_up(environment)
+    work = bench.scripts(Path(environment.task(task)), tasks, jobs, mem)
+    peer = bench.beside(work, ["built-in"])["built-in"]
     details = {"ours": ours, "peer": peer}
     lost = ours["tasks"] - ours["succeeded"]
     # A time in which tasks were lost is no time for the work.
-    peer_s = None if peer["lost"] else peer["wall_s"]
-    yield Result(what, "s", ours["wall_s"], peer_s, PEER_NAME, goal, ours["wall_s"] <= goal_s and not lost, details)
-    yield Result("  of which lost", "tasks", lost, peer["lost"], PEER_NAME, "none", not lost)
+    peer_s = None if peer["lost"] else peer["task_s"]
+    yield Result(what, "s", ours["wall_s"], peer_s, bench.peer, goal, ours["wall_s"] <= goal_s and not lost, details)
+    yield Result("  of which lost", "tasks", lost, peer["lost"], bench.peer, "none", not lost)
     calls = ours["sudo_calls"]
-    yield Result("  sudo calls", "calls", calls, peer["sudo_calls"], PEER_NAME, "<= 3 a job", calls <= 3 * ours["jobs"])
+    yield Result(
+        "  sudo calls", "calls", calls, peer["sudo_calls"], bench.peer, "<= 3 a job", calls <= 3 * ours["jobs"]
+    )
 
 
 def many_tasks(environment: Environment, mem: str = "1000M") -> Iterator[Result]:
@@ -426,7 +400,7 @@ def command_line(environment: Environment, samples: int = 9) -> Iterator[Result]
 
 
 def real_tasks(environment: Environment, images: int = 96, jobs: int = 4) -> Iterator[Result]:
-    """Project 96 images with fractal-tasks-core, forked and fresh, beside fractal-server and submitit."""
+    """Project 96 images with fractal-tasks-core, forked beside fresh and submitit (fractal-server: server-real)."""
     python = environment.tasks_python()
     folder = environment.fresh_folder(USER, "images")
     make = environment.copy_script("ours/make_images.py")
@@ -438,16 +412,13 @@ def real_tasks(environment: Environment, images: int = 96, jobs: int = 4) -> Ite
     figures = {
         "fork": run_ours(environment, command, images, jobs, task_start="fork", **options),
         "fresh": run_ours(environment, command, images, jobs, **options),
-        "fractal-server": run_fractal_server(environment, command, images, jobs, **options),
         "submitit": environment.ask_tasks("run_submitit_projection.py", {"urls": [p["zarr_url"] for p in parameters],
                                           "folder": str(environment.fresh_folder(USER, "submitit"))}),
     }  # fmt: skip
     rates = {name: figure["succeeded"] / figure["wall_s"] for name, figure in figures.items()}
     what = f"{images} images projected in {jobs} jobs of {CPUS} slots"
-    for name, peer, times in (("fractal-server", PEER_NAME, 4), ("fresh", "ours, task_start = fresh", 3)):
-        lost = images - figures["fork"]["succeeded"]
-        reached = rates["fork"] >= times * rates[name] and not lost
-        yield Result(what, "tasks/s", rates["fork"], rates[name], peer, f">= {times} x", reached, figures)
+    reached = rates["fork"] >= 3 * rates["fresh"] and figures["fork"]["succeeded"] == images
+    yield Result(what, "tasks/s", rates["fork"], rates["fresh"], "ours, task_start = fresh", ">= 3 x", reached, figures)
     yield Result(what, "tasks/s", rates["fork"], rates["submitit"], "submitit 1.5.4, a job array", "", True, {})
 
 

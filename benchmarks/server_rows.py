@@ -145,6 +145,25 @@ class Bench:
 
         return Work(steps, "Measure wells", wells, config(mem))
 
+    def scripts(self, script: Path, tasks: int, jobs: int, mem: str) -> Work:
+        """The tasks of other rows: each is a script of sh, in as many jobs as ``fractal-slurm run`` makes of them.
+
+        Args:
+            script: The script.
+            tasks: Number of tasks.
+            jobs: Number of SLURM jobs.
+            mem: Memory of a task.
+        """
+
+        def steps(client: Client) -> list[tuple[int, Mapping[str, Any]]]:
+            (plate, arguments), _measure = self.wells(tasks, 0).steps(client)
+            task = {"name": script.name, "executable_parallel": script.name, "type": "parallel"}
+            made = client.collect(script.name, "/bin/sh", str(script.parent), [task])
+            batches = {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": CPUS}
+            return [(plate, arguments), (made[script.name], {"meta_parallel": batches})]
+
+        return Work(steps, script.name, tasks, config(mem))
+
     def beside(self, work: Work, ways: Sequence[str] = WAYS) -> dict[str, dict[str, Any]]:
         """Run the same workflow in several ways; one that can't be run is left out, and said."""
         found = {}
