@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fractal_slurm.driver.journal import Journal, prune, run_ids
@@ -211,6 +212,22 @@ class TestDamage:
                 assert f"warning: the journal of run {RUN} is damaged: " in err
             with pytest.raises(RunError, match="is damaged"):
                 Journal.open(state_dir, RUN, drive=True)
+
+    def test_a_folder_that_can_not_be_entered_hides_no_other_run(self, state_dir, monkeypatch):
+        for run_id in (RUN, "20260101-000000-abcde0"):
+            make(state_dir, run_id).close()
+        is_file = Path.is_file
+
+        def refused(path):  # root may enter all
+            if path.parent.name == RUN:
+                raise PermissionError(13, "Permission denied", str(path))
+            return is_file(path)
+
+        monkeypatch.setattr(Path, "is_file", refused)
+        code, out, err = run("status", "--json")
+        states = {row["run_id"]: row["state"] for row in json.loads(out)}
+        assert (code, states) == (0, {"20260101-000000-abcde0": "done", RUN: "damaged"})
+        assert f"warning: the journal of run {RUN} can't be read: [Errno 13] Permission denied" in err
 
     def test_what_can_be_read_is_shown(self, state_dir):
         make(state_dir).close()

@@ -177,6 +177,30 @@ class TestResumeAll:
             assert f"left alone: run {site.runs()[0]} is driven by another process" in err
         assert set(Counter(site.starts()).values()) == {1}
 
+    def test_in_the_background_leaves_alone_what_others_drive(self, site):
+        site.hold()
+        process = site.run_all(site.specs(3))
+        wait_for(lambda: len(site.starts()) == 6)
+        process.kill()
+        process.communicate()
+        first, second, third = site.runs()
+        other = site.call("resume", first, "--json")
+        wait_for(lambda: site.states() == {"interrupted": 2, "driven": 1})
+        out, err = ends(site.call("resume", first, second, "20260101-000000-abcdef", "--detach", "--json"), 2)
+        begun = json.loads(out)
+        assert begun["run_ids"] == [second]
+        assert f"run {first} is driven by another process (pid {other.pid}" in begun["errors"][0]
+        assert "there is no run 20260101-000000-abcdef" in begun["errors"][1]
+        out, err = ends(site.call("resume", "--all", "--detach", "--json"), 0)
+        assert json.loads(out)["run_ids"] == [third]
+        assert [f"left alone: run {run}" in err for run in (first, second, third)] == [True, True, False]
+        out, err = ends(site.call("resume", "--all", "--detach", "--json"), 0)
+        assert json.loads(out) == {"runs": []}
+        site.let_go()
+        ends(other, 0)
+        wait_for(lambda: site.states() == {"done": 3})
+        assert set(Counter(site.starts()).values()) == {1}
+
     def test_leaves_all_jobs_when_its_service_is_stopped_and_waits_for_a_silent_slurm(self, site):
         site.hold()
         process = site.run_all(site.specs(2))

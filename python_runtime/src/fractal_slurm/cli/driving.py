@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -312,8 +313,11 @@ def _drive_many_or_detach(
     broken: Sequence[str] = (),
 ) -> NoReturn:
     """Drive runs here, or start one driver for them and leave."""
-    from .many import drive_runs
+    from .many import can_be_begun, drive_runs
 
+    if detach:
+        ids, faults = can_be_begun(ids, settings, all_runs=all_runs)
+        broken = [*broken, *faults]
     if not detach or not ids:
         drive_runs(ids, settings, shown, resumed=resumed, all_runs=all_runs, broken=broken)
     for message in broken:
@@ -335,7 +339,7 @@ def _start_driver(settings: Settings, ids: Sequence[str], *, all_runs: bool = Fa
         all_runs: Whether they are all that have not ended.
 
     Returns:
-        Its pid, once it holds the lock of the first run, or that run has come to its end already.
+        Its pid, once it holds the lock of one of the runs, or one has come to its end already.
 
     Raises:
         RunError: It ended without.
@@ -358,15 +362,16 @@ def _start_driver(settings: Settings, ids: Sequence[str], *, all_runs: bool = Fa
         os.close(fd)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
-        found = is_driven(settings.state_path(), run_id)
-        if found is not None and found.pid == driver.pid and (found.heeds or found.looks):
+        found = [is_driven(settings.state_path(), each) for each in ids]
+        if any(one and one.pid == driver.pid and (one.heeds or one.looks) for one in found):
             return driver.pid
         if driver.poll() is not None:
             break
         time.sleep(0.05)
-    with Journal.open(settings.state_path(), run_id, drive=False) as journal:
-        if journal.record.state in ENDED:
-            return driver.pid
+    for each in ids:
+        with contextlib.suppress(RunError), Journal.open(settings.state_path(), each, drive=False) as journal:
+            if journal.record.state in ENDED:
+                return driver.pid
     raise RunError(f"the driver of run {run_id} did not start; see what it said in {log}")
 
 

@@ -19,7 +19,7 @@ import click
 from ..driver.context import take_up_again
 from ..driver.engine import Engine, RunHandle
 from ..driver.journal import Journal, discard, run_ids
-from ..driver.lock import DrivenElsewhere, is_asked_to_cancel
+from ..driver.lock import DrivenElsewhere, driven_elsewhere, is_asked_to_cancel, is_driven
 from ..driver.model import ENDED, RunState
 from ..driver.prepare import connect, draft_spec, facts_of
 from ..driver.runner import summary_of
@@ -134,6 +134,33 @@ def open_runs(settings: Settings) -> tuple[list[str], list[str]]:
         if state not in ENDED:
             found.append(run_id)
     return found, broken
+
+
+def can_be_begun(ids: Sequence[str], settings: Settings, *, all_runs: bool) -> tuple[list[str], list[str]]:
+    """Those of some runs that no process drives; and why others can't be driven, a sentence each.
+
+    Args:
+        ids: The runs.
+        settings: Our own settings.
+        all_runs: Whether they are all that have not ended: to leave one to another process is no fault then.
+    """
+    free, faults = [], []
+    for run_id in ids:
+        try:
+            Journal.open(settings.state_path(), run_id, drive=False).close()
+            driver = is_driven(settings.state_path(), run_id)
+            if driver is not None:
+                raise driven_elsewhere(run_id, driver)
+        except DrivenElsewhere as error:
+            if all_runs:
+                say(f"left alone: {error}")
+            else:
+                faults += error.messages
+        except RunError as error:
+            faults += error.messages
+        else:
+            free.append(run_id)
+    return free, faults
 
 
 class _Wishes:

@@ -156,10 +156,10 @@ class Journal:
         """
         folder = state_dir / "runs" / check_run_id(run_id)
         file = folder / "journal.sqlite"
-        if not file.is_file():
-            raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
         lock_fd = None
         try:
+            if not file.is_file():
+                raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
             lock_fd = lock(folder) if drive else None
             journal = cls(folder, _connect(file, read_only=True), None)
             version = schema.version_of(journal._db)

@@ -46,6 +46,11 @@ class Driver(NamedTuple):
         return f"pid {self.pid or 'unknown'} on {self.host or 'an unknown host'}"
 
 
+def driven_elsewhere(run_id: str, driver: Driver) -> DrivenElsewhere:
+    """The error for a run that another process drives."""
+    return DrivenElsewhere(f"run {run_id} is driven by another process ({driver}): let it go on, or end it first")
+
+
 def lock(folder: Path) -> int:
     """Lock a run. Whoever only asks whether it is driven holds the lock for an instant: that is waited for.
 
@@ -62,9 +67,7 @@ def lock(folder: Path) -> int:
             driver = _driver(fd)
             if driver.pid or time.monotonic() >= deadline:
                 os.close(fd)
-                raise DrivenElsewhere(
-                    f"run {folder.name} is driven by another process ({driver}): let it go on, or end it first"
-                ) from None
+                raise driven_elsewhere(folder.name, driver) from None
             time.sleep(0.01)
         except OSError:
             os.close(fd)
