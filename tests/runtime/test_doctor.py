@@ -4,6 +4,9 @@ from types import SimpleNamespace
 import pytest
 from fractal_slurm.doctor.checks import _sudo
 from fractal_slurm.doctor.findings import Code
+from fractal_slurm.doctor.limits import examine_limits
+from fractal_slurm.driver.ledger import ledger_of
+from fractal_slurm.settings import Settings
 
 
 class TestRightsBeyondOurs:
@@ -28,3 +31,45 @@ class TestRightsBeyondOurs:
         (finding,) = (each for each in _sudo(SimpleNamespace(sudo=sudo)) if each.code is Code.SUDO_MORE)
         assert finding.ok == ok
         assert rule in finding.words
+
+
+class TestLimits:
+    @pytest.fixture
+    def settings(self, tmp_path):
+        def make(**limits):
+            return Settings(state_dir=str(tmp_path / "state"), slurm_bin_dir="/opt/slurm", limits=limits)
+
+        return make
+
+    def test_are_told_with_what_is_in_flight_and_nothing_is_made(self, settings, tmp_path):
+        (finding,) = examine_limits(settings())
+        assert (finding.level, finding.words) == ("ok", "none of our own on submissions")
+        assert not (tmp_path / "state").exists()
+        held = settings(
+            each_user={"max_submissions": "200 in 1h", "max_jobs_in_flight": 100},
+            all_users={"min_submission_interval": 0.5},
+            users={"nobody": {"max_jobs_in_flight": 0}},
+        )
+        assert ledger_of(held).reserve("a" * 16, "anna", "run", ()) is None
+        (finding,) = examine_limits(held)
+        assert finding.words == (
+            "each user: max_jobs_in_flight 100, max_submissions 200 in 1h; nobody: max_jobs_in_flight any number; "
+            "all users: min_submission_interval 0.5; 1 job in flight now"
+        )
+
+    def test_of_an_unknown_user_are_worth_a_warning(self, settings):
+        warning, rest = examine_limits(settings(users={"no-such-user": {"max_jobs_in_flight": 1}}))
+        assert (warning.level, rest.level) == ("warning", "ok")
+        assert "limits.users has no-such-user: this host knows no such user" in warning.words
+
+    @pytest.mark.parametrize(
+        ("limits", "level"), [({}, "warning"), ({"all_users": {"max_jobs_in_flight": 1}}, "failed")]
+    )
+    def test_that_can_not_be_kept_are_a_fault(self, settings, limits, level):
+        file = ledger_of(settings()).file
+        file.parent.mkdir(parents=True, mode=0o700)
+        file.write_bytes(b"no database" * 1000)
+        file.chmod(0o600)
+        (finding,) = examine_limits(settings(**limits))
+        assert (finding.code, finding.level) == (Code.LIMITS, level)
+        assert "it is damaged" in finding.words

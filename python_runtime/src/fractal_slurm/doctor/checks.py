@@ -25,6 +25,7 @@ from ..settings import Settings, load_settings
 from ..sudo import core_folder, current_user
 from ..sudo_rules import COMMANDS, SLURM_COMMANDS, clean_path, question
 from .findings import Code, Finding, failed, passed, warned
+from .limits import examine_limits
 from .probe import probe
 
 # What journals need on their file system, and with how little somebody should know of it.
@@ -61,6 +62,7 @@ def examine(
     slurm = connect(settings)
     findings += _files(settings)
     findings += _journals(settings.state_path())
+    findings += examine_limits(settings)
     config = None
     file = config_path(config_file)
     try:

@@ -16,6 +16,7 @@ class Code(str, Enum):
     STATE_SPACE = "D04"
     WORKER = "D05"
     JOURNALS = "D06"
+    LIMITS = "D07"
     SLURM = "D11"
     PRIVATE_DATA = "D12"
     FIT = "D13"
