@@ -177,6 +177,22 @@ class TestResumeAll:
             assert f"left alone: run {site.runs()[0]} is driven by another process" in err
         assert set(Counter(site.starts()).values()) == {1}
 
+    def test_takes_a_run_up_again_that_could_not_be_begun_before(self, site):
+        site.env["FRACTAL_SLURM_LIMITS"] = '{"each_user": {"max_submissions": "1 in 1h"}}'
+        process = site.run_all(site.specs(2))
+        wait_for(lambda: site.states() == {"done": 1, "driven": 1})
+        process.kill()
+        process.communicate()
+        site.slurm.fault("sudo", "unknown user standin-anna")  # of a host that has just started
+        _out, err = ends(site.call("resume", "--all"), 3)
+        assert "this host knows no such user" in err
+        assert site.states() == {"done": 1, "interrupted": 1}
+        site.slurm.fault("sudo")
+        del site.env["FRACTAL_SLURM_LIMITS"]
+        out, _err = ends(site.call("resume", "--all", "--json"), 0)
+        assert [run["succeeded"] for run in json.loads(out)["runs"]] == [2]
+        assert set(Counter(site.starts()).values()) == {1}
+
     def test_in_the_background_leaves_alone_what_others_drive(self, site):
         site.hold()
         process = site.run_all(site.specs(3))

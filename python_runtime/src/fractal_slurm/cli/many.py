@@ -266,7 +266,10 @@ class _Many:
             if again:
                 view.say(f"what was refused is tried again: {count_of(again, 'task')}")
                 journal.write(replace(journal.record, state=RunState.PLANNED))
-            handle = self.engine.drive(journal, say=view.say, show=view.show, on_end=self._over.put)
+            # At boot, what keeps a run from being begun may pass: users who are not known yet.
+            handle = self.engine.drive(
+                journal, say=view.say, show=view.show, on_end=self._over.put, stays_open=self.all_runs
+            )
         except (RunError, OSError, sqlite3.Error) as error:
             journal.close()
             self._fault(RunError.exit_code, f"run {run_id} can't be driven: {error}")

@@ -174,7 +174,7 @@ class RunHandle:
         self._say = say
         self._show = show
         self._member: Member | None = None
-        self._has_begun = False
+        self._has_begun = self._stays_open = False
         self._so_far, self._reading = LogsSoFar(), threading.Lock()
         self._over = threading.Event()
         self._told = threading.Event()
@@ -355,7 +355,8 @@ class RunHandle:
             except Detached:
                 is_left = True
             except FractalSlurmError:
-                runner.note_end()
+                if not self._stays_open:
+                    runner.note_end()
                 raise
         state = "left" if is_left else _ENDS[journal.record.state]
         self._end = _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
@@ -498,6 +499,7 @@ class Engine:
         say: Callable[[str], None],
         show: Callable[[object], None] | None = None,
         on_end: Callable[[RunHandle], None] | None = None,
+        stays_open: bool = False,
     ) -> RunHandle:
         """Drive a run whose journal is open and locked, and close the journal at the end.
 
@@ -506,9 +508,12 @@ class Engine:
             say: Takes sentences for a person.
             show: Called in the run's own turns, at most once a second: the journal can be read there.
             on_end: See :meth:`start`.
+            stays_open: Whether it has not ended if it can't be driven: its cause may pass, and it is taken up again.
         """
         self._check_open()
-        return self._take(RunHandle(self, journal, None, on_end, say, show))
+        handle = RunHandle(self, journal, None, on_end, say, show)
+        handle._stays_open = stays_open
+        return self._take(handle)
 
     def stored(self) -> list[StoredRun]:
         """The runs in the state folder, oldest first; those that can't be read are left out."""
