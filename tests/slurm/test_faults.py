@@ -256,6 +256,28 @@ class TestEndsOfJobs:
         assert [failure["index"] for failure in outcome["failures"]] == [9]
         assert "was killed or failed" in outcome["failures"][0]["reason"]
 
+    def test_a_job_that_slurm_ends_for_its_memory_is_told_so_and_costs_only_the_culprit(self, call: Call) -> None:
+        """Without cgroups, slurmd adds up what the processes use. The worker itself may have too much, for a result."""
+        call.config(mem="100M", batching={**ONE_JOB, "target_cpus_per_job": 1, "max_cpus_per_job": 1})
+        result = 'open(sys.argv[4], "w").write(\'"\' + "x" * 60_000_000 + \'"\')'
+        large = f'if "1" in open(sys.argv[2]).read():\n    {result}\n    time.sleep(3)\n'
+        outcome = call.run(call.spec(call.script(f"#!/usr/bin/python3\nimport sys, time\n{large}"), 3))
+        assert outcome.code == 1
+        assert outcome["succeeded"] == 2, outcome["failures"]
+        (failure,) = outcome["failures"]
+        assert failure["index"] == 1
+        assert "ran out of memory (SLURM: StepId=" in failure["reason"]
+        assert "exceeded memory limit" in failure["reason"]
+
+    def test_a_job_that_has_too_much_memory_before_its_first_task_costs_no_node(self, call: Call) -> None:
+        hog = "/usr/bin/python3 -c 'import time; hog = bytearray(300_000_000); time.sleep(9)'"
+        call.config(mem="50M", batching=ONE_JOB, extra_lines=[hog])
+        outcome = call.run(call.spec("true", 2))
+        assert outcome.code == 1
+        assert [failure["index"] for failure in outcome["failures"]] == [0, 1]
+        assert "ran out of memory before its first task started (SLURM: StepId=" in outcome["failures"][0]["reason"]
+        assert "elsewhere" not in outcome.stderr
+
     def test_two_culprits_fail_and_the_innocent_beside_them_do_not(self, call: Call) -> None:
         call.config(batching=ONE_JOB)
         task = call.script('#!/bin/sh\ngrep -q "[12]" "$2" && kill -KILL $PPID\nsleep 0.5\necho "{}" > "$4"\n')

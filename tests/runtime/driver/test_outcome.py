@@ -4,6 +4,7 @@ import itertools
 import pytest
 from fractal_slurm.cluster.commands import FINAL_STATES, NODE_FAULTS
 from fractal_slurm.driver.outcome import LOST, Action, judge
+from fractal_slurm.driver.settle import memory_words
 
 AGAIN, RETRY, ALONE, FAIL, NOT_RUN = Action.AGAIN, Action.RETRY, Action.ALONE, Action.FAIL, Action.NOT_RUN
 
@@ -86,3 +87,24 @@ class TestJudge:
             if found.waiting is AGAIN:
                 # fewer tasks are left for the next job: what ran goes into a job of its own, or has failed
                 assert found.running is (ALONE if slots > 1 else FAIL)
+
+
+class TestMemoryWords:
+    def test_are_those_of_slurms_daemon(self):
+        line = "StepId=7.batch exceeded memory limit (138579968 > 104857600), being killed"
+        for name in ("slurmstepd", "slurmstepd-n1"):
+            printed = f"module loaded\n{name}: error: {line}\n{name}: error: Exceeded job memory limit"
+            assert memory_words(printed) == line
+
+    @pytest.mark.parametrize(
+        "printed",
+        [
+            "",
+            "my task exceeded memory limit",
+            "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-27T04:20:54 ***",
+            # of one task, which was told of it; the worker lived on
+            "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.batch.",
+        ],
+    )
+    def test_are_none_where_it_says_nothing_of_a_job_over_its_memory(self, printed):
+        assert memory_words(printed) == ""

@@ -22,6 +22,13 @@ from .sight import Reading
 _NEVER_BEGAN_S = 3.0
 # After so many seconds, a job counts as one that came to its first task, even if its results can't be read yet.
 _LIVES_AFTER_S = 10.0
+# States of a job which do not say that memory was the cause, though it may have been: where SLURM itself watches the
+# memory, or where only a step of the job had too much.
+_MAY_BE_MEMORY = frozenset({SlurmState.FAILED, SlurmState.COMPLETED})
+# slurmstepd: error: StepId=7.batch exceeded memory limit (138579968 > 104857600), being killed
+_MEMORY = re.compile(
+    r"^slurmstepd(?:-\S{1,255})?: error: (.{0,200}\bexceeded (?:virtual )?memory limit\b.*)$", re.MULTILINE
+)
 
 
 class Settler:
@@ -114,6 +121,12 @@ class Settler:
         running = cut
         if not reading.workers_ended(job.nodes):
             running = cut | set(unfinished if job.nodes > 1 else unfinished[:slots])
+        printed, memory = None, ""
+        if self.is_unexplained(job, reading):
+            printed = self.job_output(job)
+            memory = memory_words(printed or "")
+            if memory:
+                job = replace(job, slurm_state=SlurmState.OUT_OF_MEMORY)
         node, agreed = self.blamed(job, reading)
         verdict = judge(
             state=job.slurm_state or LOST,
@@ -128,11 +141,12 @@ class Settler:
         )
         # Of a job that could never start the refusal itself is the reason: by that a resumed run finds its tasks.
         refused = job.reason in self.run.record.refusals
-        words = str(job.reason) if refused else verdict.words
+        words = str(job.reason) if refused else verdict.words + (f" (SLURM: {memory})" if memory else "")
         if reading.closed and not reading.workers_ended(job.nodes):
             words += f"; results can't be read: {one_line(reading.closed)}"
         if not reading.began and not self.run.cancelled and (job.slurm_state or LOST) in (SlurmState.FAILED, LOST):
-            words += (agreed if verdict.running is Action.FAIL else "") + self.job_output(job)
+            printed = self.job_output(job) if printed is None else printed
+            words += (agreed if verdict.running is Action.FAIL else "") + _last_of(printed)
         if node:
             self.run.leave_out(node, words)
         if job.token not in self.closed_to and {verdict.running, verdict.waiting} - {Action.NOT_RUN}:
@@ -240,6 +254,11 @@ class Settler:
             return self.shut_out(job)
         return False
 
+    def is_unexplained(self, job: JobRow, reading: Reading) -> bool:
+        """Return whether neither the worker nor its exit code says why a job left tasks unfinished."""
+        is_told = self.run.cancelled or self.exit_words(job) or any(reading.ends.values())
+        return job.slurm_state in _MAY_BE_MEMORY and not is_told and not reading.workers_ended(job.nodes)
+
     def exit_words(self, job: JobRow) -> str | None:
         """Return what the job's exit code says about its worker; None if the code is none of the worker's own."""
         if job.slurm_state != SlurmState.FAILED:
@@ -273,13 +292,24 @@ class Settler:
         self.closed_to.add(job.token)
         return was_free
 
-    def job_output(self, job: JobRow) -> str:
-        """Return the end of what a job printed outside of its tasks, for the message about its failure."""
+    def job_output(self, job: JobRow) -> str | None:
+        """Return what a job printed outside of its tasks. None if that can't be read."""
         try:
             chunks = self.run.sudo.read_files(
                 self.run.user, [output_path(self.run.folder, job.token)], timeout=30, max_bytes=1_000_000
             )
-            text = b"".join(chunks).decode("utf-8", "replace").strip()
+            return b"".join(chunks).decode("utf-8", "replace").strip()
         except FractalSlurmError:
-            return ""
-        return f"; it printed:{quoted(text[-500:])}" if text else "; it printed nothing"
+            return None
+
+
+def memory_words(printed: str) -> str:
+    """Return what SLURM's daemon wrote into the output of a job that had more memory than it may. Else empty."""
+    found = _MEMORY.search(printed)
+    return one_line(found[1]) if found else ""
+
+
+def _last_of(printed: str | None) -> str:
+    if printed is None:
+        return ""
+    return f"; it printed:{quoted(printed[-500:])}" if printed else "; it printed nothing"
