@@ -187,10 +187,20 @@ try:
     run.wait(60)
 except KeyError as error:
     faults.append(str(error))
-print(json.dumps([faults, run.state, len(engine.stored())]))
+told = []
+def too_eager(end):
+    try:
+        eager.wait()
+    except RuntimeError as error:
+        told.append("can't go on while" in str(error))
+    told.append(engine.shutdown("cancel"))
+eager = engine.start(good, on_task_end=too_eager)
+told += [eager.wait(60).state, engine.shutdown(timeout=60)]
+print(json.dumps([faults, run.state, len(engine.stored()), told]))
 """,
         )
-        faults, state, stored = found
+        faults, state, stored, told = found
+        assert told == [True, False, "done", True]
         places = sorted(message.split(": ")[1] for message in faults[0])
         assert places == ["$.cpus_per_task", "$.extra_lines[0]", "$.partition"]
         assert "'nowhere'" in faults[1][0]
@@ -200,7 +210,7 @@ print(json.dumps([faults, run.state, len(engine.stored())]))
         ]
         assert "can't be split" in faults[4][0]
         assert faults[5] == "'told'"
-        assert (state, stored) == ("done", 1)
+        assert (state, stored) == ("done", 2)
 
 
 MANY = """

@@ -102,7 +102,8 @@ def heuristics(
 
     Raises:
         BatchingError: One task is over the maximum of a job, only one of the two values is given, the given values
-            are over a maximum, or a number is not a positive integer. The error lists several faults together.
+            are over a maximum, or a value is of another type or not above zero. The error lists several faults
+            together.
     """
     numbers = {
         "tot_tasks": tot_tasks,
@@ -124,6 +125,8 @@ def heuristics(
         if not (value is None and name in optional)
         and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
     ]
+    if not isinstance(needs_gpu, bool):  # the text "false" would count as true
+        faults.append(f"needs_gpu is {needs_gpu!r}: it must be True or False")
     if faults:
         raise BatchingError(faults)
     for what in ("cpus_per_job", "mem_per_job", "num_jobs"):

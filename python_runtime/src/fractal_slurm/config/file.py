@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigFileError, FractalSlurmError
+from ..errors import ConfigFileError, FractalSlurmError, shown
 from .documents import parse_json, read_text
 from .faults import faults_of, json_path
 from .options import extra_line_warning
@@ -172,6 +172,8 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
     Raises:
         ConfigFileError: The file can't be read, is not JSON, or is not valid.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigFileError(f"path: found {shown(path)}; the path of a file is allowed")
     source = str(path)
     text = read_text(path, source=source, most=_MOST_BYTES, error=ConfigFileError)
     return parse_config(parse_json(text or "", source=source), source=source)

@@ -70,8 +70,10 @@ def check_text(value: str, what: str) -> str:
     """Refuse control characters, such as line breaks. No string with a control character may get into a script.
 
     Raises:
-        FractalSlurmError: ``value`` has a control character.
+        FractalSlurmError: ``value`` has a control character, or is no text.
     """
+    if not isinstance(value, str):
+        raise FractalSlurmError(f"{what} found {shown(value)}; a text is allowed")
     found = _CONTROL.search(value)
     if found:
         raise FractalSlurmError(f"{what} {value!r} has the control character {found[0]!r}: remove it")

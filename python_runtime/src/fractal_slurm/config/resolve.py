@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import BatchingError, FractalSlurmError, SpecError
+from ..errors import BatchingError, FractalSlurmError, SpecError, shown
 from .batching import Batching, heuristics
 from .file import BatchingConfig, SlurmConfigFile
 from .meta import REQUIRED, read_meta
@@ -181,6 +181,8 @@ def resolve(
         SpecError: A meta is not valid. The error lists all faults of both metas.
         BatchingError: See :func:`fractal_slurm.config.batching.heuristics`.
     """
+    if not isinstance(config_file, SlurmConfigFile):
+        raise SpecError(f"config_file: found {shown(config_file)}; what parse_config() returned is allowed")
     warnings: list[str] = []
     faults: list[str] = []
     metas: dict[str, dict[str, Any]] = {}
@@ -190,7 +192,7 @@ def resolve(
         except FractalSlurmError as error:
             faults += error.messages
     try:
-        if not task_name.strip():
+        if isinstance(task_name, str) and not task_name.strip():
             faults.append("task: $.name: is empty: give the task a name")
         check_text(task_name, "task: $.name:")
         if account is not None:

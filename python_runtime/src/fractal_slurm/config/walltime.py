@@ -60,11 +60,16 @@ def format_walltime(seconds: int) -> str:
     SLURM itself rounds limits up to whole minutes. If we do the same, the planned limit is the enforced limit.
 
     Args:
-        seconds: The limit in seconds, above zero.
+        seconds: The limit in seconds.
 
     Returns:
         ``days-hours:minutes:00``, or ``hours:minutes:00`` below a day.
+
+    Raises:
+        FractalSlurmError: It is no whole number, or negative.
     """
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or seconds < 0:
+        raise FractalSlurmError(f"seconds: found {shown(seconds)}; a whole number that is not negative is allowed")
     minutes = -(-seconds // 60)
     days, rest = divmod(minutes, 1440)
     clock = f"{rest // 60:02d}:{rest % 60:02d}:00"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -16,10 +17,11 @@ from ..cluster.commands import Slurm
 from ..cluster.queue import Queue
 from ..config.given import as_resolved
 from ..config.resolve import Resolution, SlurmConfig
-from ..errors import FractalSlurmError, RunError
+from ..errors import FractalSlurmError, RunError, SettingsError, shown
 from ..jobs.script import split_command
 from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
+from .asked import check_labels, check_listeners, check_request
 from .journal import Journal, record_of, run_ids
 from .ledger import ledger_of
 from .lock import is_driven
@@ -38,6 +40,7 @@ _SUBMISSIONS, _JOBS_PER_TURN = 4, 8
 # For so many seconds what squeue said of the jobs of all runs is new enough for each of them.
 _FRESH_S = 1.0
 
+_HOWS = ("wait", "cancel", "leave")
 RunState = Literal["waiting", "running", "done", "cancelled", "refused", "left", "broken"]
 _ENDS: dict[StoredState, RunState] = {
     StoredState.DONE: "done",
@@ -202,9 +205,13 @@ class RunHandle:
 
         Raises:
             TimeoutError: It has not ended by then.
+            RuntimeError: ``on_task_end`` of a run of the same user waits: that run stands still meanwhile.
             FractalSlurmError: It can't be driven any more. Nothing is lost: it can be resumed.
             Exception: Whatever ``on_task_end`` raised first.
         """
+        self._engine._check_process()
+        if not self._over.is_set() and self._engine._telling.get(threading.get_ident()) == self.user:
+            raise RuntimeError(f"run {self.run_id} can't go on while a function that it called waits for its end")
         if not self._over.wait(timeout):
             raise TimeoutError(f"run {self.run_id} has not ended within {timeout:g} seconds")
         if self._error is not None or self._end is None:
@@ -225,7 +232,7 @@ class RunHandle:
             return _job_ids(journal)
 
     def logs(self, tasks: Sequence[int], *, most_bytes: int = MOST_LOG_BYTES) -> dict[int, bytes]:
-        """What tasks printed, by task. Those that have no log, or none yet, are left out.
+        """What tasks printed, by task. Those that have no log, or none yet, or are not of the run, are left out.
 
         Of a task that runs, it is what was printed so far; only with ``task_logs = separate`` in our settings.
 
@@ -237,7 +244,8 @@ class RunHandle:
             ClusterError: The user's files can't be read now.
         """
         with self._engine.open(self.run_id) as journal:
-            return read_logs(journal, connect(self._engine.settings).sudo, tasks, most_bytes=most_bytes)
+            own = _own(journal, tasks)
+            return read_logs(journal, connect(self._engine.settings).sudo, own, most_bytes=most_bytes)
 
     def running(self) -> list[int]:
         """The tasks that may run now, by index: of each job that has begun, as many as run side by side."""
@@ -255,8 +263,9 @@ class RunHandle:
     def logs_so_far(self, tasks: Sequence[int], *, most_bytes: int = MOST_SO_FAR_BYTES) -> dict[int, bytes]:
         """What running tasks have printed so far, by task: as a rule in one call of sudo, and never in more than four.
 
-        Left out are tasks that have printed nothing, have ended, or do not run yet; also the last ones, if there are
-        more than 500 logs, or their bytes are more than 16 million: ask for these again, without the others.
+        Left out are tasks that have printed nothing, have ended, do not run yet, or are not of the run;
+        also the last ones, if there are more than 500 logs, or their bytes are more than 16 million: ask for these
+        again, without the others.
 
         Args:
             tasks: The tasks' indices.
@@ -267,7 +276,7 @@ class RunHandle:
         """
         with self._engine.open(self.run_id) as journal, self._reading:
             sudo = connect(self._engine.settings).sudo
-            return self._so_far.read(journal, sudo, tasks, most_bytes=most_bytes)
+            return self._so_far.read(journal, sudo, _own(journal, tasks), most_bytes=most_bytes)
 
     # -- for the engine
 
@@ -301,6 +310,13 @@ class RunHandle:
 
     def _turn(self) -> float | None:
         """Do one round of the run. Returns when the next is due, or None at its end."""
+        self._engine._telling[threading.get_ident()] = self.user
+        try:
+            return self._round()
+        finally:
+            del self._engine._telling[threading.get_ident()]
+
+    def _round(self) -> float | None:
         try:
             if self._runner is None:
                 self._begin()
@@ -395,6 +411,8 @@ class Engine:
     All runs share one look at SLURM and a few threads, whose number does not grow with the runs. Users take turns: the
     calls as one user, however slow, hold back that user's runs alone.
 
+    An engine belongs to the process that made it. A child process (after ``os.fork``) makes one of its own.
+
     Example::
 
         with Engine() as engine:
@@ -403,15 +421,21 @@ class Engine:
 
     Args:
         settings: Our own settings; None to read them.
-        max_runs: How many runs are driven at the same time, others wait for their turn; None for all.
+        max_runs: How many runs are driven at the same time, at least 1; others wait for their turn; None for all.
 
     Raises:
-        SettingsError: The settings are not valid.
+        SettingsError: The settings, or ``max_runs``, are not valid.
     """
 
     def __init__(self, settings: Settings | None = None, *, max_runs: int | None = None) -> None:
+        if not isinstance(settings, Settings | None):
+            raise SettingsError(f"settings: found {shown(settings)}; what load_settings() returned is allowed")
+        if max_runs is not None and (not isinstance(max_runs, int) or max_runs < 1):
+            raise SettingsError(f"max_runs: found {shown(max_runs)}; a whole number from 1 is allowed, or None for all")
         self.settings = settings or load_settings()
         self.max_runs = max_runs
+        self._pid = os.getpid()
+        self._telling: dict[int, str] = {}  # by thread: whose run has a turn in it, which may call the program
         self._lock = threading.Lock()
         self._waiting: deque[RunHandle] = deque()
         self._driven: set[RunHandle] = set()
@@ -445,9 +469,14 @@ class Engine:
 
         Raises:
             FractalSlurmError: The request is not valid, sudo or SLURM refuse, or the state folder can't be written.
-            RuntimeError: The engine was shut down.
+            RuntimeError: The engine was shut down, or made by another process.
+            TypeError: It is no :class:`RunRequest`, or a listener is no function.
         """
         self._check_open()
+        if not isinstance(request, RunRequest):
+            raise TypeError(f"request: found {shown(request)}; a RunRequest is allowed")
+        check_listeners(on_task_end=on_task_end, on_end=on_end, say=say)
+        check_request(request)
         command = request.command
         spec = Spec(
             task_name=request.task_name,
@@ -486,9 +515,10 @@ class Engine:
 
         Raises:
             RunError: There is no such run, it can't be read, or another process drives it.
-            RuntimeError: The engine was shut down.
+            RuntimeError: The engine was shut down, or made by another process.
         """
         self._check_open()
+        check_listeners(on_task_end=on_task_end, on_end=on_end, say=say)
         journal = Journal.open(self.settings.state_path(), run_id, drive=True)
         return self._take(RunHandle(self, journal, on_task_end, on_end, say))
 
@@ -532,8 +562,10 @@ class Engine:
         """Change labels of a run that is not driven; those not named stay.
 
         Raises:
+            SpecError: The labels are not JSON values by name.
             RunError: There is no such run, it can't be read, or it is driven.
         """
+        check_labels(labels)
         with Journal.open(self.settings.state_path(), run_id, drive=True) as journal:
             journal.write(replace(journal.record, labels={**journal.record.labels, **labels}))
 
@@ -543,11 +575,20 @@ class Engine:
         Args:
             how: ``wait`` until they have ended; ``cancel`` them, and wait; or ``leave`` them: their jobs go on, and
                 they can be resumed later, by another process too.
-            timeout: Seconds to wait.
+            timeout: Seconds to wait. A function that a run calls, such as ``on_task_end``, never waits here.
 
         Returns:
             Whether all of them have ended, or were left.
+
+        Raises:
+            ValueError: ``how`` is none of these.
+            RuntimeError: Another process made the engine.
         """
+        if how not in _HOWS:
+            raise ValueError(f"how: found {shown(how)}; allowed are {', '.join(_HOWS)}")
+        self._check_process()
+        if threading.get_ident() in self._telling:
+            timeout = 0.0
         with self._lock:
             self._is_shut = True
             unbegun = list(self._waiting) if how == "leave" else []
@@ -574,7 +615,12 @@ class Engine:
         """The journal of a run, to look at."""
         return Journal.open(self.settings.state_path(), run_id, drive=False)
 
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():  # its threads are there alone
+            raise RuntimeError("the engine was made by another process: make one in this process")
+
     def _check_open(self) -> None:
+        self._check_process()
         if self._is_shut:
             raise RuntimeError("the engine was shut down")
 
@@ -630,6 +676,11 @@ def task_end(run_id: str, end: StoredEnd) -> TaskEnd:
         host=record.get("host") or "",
         job_id=record.get("job"),
     )
+
+
+def _own(journal: Journal, tasks: Sequence[int]) -> list[int]:
+    """Those of some indices that are tasks of the run."""
+    return [task for task in tasks if 0 <= task < journal.record.tasks]
 
 
 def _run_end(journal: Journal, state: RunState, *, refusal: str | None = None, sudo_calls: int = 0) -> RunEnd:

@@ -65,7 +65,7 @@ def check_run_id(run_id: str) -> str:
     Raises:
         RunError: The text is not the id of a run.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
         raise RunError(f"{run_id!r} is no id of a run; `fractal-slurm status` lists them")
     return run_id
 
