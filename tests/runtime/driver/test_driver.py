@@ -5,7 +5,7 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 """
 
 import pytest
-from fractal_slurm.driver import ledger, quota
+from fractal_slurm.driver import places, quota
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
@@ -153,6 +153,20 @@ class TestLimits:
         assert sum("our limit" in sentence for sentence in site.said) == 1
         assert site.clock.now > 1_600
 
+    @pytest.mark.parametrize("limit", [{"max_jobs_in_flight": 1}, {"limits": {"each_user": {"max_jobs_in_flight": 1}}}])
+    def test_room_that_a_job_of_the_run_makes_is_taken_at_once(self, make, limit):
+        site = make(**limit)
+        site.begin()
+        site.pass_time(1)
+        worker = site.start("1")
+        site.pass_time(100)  # it looks at SLURM every ten seconds by now
+        worker.work()
+        site.pass_time(20)
+        with Journal.open(site.settings.state_path(), site.run_id(), drive=False) as journal:
+            at = {event.what: event.at for event in journal.events()}
+        assert 0 <= at["submitting"] - at["collected"] <= 1
+        site.go_on()
+
     def test_jobs_of_all_runs_count_and_a_cancel_does_not_wait(self, make):
         site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
         other = ledger_of(site.settings)
@@ -188,7 +202,7 @@ class TestLimits:
         assert said(site, "our limit of 1 job in flight for all users")
 
     def test_hidden_jobs_of_a_driven_run_count_for_as_long_as_they_run(self, make, monkeypatch):
-        monkeypatch.setattr(ledger, "_UNSEEN_S", 1_200.0)
+        monkeypatch.setattr(places, "UNSEEN_S", 1_200.0)
         monkeypatch.setattr(quota, "_KEEP_S", 600.0)
         site = make(hidden=True, silent_worker_s=900)
         site.begin()

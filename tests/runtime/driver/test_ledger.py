@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 from fractal_slurm.cluster.commands import SlurmJob
 from fractal_slurm.cluster.queue import Answer
 from fractal_slurm.driver import ledger as module
+from fractal_slurm.driver import places
 from fractal_slurm.driver.ledger import Ledger, NotShared, ledger_of
 from fractal_slurm.driver.lock import lock
 from fractal_slurm.limits import LimitSettings
 from fractal_slurm.settings import Settings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -98,7 +101,7 @@ class TestPlaces:
         clock.now += 4
         blocked = take(ledger, 2, **limits)
         assert blocked.until == pytest.approx(clock.now + 1)
-        assert "it goes on at " + module.clock(clock.now + 1) in blocked.words
+        assert "it goes on at " + places.clock(clock.now + 1) in blocked.words
         clock.now += 1.01
         assert take(ledger, 2, **limits) is None
 
@@ -144,6 +147,178 @@ class TestPlaces:
                     taken.append((clock.now, user))
                 else:
                     assert blocked.until == sorted(within)[-most] + span
+        finally:
+            module.time = module_time
+
+
+class Users:
+    """Users with a run each, in processes of their own, that wait for places of all users."""
+
+    def __init__(self, file, clock, limits, **others):
+        self.clock = clock
+        self.limits = {"all_users": limits, **others}
+        self.jobs = {user: [] for user in ("anna", "ben", "cleo")}
+        self.ledgers = {user: Ledger(file) for user in self.jobs}
+        self.numbers = count()
+
+    def ask(self, user, more=99):
+        """Ask for a place; returns whether it was given."""
+        token = f"{next(self.numbers):016x}"
+        self.blocked = self.ledgers[user].reserve(token, user, f"run of {user}", scopes(user, **self.limits), more=more)
+        self.clock.now += 0.001
+        if self.blocked is None:
+            self.jobs[user].append(token)
+        return self.blocked is None
+
+    def ask_often(self, user, times, more=99):
+        """Returns how many places there were."""
+        return sum(self.ask(user, more) for _turn in range(times))
+
+    def end(self, user, jobs=99):
+        del self.jobs[user][:jobs]
+        there = dict.fromkeys(self.jobs[user], ("7", self.clock.now))
+        self.ledgers[user].keep(user, f"run of {user}", there)
+
+
+class TestTurns:
+    def test_a_freed_place_is_for_the_user_with_the_fewest_jobs(self, ledger, clock):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 4})
+        assert users.ask_often("anna", 4) == 4
+        assert not users.ask("ben")
+        assert users.blocked.words.endswith("(limits.all_users.max_jobs_in_flight): it goes on when a job ends")
+        for _turn in range(2):
+            users.end("anna", 1)
+            assert not users.ask("anna")
+            assert users.blocked.words == (
+                "for our limit of 4 jobs in flight for all users (limits.all_users.max_jobs_in_flight): "
+                "it goes on after users who have fewer"
+            )
+            assert users.ask("ben")
+        # Each has two. From here on each takes what it gave back.
+        users.end("anna", 1)
+        assert not users.ask("ben")
+        assert users.ask("anna")
+        users.end("ben", 1)
+        assert not users.ask("anna")
+        assert users.ask("ben")
+
+    @pytest.mark.parametrize("limits", [{"max_jobs_in_flight": 9}, {"max_submissions": "9 in 20s"}])
+    def test_what_is_free_at_once_is_shared_whoever_looks_first(self, ledger, clock, limits):
+        users = Users(ledger.file, clock, limits)
+        assert users.ask_often("anna", 10) == 9
+        assert not users.ask("ben")
+        assert not users.ask("cleo", more=0)  # wants one
+        if "max_submissions" in limits:
+            clock.now += 20
+        users.end("anna")
+        assert users.ask_often("anna", 9) == 4
+        assert users.ask("cleo", more=0)
+        assert users.ask_often("ben", 9) == 4
+
+    def test_one_submission_in_a_span_goes_to_each_in_turn(self, ledger, clock):
+        users = Users(ledger.file, clock, {"min_submission_interval": 5})
+        assert users.ask("anna")
+        order = []
+        for _turn in range(6):
+            assert not any(users.ask(user) for user in users.jobs)
+            clock.now += 5
+            order += [user for user in ("anna", "ben", "cleo") if users.ask(user)]
+        assert order == ["ben", "cleo", "anna"] * 2
+
+    def test_two_limits_do_not_let_two_users_wait_for_each_other(self, ledger, clock):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 3, "max_submissions": "4 in 1m"})
+        assert users.ask_often("ben", 2) == 2  # the fewest submissions, the most jobs
+        users.end("anna")
+        clock.now += 30
+        assert users.ask("anna")
+        users.end("anna")
+        assert users.ask("anna")
+        assert not users.ask("ben")
+        assert not users.ask("anna")
+        users.end("anna")
+        clock.now += 30.1
+        assert users.ask_often("ben", 1) + users.ask_often("anna", 1) == 1
+
+    def test_who_can_not_take_a_place_holds_none(self, ledger, clock):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 4}, users={"ben": {"max_jobs_in_flight": 1}})
+        assert users.ask_often("anna", 4) == 4
+        assert not users.ask("ben")
+        ledger.refused("cleo", "AssocMaxSubmitJobLimit")
+        assert not users.ask("cleo")
+        users.end("anna", 3)
+        assert users.ask("ben")
+        assert not users.ask("ben")
+        assert not users.ask("cleo")
+        assert users.ask_often("anna", 3) == 2
+
+    def test_who_has_no_more_jobs_or_was_refused_holds_none(self, ledger, clock):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 2})
+        assert users.ask_often("anna", 2) == 2
+        assert not users.ask("ben", more=0)
+        users.end("anna")
+        assert users.ask("ben", more=0)
+        assert users.ask("anna")
+        assert not users.ask("cleo")
+        users.end("ben")
+        assert users.ask("cleo")
+        ledger.give_back(users.jobs["cleo"].pop(), "cleo")
+        assert users.ask("anna")
+
+    @pytest.mark.parametrize(
+        ("limits", "look_s"), [({"max_jobs_in_flight": 2}, 2), ({"max_submissions": "2 in 20s"}, 20)]
+    )
+    def test_a_process_that_died_as_it_waited_holds_nobody_for_long(self, ledger, clock, limits, look_s):
+        users = Users(ledger.file, clock, limits)
+        assert users.ask_often("anna", 2) == 2
+        assert not users.ask("ben")
+        clock.now += look_s
+        users.end("anna")
+        assert users.ask_often("anna", 2) == 1
+        clock.now += 15.1
+        assert users.ask("anna")
+
+    def test_a_clock_that_went_back_leaves_no_place_to_who_is_gone(self, ledger, clock):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 1})
+        assert users.ask("anna")
+        assert not users.ask("ben")
+        users.end("anna")
+        clock.now -= 86_400
+        assert users.ask("anna")
+
+    def test_a_file_of_an_earlier_version_is_used(self, ledger, clock):
+        ledger.in_flight()
+        with contextlib.closing(sqlite3.connect(ledger.file)) as db:
+            db.executescript("DROP TABLE want; DROP INDEX job_last;")
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 1})
+        assert users.ask("anna")
+        assert not users.ask("ben")
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "max_jobs_in_flight": st.integers(1, 4),
+                "max_submissions": st.sampled_from(["1 in 10s", "2 in 10s", "3 in 60s"]),
+                "min_submission_interval": st.sampled_from([0.5, 10.0]),
+            },
+        ).filter(bool),
+        st.lists(st.permutations(["anna", "ben", "cleo"]), min_size=20, max_size=20),
+    )
+    def test_whoever_looks_first_nobody_is_passed_over_and_no_place_is_left(self, tmp_path_factory, limits, orders):
+        module.time = clock = Clock()
+        try:
+            users = Users(tmp_path_factory.mktemp("ledger") / "a.sqlite", clock, limits)
+            passed = dict.fromkeys(users.jobs, 0)
+            for order in orders:
+                clock.now += 10
+                for user in users.jobs:
+                    users.end(user)
+                given = [user for user in (*order, *order, *order) if users.ask(user)]
+                assert given or "after users" not in users.blocked.words
+                for user in passed:
+                    passed[user] = 0 if user in given or not given else passed[user] + 1
+                assert max(passed.values()) <= 2
         finally:
             module.time = module_time
 
@@ -204,7 +379,7 @@ class TestRefusals:
         ledger.refused("anna", "x")
         clock.now += 2.1
         assert take(ledger, 1) is None
-        clock.now += module.TRY_S - 1
+        clock.now += places.TRY_S - 1
         assert take(ledger, 2)
         clock.now += 1.1
         assert take(ledger, 2) is None
@@ -299,7 +474,8 @@ class TestFile:
     )
     def test_with_values_that_are_not_ours_is_damaged(self, ledger, sql):
         ledger.in_flight()
-        ledger._db.execute("DROP INDEX job_at")
+        for index in ("job_at", "job_last"):
+            ledger._db.execute(f"DROP INDEX {index}")
         ledger._db.execute(sql)
         with pytest.raises(NotShared, match="it is damaged"):
             take(ledger, 1)

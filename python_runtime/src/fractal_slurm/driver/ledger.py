@@ -21,35 +21,34 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from ..cluster.commands import SlurmJob
 from ..cluster.queue import Answer, Question
-from ..errors import ClusterError, count_of, one_line
-from ..limits import LONGEST_SPAN_S, Scope, parse_rate
+from ..errors import ClusterError, one_line
+from ..limits import LONGEST_SPAN_S, Scope
 from ..settings import Settings
+from . import places
 from .journal import make_private
 from .lock import is_driven
+from .places import TRY_S, UNSEEN_S, Blocked
 
 # Seconds for which a process waits for another that writes; and after that, does not wait again.
 _BUSY_S, _AWAY_S = 5.0, 10.0
 # A place that was taken, and whose job's id nobody knows: its process died, or its sbatch hangs. From the first age on,
 # SLURM is asked for a job of that name. From the second on, there is none if SLURM has none and nobody drives the run.
-# Where SLURM does not show the job, its place counts as a job in flight up to the third.
-_ASK_BY_NAME_S, _NEVER_CAME_S, _UNANSWERED_S = 10.0, 60.0, 600.0
-# A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
-_UNSEEN_S = 86_400.0
+_ASK_BY_NAME_S, _NEVER_CAME_S = 10.0, 60.0
 # Of a job that is gone SLURM is asked for so long, for a driver that has not seen it.
 _GONE_S = 600.0
 # How often it is noted that a job was seen.
 _SEEN_EVERY_S = 3_600.0
 # The longest time for which one process may be the one who asks, and the longest answer that is shared, in bytes.
 _MOST_HOLD_S, _MOST_SAID = 60.0, 1 << 23
-# Pauses after a refusal of the site grow from the first to the second. One run tries for so long, then another may.
-FULL_FIRST_S, FULL_LAST_S, TRY_S = 2.0, 60.0, 90.0
+# Pauses after a refusal of the site grow from the first to the second.
+FULL_FIRST_S, FULL_LAST_S = 2.0, 60.0
 _FORMAT = 1
 _TABLES = f"""\
 CREATE TABLE job (
@@ -69,35 +68,10 @@ CREATE TABLE asking (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, until REAL NOT
 CREATE TABLE answer (one INTEGER PRIMARY KEY, boot TEXT NOT NULL, asked REAL NOT NULL, said BLOB NOT NULL);
 PRAGMA user_version = {_FORMAT};
 """
-# Jobs in flight of a user, or of all. What was seen, or taken, before these times does not count.
-_IN_FLIGHT = """\
-SELECT count(*) FROM job WHERE gone IS NULL AND (:user = '' OR user = :user)
-AND ((job_id IS NOT NULL AND seen > :unseen)
-OR (job_id IS NULL AND at > CASE WHEN shown THEN :unseen ELSE :unanswered END))
-"""
-# The submission, of a user or of all, before which so many others came since a time.
-_SUBMITTED = """\
-SELECT at FROM job WHERE at > :since AND (:user = '' OR user = :user) ORDER BY at DESC LIMIT 1 OFFSET :before
-"""
 
 
 class NotShared(ClusterError):
     """What runs share can't be read or written."""
-
-
-@dataclass(frozen=True)
-class Blocked:
-    """Why nothing may be submitted now.
-
-    Attributes:
-        limit: Which limit it is, as the settings name it; empty for one of the site.
-        words: What is waited for, a part of a sentence; of the site's limit, the words with which it refused.
-        until: When it goes on, in seconds since the epoch; None where that is not known.
-    """
-
-    limit: str
-    words: str
-    until: float | None
 
 
 class Ledger:
@@ -125,18 +99,21 @@ class Ledger:
         run_id: str,
         scopes: Sequence[Scope],
         *,
+        more: int = 0,
         shown: bool = True,
         foreign: Mapping[str, int] | None = None,
     ) -> Blocked | None:
         """Take a place for a submission, before sbatch is called. Returns why there is none, if so.
 
-        A place that is not given back counts as a submission, whatever became of it.
+        A place that is not given back counts as a submission, whatever became of it. For who gets the last places of
+        all users, see :mod:`.places`.
 
         Args:
             token: The job's token.
             user: Whose job it becomes.
             run_id: The run.
             scopes: The limits that hold for the user.
+            more: How many more jobs the run would submit now, after this one.
             shown: Whether SLURM shows the job to this account.
             foreign: Jobs that users submitted without us, by user; None where they do not count.
 
@@ -144,13 +121,12 @@ class Ledger:
             NotShared: The file can't be used. Nothing was taken.
         """
         with self._write() as (db, now):
-            for scope in scopes:
-                blocked = _limit_reached(db, now, scope, foreign or {})
-                if blocked is not None:
-                    return blocked
-            row = db.execute("SELECT until, words FROM full WHERE user = ?", (user,)).fetchone()
-            if row is not None and now < row[0] <= now + TRY_S:
-                return Blocked("", row[1], row[0])
+            blocked = places.blocked_by(db, now, user, scopes, foreign or {})
+            if any(not scope.user for scope in scopes):
+                places.note_want(db, now, user, run_id, more, blocked)
+            if blocked is not None:
+                return blocked
+            row = db.execute("SELECT 1 FROM full WHERE user = ?", (user,)).fetchone()
             if row is not None:
                 # This run tries; the others wait for what it is told.
                 db.execute("UPDATE full SET until = ? WHERE user = ?", (now + TRY_S, user))
@@ -180,6 +156,8 @@ class Ledger:
             NotShared: The file can't be used.
         """
         with self._write() as (db, now):
+            # What its run wants has to wait: nobody is to wait for that.
+            db.execute("DELETE FROM want WHERE run = (SELECT run FROM job WHERE token = ?)", (token,))
             db.execute("DELETE FROM job WHERE token = ? AND job_id IS NULL", (token,))
             _there_is_room(db, now, user)
 
@@ -232,7 +210,8 @@ class Ledger:
             NotShared: The file can't be used.
         """
         with self._write() as (db, now):
-            return _in_flight(db, now, user)
+            jobs = places.in_flight(db, now)
+            return jobs.get(user, 0) if user else sum(jobs.values())
 
     # -- squeue's answers
 
@@ -264,7 +243,7 @@ class Ledger:
             rows = db.execute(
                 "SELECT job_id, token, user, gone IS NULL AND at < ? FROM job "
                 "WHERE shown AND (gone IS NULL OR gone > ?) AND seen > ?",
-                (now - _ASK_BY_NAME_S, now - _GONE_S, now - _UNSEEN_S),
+                (now - _ASK_BY_NAME_S, now - _GONE_S, now - UNSEEN_S),
             ).fetchall()
         return Question(
             job_ids=frozenset(row[0] for row in rows if row[0] is not None),
@@ -420,6 +399,9 @@ def _open(file: Path) -> sqlite3.Connection:
             for statement in _TABLES.split(";\n"):
                 if statement.strip():
                     db.execute(statement)
+        if version in (0, _FORMAT):
+            for statement in (places.WANT, places.LAST):
+                db.execute(statement)
         db.execute("COMMIT")
         if version not in (0, _FORMAT):
             raise sqlite3.DatabaseError(f"it has format {version}, of another version of fractal-slurm")
@@ -474,54 +456,6 @@ def _cause(error: Exception) -> str:
 def _there_is_room(db: sqlite3.Connection, now: float, user: str) -> None:
     """Whoever waits since the site refused a job of a user may try."""
     db.execute("UPDATE full SET until = min(until, ?) WHERE user = ?", (now, user))
-
-
-def _in_flight(db: sqlite3.Connection, now: float, user: str) -> int:
-    values = {"user": user, "unseen": now - _UNSEEN_S, "unanswered": now - _UNANSWERED_S}
-    return int(db.execute(_IN_FLIGHT, values).fetchone()[0])
-
-
-def _limit_reached(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Blocked | None:
-    """The limit that keeps a submission back for the longest time, if one does."""
-    found = list(_limits_reached(db, now, scope, foreign))
-    return max(found, key=lambda blocked: blocked.until or 0.0) if found else None
-
-
-def _limits_reached(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Iterator[Blocked]:
-    limits, user, whom = scope.limits, scope.user, scope.of_whom
-    if most := limits.max_jobs_in_flight:
-        others = foreign.get(user, 0) if user else sum(foreign.values())
-        if _in_flight(db, now, user) + others >= most:
-            yield _blocked(scope, "max_jobs_in_flight", f"{count_of(most, 'job')} in flight for {whom}", None)
-    rate = parse_rate(limits.max_submissions or "")
-    if rate is not None:
-        values = {"since": now - rate.seconds, "user": user, "before": rate.most - 1}
-        for (at,) in db.execute(_SUBMITTED, values):
-            words = f"{count_of(rate.most, 'submission')} in {_span(rate.seconds)} for {whom}"
-            yield _blocked(scope, "max_submissions", words, at + rate.seconds)
-    if interval := limits.min_submission_interval:
-        for (at,) in db.execute(_SUBMITTED, {"since": now - interval, "user": user, "before": 0}):
-            words = f"one submission in {interval:g} s for {whom}"
-            yield _blocked(scope, "min_submission_interval", words, at + interval)
-
-
-def _blocked(scope: Scope, name: str, words: str, until: float | None) -> Blocked:
-    when = "when a job ends" if until is None else f"at {clock(until)}"
-    return Blocked(scope.names[name], f"for our limit of {words} ({scope.names[name]}): it goes on {when}", until)
-
-
-def clock(at: float) -> str:
-    """A time of day, with its date if that is another day."""
-    there = time.localtime(at)
-    today = there[:3] == time.localtime(time.time())[:3]
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", there)
-
-
-def _span(seconds: int) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds % length == 0:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
 
 
 _ledgers: WeakValueDictionary[Path, Ledger] = WeakValueDictionary()

@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from .ledger import Blocked, NotShared, ledger_of
+from .ledger import NotShared, ledger_of
 from .model import IN_FLIGHT, JobRow, JobState
+from .places import LOOK_FIRST_S, Blocked
 
 if TYPE_CHECKING:
     from .context import Run
 
-# So long a run that waits for a place does not look again, at the least and at the most, in seconds. The first is for
-# waits whose end is not known; the second, since a clock may jump.
-_LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
 # So often a run that waits for a place among jobs in flight sees to it that somebody asks how they are, in seconds.
 _ASK_S = 15.0
 # So often a run tells that its jobs are there, also if nothing changed: where SLURM hides them nobody else knows it.
@@ -44,15 +42,25 @@ class Quota:
         self._kept_at = float("-inf")
         self._kept_in = 0  # which opening of the shared file that was
 
-    def take(self, job: JobRow) -> bool:
+    def take(self, job: JobRow, more: int = 0) -> bool:
         """Take a place for a submission. If there is none, say so once, and submit nothing for a while.
+
+        Args:
+            job: What is to be submitted.
+            more: How many more jobs the run would submit now, after this one.
 
         Raises:
             ClusterError: Jobs of others count, and SLURM does not tell.
         """
         try:
             blocked = self.ledger.reserve(
-                job.token, self.run.user, self.run.id, self.scopes, shown=not self.run.hidden, foreign=self.foreign()
+                job.token,
+                self.run.user,
+                self.run.id,
+                self.scopes,
+                more=more,
+                shown=not self.run.hidden,
+                foreign=self.foreign(),
             )
         except NotShared as trouble:
             if not self.scopes:
@@ -95,7 +103,7 @@ class Quota:
         """Say what is waited for, and submit nothing until it may go on."""
         if not blocked.limit:
             self.wait_for_room(blocked.words)
-            self.run.full_until = time.monotonic() + _LOOK_FIRST_S
+            self.run.full_until = time.monotonic() + LOOK_FIRST_S
             return
         self.run.notes.wait("limit", blocked.words)
         if blocked.limit not in self.told:
@@ -106,8 +114,7 @@ class Quota:
         if is_due and not self.run.journal.jobs(JobState.SUBMITTED):
             # A run without jobs does not poll: if none does, nobody would learn that there is room.
             self.look()
-        left = _LOOK_FIRST_S if blocked.until is None else blocked.until - time.time()
-        self.run.full_until = time.monotonic() + min(max(0.0, left), _LOOK_LAST_S)
+        self.run.full_until = time.monotonic() + blocked.look_s(time.time())
 
     def wait_for_room(self, words: str) -> None:
         """Say that the site's limit is reached; ``words`` are its own."""

@@ -61,7 +61,7 @@ class Settler:
         self.run.sightings.pop(job.token, None)
         self.run.readings.pop(job.token, None)
         self.closed_to.discard(job.token)
-        self.run.full_until = 0.0  # there is room for another
+        self.run.full_until = time.monotonic()  # there is room for another: at once, not with the next look
 
     def is_due(self, job: JobRow, reading: Reading, now: float) -> bool:
         """Say whether to decide on a job now: its results came, none can come, or the time to wait for them is over.

@@ -76,19 +76,25 @@ class Submitter:
             raise ClusterError(f"an sbatch as {self.run.user} that got no answer in time can't be ended")
         # More than max_num_jobs are planned only where tasks run again: then they wait for those that are out.
         most = min(self.run.settings.max_jobs_in_flight or self.run.config.max_num_jobs, self.run.config.max_num_jobs)
-        for number, job in enumerate(self.run.journal.jobs(JobState.PLANNED)):
+        planned = self.run.journal.jobs(JobState.PLANNED)
+        for number, job in enumerate(planned):
             if number == self.most_at_once:
                 self.has_more = True
                 return
             if self.run.cancel_is_due() or self.run.detach_requested:
                 return
-            if len(self.run.journal.jobs(*IN_FLIGHT)) >= most:
+            room = most - len(self.run.journal.jobs(*IN_FLIGHT))
+            if room <= 0:
                 return
-            if not self.submit(job):
+            if not self.submit(job, more=min(len(planned) - number, room) - 1):
                 return
 
-    def submit(self, job: JobRow) -> bool:
+    def submit(self, job: JobRow, *, more: int) -> bool:
         """Submit one job; return whether to go on with the next.
+
+        Args:
+            job: The job.
+            more: How many more the run would submit now, after this one.
 
         Raises:
             Silence: SLURM did not answer; the job may exist.
@@ -100,7 +106,7 @@ class Submitter:
         except ScriptTooLarge as error:
             self.too_large(job, [line.task for line in lines], str(error))
             return True
-        if not self.run.quota.take(job):
+        if not self.run.quota.take(job, more):
             return False
         self.run.journal.update_job(job.token, "submitting", state=JobState.SUBMITTING, submitted_at=time.time())
         submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Whether there is a place for a submission: which limits are reached, and whose turn the last places are.
+
+Where runs of several users wait for a limit of all users, or come to it, a place is for the user who has the fewest
+jobs in flight. Where all users have a limit on submissions, it is for the user who had the fewest in that span. Of
+equals it is for the one whose last submission is the longest ago. So each user comes to as many as the others, and it
+does not matter which process looks first, or whose job made the room. Of one user the runs come as they look.
+
+All that is asked of the file of :mod:`.ledger`, in a transaction of its.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import count_of
+from ..limits import Scope, parse_rate
+
+# So long a run that waits for a limit does not look again, at the least and at the most, in seconds. The first is for
+# waits whose end is not known; the second, since a clock may jump.
+LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
+# What a run wants is believed for so long after it was to look again: its process may have died, or be slow.
+_WANTS_S = 15.0
+# A place that was taken, and whose job's id nobody knows, counts as a job in flight for so long where SLURM does not
+# show the job: its process died, or its sbatch hangs.
+_UNANSWERED_S = 600.0
+# A job that nobody has seen for so long counts no more: its cluster, or its driver, is gone.
+UNSEEN_S = 86_400.0
+# One run tries for so long, after a refusal of the site, then another may.
+TRY_S = 90.0
+# The file of an earlier version may be without these.
+WANT = """\
+CREATE TABLE IF NOT EXISTS want (
+    run TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    jobs INTEGER NOT NULL,   -- how many it would submit now
+    until REAL NOT NULL      -- for how long that is believed
+) WITHOUT ROWID
+"""
+LAST = "CREATE INDEX IF NOT EXISTS job_last ON job (user, at)"
+# Jobs in flight by user. What was seen, or taken, before these times does not count.
+_IN_FLIGHT = """\
+SELECT user, count(*) FROM job WHERE gone IS NULL
+AND ((job_id IS NOT NULL AND seen > :unseen)
+OR (job_id IS NULL AND at > CASE WHEN shown THEN :unseen ELSE :unanswered END)) GROUP BY user
+"""
+_SUBMITTED = "FROM job WHERE at > :since AND (:user = '' OR user = :user)"
+_WANTED = "SELECT user, sum(jobs) FROM want WHERE user != :user AND until > :now AND until < :latest GROUP BY user"
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Why nothing may be submitted now.
+
+    Attributes:
+        limit: Which limit it is, as the settings name it; empty for one of the site.
+        words: What is waited for, a part of a sentence; of the site's limit, the words with which it refused.
+        until: When it goes on, in seconds since the epoch; None where that is not known.
+    """
+
+    limit: str
+    words: str
+    until: float | None
+
+    def look_s(self, now: float) -> float:
+        """Seconds after which to look again."""
+        left = LOOK_FIRST_S if self.until is None else self.until - now
+        return min(max(0.0, left), _LOOK_LAST_S)
+
+
+class _Room(NamedTuple):
+    """One limit, and how far it is from being reached.
+
+    Attributes:
+        name: Which one it is.
+        words: What it allows.
+        free: How many may be submitted now.
+        until: When it goes on, if none may and this is known.
+    """
+
+    name: str
+    words: str
+    free: int
+    until: float | None
+
+
+def in_flight(db: sqlite3.Connection, now: float) -> dict[str, int]:
+    """How many jobs SLURM has or may have, by user."""
+    return dict(db.execute(_IN_FLIGHT, {"unseen": now - UNSEEN_S, "unanswered": now - _UNANSWERED_S}).fetchall())
+
+
+def blocked_by(
+    db: sqlite3.Connection, now: float, user: str, scopes: Sequence[Scope], foreign: Mapping[str, int]
+) -> Blocked | None:
+    """What keeps a submission back, if something does: a limit of ours, one of the site, or another user's turn.
+
+    Args:
+        db: The file, in a transaction.
+        now: The time.
+        user: Whose submission it is.
+        scopes: The limits that hold for the user.
+        foreign: Jobs that users submitted without us, by user, where they count.
+    """
+    for scope in scopes:
+        reached = [room for room in _rooms(db, now, scope, foreign) if room.free <= 0]
+        if reached:
+            room = max(reached, key=lambda room: room.until or 0.0)
+            return _blocked(scope, room, "when a job ends" if room.until is None else f"at {clock(room.until)}")
+    row = db.execute("SELECT until, words FROM full WHERE user = ?", (user,)).fetchone()
+    if row is not None and now < row[0] <= now + TRY_S:
+        return Blocked("", row[1], row[0])
+    for scope in scopes:
+        left = 0 if scope.user else _left_to_others(db, now, user, scope, foreign)
+        if left:
+            room = min(_rooms(db, now, scope, foreign), key=lambda room: room.free)
+            if room.free <= left:
+                return _blocked(scope, room._replace(until=None), "after users who have fewer")
+    return None
+
+
+def note_want(db: sqlite3.Connection, now: float, user: str, run_id: str, more: int, blocked: Blocked | None) -> None:
+    """Note what a run would submit, where others are to leave places for it.
+
+    Args:
+        db: The file, in a transaction.
+        now: The time.
+        user: The user of the run.
+        run_id: The run.
+        more: How many more jobs it would submit now, after the one for which it just asked.
+        blocked: What keeps that one back.
+    """
+    # What something else keeps back is no reason to leave places.
+    is_for_all = blocked is not None and blocked.limit.startswith("limits.all_users.")
+    jobs = more if blocked is None else more + 1 if is_for_all else 0
+    db.execute("DELETE FROM want WHERE run = ? OR until < ?", (run_id, now))
+    if jobs > 0:
+        until = now + (blocked.look_s(now) if blocked is not None else 0.0) + _WANTS_S
+        db.execute("INSERT INTO want VALUES (?, ?, ?, ?)", (run_id, user, jobs, until))
+
+
+def _left_to_others(db: sqlite3.Connection, now: float, user: str, scope: Scope, foreign: Mapping[str, int]) -> int:
+    """How many of the places of all users are left to others, who come before a user."""
+    values = {"user": user, "now": now, "latest": now + _LOOK_LAST_S + _WANTS_S + 1.0}
+    wanted = db.execute(_WANTED, values).fetchall()
+    if not wanted:
+        return 0
+    limits = scope.limits
+    rate = parse_rate(limits.max_submissions or "")
+    # One measure for all limits: with one for each, two users could wait for each other.
+    if rate is not None or limits.min_submission_interval:
+        since = now - (rate.seconds if rate is not None else limits.min_submission_interval or 0.0)
+        had = dict(db.execute("SELECT user, count(*) FROM job WHERE at > ? GROUP BY user", (since,)).fetchall())
+    else:
+        had = in_flight(db, now)
+        for other, jobs in foreign.items():
+            had[other] = had.get(other, 0) + jobs
+    left = 0
+    for other, jobs in wanted:
+        behind = had.get(user, 0) - had.get(other, 0)
+        if behind == 0 and _last(db, other) < _last(db, user):
+            behind = 1
+        left += max(0, min(jobs, behind))
+    return left
+
+
+def _last(db: sqlite3.Connection, user: str) -> float:
+    return float(db.execute("SELECT max(at) FROM job WHERE user = ?", (user,)).fetchone()[0] or 0.0)
+
+
+def _rooms(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Iterator[_Room]:
+    limits, user, whom = scope.limits, scope.user, scope.of_whom
+    if most := limits.max_jobs_in_flight:
+        jobs, others = in_flight(db, now), foreign
+        if user:
+            jobs, others = ({user: each.get(user, 0)} for each in (jobs, foreign))
+        free = most - sum(jobs.values()) - sum(others.values())
+        yield _Room("max_jobs_in_flight", f"{count_of(most, 'job')} in flight for {whom}", free, None)
+    rate = parse_rate(limits.max_submissions or "")
+    if rate is not None:
+        words = f"{count_of(rate.most, 'submission')} in {_span(rate.seconds)} for {whom}"
+        yield _Room("max_submissions", words, *_free_in(db, now, user, rate.most, rate.seconds))
+    if interval := limits.min_submission_interval:
+        words = f"one submission in {interval:g} s for {whom}"
+        yield _Room("min_submission_interval", words, *_free_in(db, now, user, 1, interval))
+
+
+def _free_in(db: sqlite3.Connection, now: float, user: str, most: int, seconds: float) -> tuple[int, float | None]:
+    """How many more submissions a sliding window has room for; and if none, when it has."""
+    values = {"since": now - seconds, "user": user, "before": most - 1}
+    free = most - int(db.execute(f"SELECT count(*) {_SUBMITTED}", values).fetchone()[0])
+    if free > 0:
+        return free, None
+    # The submission before which so many others came.
+    (at,) = db.execute(f"SELECT at {_SUBMITTED} ORDER BY at DESC LIMIT 1 OFFSET :before", values).fetchone()
+    return free, at + seconds
+
+
+def _blocked(scope: Scope, room: _Room, when: str) -> Blocked:
+    name = scope.names[room.name]
+    return Blocked(name, f"for our limit of {room.words} ({name}): it goes on {when}", room.until)
+
+
+def clock(at: float) -> str:
+    """A time of day, with its date if that is another day."""
+    there = time.localtime(at)
+    today = there[:3] == time.localtime(time.time())[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", there)
+
+
+def _span(seconds: int) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds % length == 0:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
