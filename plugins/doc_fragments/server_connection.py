@@ -11,7 +11,8 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   api_url:
-    description: The address of fractal-server, as the host sees it.
+    description:
+      - The address of fractal-server, as the host sees it. Messages show it, so it may hold no password.
     type: str
     default: http://127.0.0.1:8000
   token:
@@ -46,7 +47,7 @@ options:
     description: The account that C(fractalctl) runs as. The default is the account of the task. Root may name another.
     type: str
   timeout:
-    description: Seconds for each question.
+    description: Seconds for each question, above zero.
     type: int
     default: 30
 """

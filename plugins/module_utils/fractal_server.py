@@ -47,6 +47,8 @@ _HINTS = {
     403: " (an administrator of fractal-server may do this: use the token of one)",
     404: " (resources have been there since fractal-server 2.17)",
 }
+# Answers that send us on to another address. The token goes to this one alone.
+_SENT_ON = (301, 302, 303, 307, 308)
 _MAX_BYTES = 16 * 1024 * 1024
 # The server adds these by itself. They are not sent back.
 _OF_THE_SERVER = ("id", "timestamp_created")
@@ -162,6 +164,10 @@ class Client:
             raise ServerError(
                 "%s: found %r; an address that begins with http:// or https:// is allowed" % (option, self._url)
             )
+        if "@" in re.split("[/?#]", self._url.split("://", 1)[1], maxsplit=1)[0]:  # messages show the address
+            raise ServerError("%s: has a user name or a password in it: give these as options of their own" % option)
+        if timeout <= 0:
+            raise ServerError("timeout: found %g; a number of seconds above zero is allowed" % timeout)
         # Whoever makes a header of such a text would show it in the message.
         if token is not None and not re.fullmatch(r"[\x21-\x7e]+", token):
             raise ServerError("%s: its token has signs that no token has, or is empty: get a new one" % self._url)
@@ -197,10 +203,12 @@ class Client:
         except HTTPError as error:
             kind = ServerError if error.code < 500 else Unanswered  # a proxy's words, where the server is slow
             words = "%s: %s" % (where, _words_of(error, self._hints, self._timeout))
+            if error.code in _SENT_ON:
+                words += " It sends us on to another address: is %s right?" % self._option
             raise kind(words, error.code) from None
         except Exception as error:  # by urllib, ssl, http.client or the system: each means that there is no answer
             raise Unanswered(
-                "%s: no answer: %s: does the server run, and is %s right?" % (where, error, self._option)
+                "%s: no answer: %s: does the server run, and is %s right?" % (where, _line(error), self._option)
             ) from None
         if len(text) > _MAX_BYTES:
             raise Unanswered("%s: answers more than %d MB" % (where, _MAX_BYTES // 2**20))
@@ -240,12 +248,7 @@ class Api(Client):
 
     def resources(self) -> list[dict[str, Any]]:
         """All resources, as the server tells them."""
-        found = self.call("GET", self._RESOURCES)
-        if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
-            raise ServerError(
-                "%s%s: gives no list of resources: is this a fractal-server?" % (self._url, self._RESOURCES)
-            )
-        return found
+        return _resources(self.call("GET", self._RESOURCES), self._url + self._RESOURCES)
 
     def create(self, body: Mapping[str, Any]) -> Any:
         """Make a resource. Returns the resource as the server tells it."""
@@ -258,6 +261,33 @@ class Api(Client):
     def remove(self, number: int) -> None:
         """Remove the resource of this id."""
         self.call("DELETE", "%s%d/" % (self._RESOURCES, number))
+
+
+def _resources(found: Any, where: str) -> list[dict[str, Any]]:
+    """Accept an answer as a list of resources.
+
+    Args:
+        found: The answer.
+        where: Whose answer it is.
+
+    Raises:
+        ServerError: It is something else, or two resources have the same name.
+    """
+    if not isinstance(found, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and type(entry.get("id")) is int
+        for entry in found
+    ):
+        raise ServerError("%s: gives no list of resources: is this a fractal-server?" % where)
+    names = [entry["name"] for entry in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ServerError("%s: has several resources with the same name: %s" % (where, _line(", ".join(twice))))
+    return found
+
+
+def _line(text: object) -> str:
+    """Words of others in one line, without characters that a terminal would obey."""
+    return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
 
 
 @contextlib.contextmanager
@@ -303,7 +333,7 @@ def _words_of(error: HTTPError, hints: Mapping[int, str], timeout: float) -> str
     hint = hints.get(error.code, "")
     if detail == "LOGIN_BAD_CREDENTIALS":
         hint = " (is the password that of the username?)"
-    return " ".join(("status %d: %s%s" % (error.code, detail, hint)).split())
+    return _line("status %d: %s%s" % (error.code, detail, hint))
 
 
 class Fractalctl:
@@ -329,8 +359,7 @@ class Fractalctl:
 
     def resources(self) -> list[dict[str, Any]]:
         """All resources, as the server tells them."""
-        found: list[dict[str, Any]] = self._ask({"do": "list"})
-        return found
+        return _resources(self._ask({"do": "list"}), self._python)
 
     def create(self, body: Mapping[str, Any]) -> Any:
         """Make a resource. Returns its values."""
@@ -362,9 +391,11 @@ class Fractalctl:
             told = json.loads(answer.out)
         except ValueError:
             said = (answer.err or answer.out).strip().splitlines()
-            raise ServerError("%s: %s" % (self._python, said[-1] if said else "status %d" % answer.status)) from None
-        if "failed" in told:
-            raise ServerError("%s: %s" % (self._python, " ".join(told["failed"].split())))
+            words = _line(said[-1]) if said else "status %d" % answer.status
+            raise ServerError("%s: %s" % (self._python, words)) from None
+        if not isinstance(told, dict) or "told" not in told:
+            failed = told.get("failed") if isinstance(told, dict) else None
+            raise ServerError("%s: %s" % (self._python, _line(failed or "it does not answer as fractal-server does")))
         return told["told"]
 
 

@@ -210,7 +210,12 @@ class TestApi:
                 "status 422: slurm_sudo.x: Extra",
             ),
             (500, b"oops\nat line 3", "status 500: oops at line 3"),
-            (302, b"", "status 302"),
+            (500, b"\x1b[31mred\x07", r"status 500: \[31mred$"),
+            (302, b"", "status 302: It sends us on to another address: is api_url right"),
+            (200, [{"name": "cluster"}], "no list of resources: is this a fractal-server"),
+            (200, [{"name": "cluster", "id": "../7"}], "no list of resources: is this a fractal-server"),
+            (200, [{"name": 5, "id": 7}], "no list of resources: is this a fractal-server"),
+            (200, [{"name": "two", "id": 1}, {"name": "two", "id": 2}], "several resources with the same name: two"),
             (200, b"<html>", "no JSON: is this a fractal-server"),
             (200, {"a": 1}, "no list of resources: is this a fractal-server"),
         ],
@@ -244,6 +249,12 @@ class TestApi:
             fractal_server.connect(Module(api_url="http://127.0.0.1:1", token="t").params).resources()
         with pytest.raises(fractal_server.ServerError, match="begins with http"):
             fractal_server.connect(Module(api_url="file:///etc/passwd", token="t").params)
+        with pytest.raises(fractal_server.ServerError, match="options of their own") as error:
+            fractal_server.connect(Module(api_url="https://a:secret@example.org/", token="t").params)
+        assert "secret" not in str(error.value)
+        for seconds in (0, -1):
+            with pytest.raises(fractal_server.ServerError, match="seconds above zero"):
+                fractal_server.connect(Module(api_url=server.url, token="t", timeout=seconds).params)
 
 
 class TestFractalctl:
