@@ -23,6 +23,7 @@ class Crashed:
     """A job whose server was killed while some of its tasks ran, and the server that was started again.
 
     Attributes:
+        workflow: Its workflow.
         ended: What the API says of the job at its end.
         units: For each history unit of it, its status.
         runs: For each history run of it, its status.
@@ -30,6 +31,7 @@ class Crashed:
 
     def __init__(self, on_engine, case, *, stop=False):
         workflow, marks = on_engine.prepare(case)
+        self.workflow = workflow
         before = on_engine.server.query("select count(*) from accountingrecordslurm")
         job = workflow.submit()
         on_engine.wait_for_marks(workflow, job, marks, case.stop_when, case.units_done)
@@ -52,8 +54,15 @@ class Crashed:
         self.left = on_engine.squeue()
 
 
-def test_results_come_home_and_the_workflow_does_not_go_on(on_engine):
-    step = Step("Measure", each={**SLOW, "only": ["W00002", "W00003"], "exit": 3, "set": {"measured": True}})
+def again_by_name(workflow):
+    """For each image of a dataset its attribute ``again``, by the image's name."""
+    path = f"/api/v2/project/{workflow.project}/dataset/{workflow.dataset}/images/query/"
+    images = workflow.client.call("POST", path, {})["items"]
+    return {image["zarr_url"].rpartition("/")[2]: image["attributes"].get("again") for image in images}
+
+
+def test_results_come_home_and_the_workflow_goes_on_when_it_is_submitted_again(on_engine):
+    step = Step("Measure", each={**SLOW, "only": ["W00002", "W00003"], "exit": 3, "set": {"again": True}})
     found = Crashed(on_engine, Case("", (MEASURE, step, MEASURE), images=4, stop_when=2, units_done=6))
     assert found.ended["status"] == "failed"
     assert found.ended["end_timestamp"]
@@ -70,6 +79,18 @@ def test_results_come_home_and_the_workflow_does_not_go_on(on_engine):
     assert "Task 'Measure' (task 1; the first is task 0): 2 of 4 succeeded, 2 failed" in log
     assert "not in the image list" in log
     assert "Run the workflow again from task 'Measure' (task 1) on, for all its images" in log
+    # The log is right, and its advice works.
+    workflow, names = found.workflow, [f"W{number:05d}" for number in range(4)]
+    assert again_by_name(workflow) == dict.fromkeys(names)
+    path = f"/api/v2/project/{workflow.project}/workflow/{workflow.workflow}/"
+    second = workflow.client.call("GET", path)["task_list"][1]["id"]
+    workflow.client.call("PATCH", f"{path}wftask/{second}/", {"args_parallel": {"set": {"again": True}}})
+    job = workflow.submit({"first_task_index": 1})
+    ended = workflow.wait(job, 120)
+    assert ended["status"] == "done", ended["log"]
+    runs = rows(on_engine.server, f"historyrun where job_id = {job}")
+    assert [(run["workflowtask_dump"]["order"], run["status"]) for run in runs] == [(1, "done"), (2, "done")]
+    assert again_by_name(workflow) == dict.fromkeys(names, True)
 
 
 def test_a_compound_task_of_which_only_the_first_part_ran_is_not_done(on_engine):
@@ -91,17 +112,26 @@ def test_a_job_can_be_stopped_after_that(on_engine):
     assert found.left == []
 
 
-def test_a_job_that_the_dead_server_had_not_begun_gets_an_end_too(on_engine):
-    workflow, _marks = on_engine.prepare(Case("", (MEASURE,), images=1))
-    job = workflow.submit()
-    assert workflow.wait(job, 60)["status"] == "done"
+def test_jobs_of_which_the_dead_server_had_nothing_in_slurm_get_an_end_too(on_engine):
+    jobs = {}
+    for name in ("not begun", "outputs not written down"):
+        workflow, _marks = on_engine.prepare(Case("", (MEASURE,), images=1))
+        jobs[name] = workflow, workflow.submit()
+    for workflow, job in jobs.values():
+        assert workflow.wait(job, 60)["status"] == "done"
     on_engine.server.kill()
     on_engine.start(engine=True)
-    on_engine.server.kill()  # no process lives that knows the job
-    statement = f"update jobv2 set status = 'submitted', log = null where id = {job}"  # noqa: S608 - a number
-    on_engine.server.query(statement)
+    on_engine.server.kill()  # no process lives that knows the jobs
+    for _workflow, job in jobs.values():
+        on_engine.server.query(f"update jobv2 set status = 'submitted', log = null where id = {job}")  # noqa: S608
+    on_engine.server.query(f"update historyrun set status = 'submitted' where job_id = {job}")  # noqa: S608
     time.sleep(6)  # by so much clocks may differ
     on_engine.start(engine=True)
-    ended = workflow.wait(job, 30)
-    assert ended["status"] == "failed"
-    assert "No task of it was in SLURM at that time." in ended["log"]
+    ended = {name: workflow.wait(job, 30) for name, (workflow, job) in jobs.items()}
+    assert {state["status"] for state in ended.values()} == {"failed"}
+    assert all("No task of it was in SLURM at that time." in state["log"] for state in ended.values())
+    assert {name: state["log"].splitlines()[-1] for name, state in ended.items()} == {
+        "not begun": "What to do: Run the workflow again from the first task that is not done on.",
+        "outputs not written down": "What to do: Run the workflow again from task 'Measure' (task 0) on, for all its "
+        "images.",
+    }

@@ -57,7 +57,7 @@ _ACCOUNTING = {"user_id", "slurm_job_ids", "fractal_job_id", "resource_id"}
 # Models, with the attributes that we read or set.
 _FIELDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("fractal_server.app.models.v2", "HistoryUnit", ("id", "status", "history_run_id", "logfile")),
-    ("fractal_server.app.models.v2", "HistoryRun", ("id", "status", "job_id")),
+    ("fractal_server.app.models.v2", "HistoryRun", ("id", "status", "job_id", "workflowtask_dump")),
     (
         "fractal_server.app.models.v2",
         "JobV2",

@@ -7,10 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from fractal_server.app.db import get_sync_db
 from fractal_server.app.models.v2 import HistoryRun, HistoryUnit, JobV2, ProjectV2, Resource
@@ -204,8 +205,9 @@ def close_job(job_id: int, homes: Sequence[Home]) -> None:
         job = db.get(JobV2, job_id)
         if job is None or job.status != SUBMITTED:
             return
-        unfinished = select(HistoryRun.id).where(HistoryRun.job_id == job_id, HistoryRun.status == SUBMITTED)
-        ids = list(db.execute(unfinished).scalars())
+        unfinished = select(HistoryRun).where(HistoryRun.job_id == job_id, HistoryRun.status == SUBMITTED)
+        found = list(db.execute(unfinished.order_by(HistoryRun.id)).scalars())
+        ids, begun = [run.id for run in found], [_task_of(run.workflowtask_dump) for run in found]
         db.execute(
             update(HistoryUnit)
             .where(HistoryUnit.history_run_id.in_(ids), HistoryUnit.status == SUBMITTED)
@@ -214,7 +216,7 @@ def close_job(job_id: int, homes: Sequence[Home]) -> None:
         db.execute(update(HistoryRun).where(HistoryRun.id.in_(ids)).values(status=FAILED))
         job.status = FAILED
         job.end_timestamp = get_timestamp()
-        job.log = job_log(job_id, homes)
+        job.log = job_log(job_id, homes, begun)
         folder = job.working_dir
         db.commit()
     logger.warning("fractal-slurm: job %s was put right: failed", job_id)
@@ -222,8 +224,19 @@ def close_job(job_id: int, homes: Sequence[Home]) -> None:
         _zip_folder_to_file_and_remove(folder=folder)
 
 
-def job_log(job_id: int, homes: Sequence[Home]) -> str:
-    """Return the log of a job whose server ended: what has come home, what did not go on, and what to do."""
+def _task_of(dump: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the name and the position of a task from fractal-server's copy of it."""
+    return str((dump.get("task") or {}).get("name")), int(dump.get("order") or 0)
+
+
+def job_log(job_id: int, homes: Sequence[Home], begun: Sequence[tuple[str, int]] = ()) -> str:
+    """Return the log of a job whose server ended: what has come home, what did not go on, and what to do.
+
+    Args:
+        job_id: The id of the job of fractal-server.
+        homes: The runs of the job that were collected.
+        begun: The tasks that fractal-server had begun and not finished: name and position.
+    """
     words = [
         f"JOB ERROR in Fractal job {job_id}:",
         "The server ended while this job ran, and was started again. The workflow did not go on.",
@@ -245,11 +258,20 @@ def job_log(job_id: int, homes: Sequence[Home]) -> str:
         if desk.errors and not home.is_stopped:
             first = min(desk.errors)
             words.append(f"The first error:\n{str(desk.errors[first])[:_MOST_OF_ERROR]}")
+    if not homes:
+        words.append("No task of it was in SLURM at that time.")
     if homes:
         last = homes[-1].sheet
         where = f"from task '{last.task_name}' (task {last.order}) on, for all its images"
+    elif begun:
+        # It may have ended just before: then its units are done, but fractal-server did not write its outputs down.
+        name, order = begun[-1]
+        words.append(
+            f"Task '{name}' (task {order}; the first is task 0) had begun, and was not finished. Its outputs may be "
+            "missing in the image list, also those of units that are done."
+        )
+        where = f"from task '{name}' (task {order}) on, for all its images"
     else:
-        words.append("No task of it was in SLURM at that time.")
         where = "from the first task that is not done on"
     words.append(f"What to do: Run the workflow again {where}.")
     return "\n".join(words)

@@ -134,6 +134,14 @@ class TestJobLog:
             "What to do: Run the workflow again from the first task that is not done on.",
         ]
 
+    def test_names_a_task_whose_outputs_nobody_wrote_down(self, recover):
+        assert recover.job_log(7, [], [("Measure", 1)]).splitlines()[2:] == [
+            "No task of it was in SLURM at that time.",
+            "Task 'Measure' (task 1; the first is task 0) had begun, and was not finished. Its outputs may be missing "
+            "in the image list, also those of units that are done.",
+            "What to do: Run the workflow again from task 'Measure' (task 1) on, for all its images.",
+        ]
+
     def test_says_why_a_run_can_not_be_continued(self, recover, tmp_path):
         engine = Engine(a=(make(recover, tmp_path), RunError("its journal can't be read"), []))
         recover.bring_home(Left("gone", (7,), Path("x")), engine)
