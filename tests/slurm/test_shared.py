@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -129,6 +131,41 @@ def test_limits_hold_for_all_processes_and_survive_them(call: Call) -> None:
     assert times[3] - times[0] >= 19  # SLURM tells whole seconds
     told = "".join(outcome.stderr for outcome in outcomes)
     assert re.search(r"waiting for our limit of 3 submissions in 20 s for \S+ .*it goes on at [0-9:]{8}", told), told
+
+
+def test_a_job_counts_whose_process_died_before_it_knew_of_it(call: Call) -> None:
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"max_jobs_in_flight": 1}})
+    call.config(batching=ONE_JOB)
+    go_on = call.folder / "go-on"
+    script = call.script(f"#!/bin/sh\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n")
+    wrapper = BASE / "bin/sbatch"
+    original = wrapper.read_text()
+    held = call.folder / "held"
+    wrapper.write_text(
+        original.replace("exec ", f'[ -e {held} ] && {{ /usr/bin/sbatch "$@"; exec sleep 15; }}\nexec ')
+    )
+    held.touch()
+    try:
+        dies = begin(call, script, 1)
+        (job_id,) = wait_for(live_jobs)
+        kill(dies)
+        held.unlink()
+        waits = begin(call, script, 1)
+        wait_for(lambda: len(call.runs()) == 2 and "limit reached" in call.events())
+        # It learns the job's id by its name, so it goes on when that job is over: at once, not minutes later.
+        (ledger,) = (call.folder / "state/shared").glob("*.sqlite")
+        wait_for(lambda: noted(ledger) == [job_id], seconds=90)
+        assert live_jobs() == [job_id]
+        go_on.touch()
+        assert finish(waits)["succeeded"] == 1
+    finally:
+        wrapper.write_text(original)
+
+
+def noted(ledger: Path) -> list[str]:
+    """The ids of the jobs in flight that processes share."""
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
+        return [row[0] for row in db.execute("SELECT job_id FROM job WHERE gone IS NULL")]
 
 
 def test_jobs_that_the_user_submitted_by_hand_count(call: Call) -> None:
