@@ -141,9 +141,7 @@ def test_a_job_counts_whose_process_died_before_it_knew_of_it(call: Call) -> Non
     wrapper = BASE / "bin/sbatch"
     original = wrapper.read_text()
     held = call.folder / "held"
-    wrapper.write_text(
-        original.replace("exec ", f'[ -e {held} ] && {{ /usr/bin/sbatch "$@"; exec sleep 15; }}\nexec ')
-    )
+    wrapper.write_text(original.replace("exec ", f'[ -e {held} ] && {{ /usr/bin/sbatch "$@"; exec sleep 15; }}\nexec '))
     held.touch()
     try:
         dies = begin(call, script, 1)

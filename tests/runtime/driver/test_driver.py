@@ -5,7 +5,7 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 """
 
 import pytest
-from fractal_slurm.driver import places, quota
+from fractal_slurm.driver import ledger, places, quota
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
@@ -200,6 +200,23 @@ class TestLimits:
         site.go_on()
         assert site.outcome() == [DONE] * 4
         assert said(site, "our limit of 1 job in flight for all users")
+
+    def test_why_nobody_can_note_that_jobs_ended_is_said(self, make, monkeypatch):
+        site = make(limits={"all_users": {"max_jobs_in_flight": 1}})
+        other = ledger_of(site.settings)
+        other.reserve("other", "ben", "a run whose driver died", ())
+        other.accepted("other", "99", "ben")
+
+        def full(*_arguments):
+            raise ledger.NotShared("what runs share can't be used: the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.Ledger, "publish", full)
+            site.begin()
+            site.pass_time(60)
+            assert said(site, "the disk is full; limits are set, so nothing is submitted meanwhile")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
 
     def test_hidden_jobs_of_a_driven_run_count_for_as_long_as_they_run(self, make, monkeypatch):
         monkeypatch.setattr(places, "UNSEEN_S", 1_200.0)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The journal: its lock, what is shown of a damaged one, and its end."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -212,6 +214,19 @@ class TestDamage:
                 assert f"warning: the journal of run {RUN} is damaged: " in err
             with pytest.raises(RunError, match="is damaged"):
                 Journal.open(state_dir, RUN, drive=True)
+
+    def test_a_file_system_without_locks_is_no_place_for_it(self, state_dir, monkeypatch):
+        make(state_dir).close()
+
+        def refused(*_arguments):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refused)
+        words = r"No locks available, which the file system of state_dir must have \(some NFS has none\)"
+        with pytest.raises(RunError, match=words):
+            Journal.open(state_dir, RUN, drive=True)
+        with pytest.raises(RunError, match=words):
+            make(state_dir, "20260101-000000-abcde0")
 
     def test_a_folder_that_can_not_be_entered_hides_no_other_run(self, state_dir, monkeypatch):
         for run_id in (RUN, "20260101-000000-abcde0"):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -100,6 +99,7 @@ class Queue:
         self._users: dict[str, str] = {}  # by run
         self._served: dict[str, float] = {}  # by run: when the answer was asked for that it has
         self._answer = Answer()
+        self.unshared = ""  # why the last answer could not be shared, if so
 
     @property
     def answer_s(self) -> float:
@@ -206,12 +206,15 @@ class Queue:
                     if time.monotonic() >= deadline:
                         break  # it hangs: this process asks for its own
                     time.sleep(_LOOK_S)
-            except ClusterError:
-                shared = None
+            except ClusterError as trouble:
+                shared, self.unshared = None, str(trouble)
         answer = self._ask(question)
         if shared is not None:
-            with contextlib.suppress(ClusterError):
+            try:
                 shared.publish(answer)
+                self.unshared = ""
+            except ClusterError as trouble:
+                self.unshared = str(trouble)
         return answer
 
     def _ask(self, question: Question) -> Answer:

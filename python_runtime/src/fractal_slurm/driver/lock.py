@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -69,8 +70,11 @@ def lock(folder: Path) -> int:
                 os.close(fd)
                 raise driven_elsewhere(folder.name, driver) from None
             time.sleep(0.01)
-        except OSError:
+        except OSError as error:
             os.close(fd)
+            if error.errno == errno.ENOLCK:
+                words = f"{error.strerror}, which the file system of state_dir must have (some NFS has none)"
+                raise OSError(error.errno, words) from None
             raise
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)

@@ -114,6 +114,9 @@ class Quota:
         if is_due and not self.run.journal.jobs(JobState.SUBMITTED):
             # A run without jobs does not poll: if none does, nobody would learn that there is room.
             self.look()
+        if self.run.queue.unshared:
+            # That jobs ended is not noted then: the limit may be reached for that reason alone.
+            self.run.say_once(f"{self.run.queue.unshared}; limits are set, so nothing is submitted meanwhile")
         self.run.full_until = time.monotonic() + blocked.look_s(time.time())
 
     def wait_for_room(self, words: str) -> None:
