@@ -152,6 +152,19 @@ class TestJob:
             assert (success, told["exc_type_name"]) == (False, name)
             assert words in told["traceback_string"]
 
+    def test_waits_for_no_pipe_that_stands_for_a_file(self, tmp_path):
+        job = Job(tmp_path, 'case $n in 2) mkfifo "$4" ;; 3) exit 1 ;; *) echo {} > "$4" ;; esac')
+        documents = [json.loads(Path(words[8]).read_text()) for words in job.tasks]
+        os.mkfifo(documents[1]["log_file_remote"])
+        Path(job.tasks[4][8]).unlink()
+        os.mkfifo(job.tasks[4][8])
+        code, _out, err = job.run()
+        assert (code, err) == (0, "")
+        first, second, third, fourth, fifth = job.outputs()
+        assert (first, second, fifth) == ([True, {}], [True, "its own"], [True, "its own"])
+        assert third[1]["exc_type_name"] == "JSONDecodeError"
+        assert "returncode=1" in fourth[1]["traceback_string"]
+
     def test_has_no_variable_of_its_own_in_the_tasks(self, tmp_path, shell):
         job = Job(tmp_path, "env", edit=lambda text: text.replace("export SITE=here", "set -a; export SITE=here"))
         assert job.run(shell=shell)[0] == 0

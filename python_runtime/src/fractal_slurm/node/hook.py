@@ -70,7 +70,7 @@ def read_known_input(line: str) -> dict[str, Any]:
         Unknown: The input file can't be read, or has an unknown form.
     """
     try:
-        with open(read_task(line)[2], encoding="utf-8") as file:
+        with open(read_task(line)[2], encoding="utf-8", opener=open_at_once) as file:
             return read_input(json.load(file))
     except (OSError, ValueError, RecursionError) as error:
         raise Unknown(f"a task's input file can't be read: {error}") from None
@@ -140,9 +140,9 @@ class ServerJob(Job):
             return plain_words(line)
         if CACHE_KEY in document:
             slot.env["FRACTAL_CACHE_DIR"] = document[CACHE_KEY]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
-            slot.log_fd = os.open(document["log_file_remote"], flags, 0o666)
+            slot.log_fd = open_at_once(document["log_file_remote"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.set_blocking(slot.log_fd, True)
         except OSError as error:
             if error.errno in PASSING:
                 raise
@@ -259,6 +259,14 @@ def failure(words: str) -> list[Any]:
     return [False, {"exc_type_name": "TaskExecutionError", "traceback_string": f"{ERROR}: {words}\n"}]
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file of a task, and never wait for it: if it is a pipe, nobody may be at its other end.
+
+    A task that waited so would hold all others, and this process could not hear that the job is ended.
+    """
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
 def is_program(word: str) -> bool:
     """Return whether a command exists and may be executed."""
     places = [word] if "/" in word else [f"{folder}/{word}" for folder in os.get_exec_path()]
@@ -272,7 +280,7 @@ def outcome_of(path: str) -> list[Any]:
         path: The file that the task wrote.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=open_at_once) as file:
             return [True, json.load(file)]
     except FileNotFoundError:
         return [True, None]
@@ -284,7 +292,7 @@ def outcome_of(path: str) -> list[Any]:
 def stderr_of(path: str) -> str:
     """Return the output of a task as fractal-server shows it. If it is too long, return a sentence with its length."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace", opener=open_at_once) as file:
             text = file.read(MAX_STDERR + 1)
             length = len(text)
             while length > MAX_STDERR:
