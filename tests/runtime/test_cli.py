@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 
+import click
 import jsonschema
 import pytest
+from click.testing import CliRunner
 from fractal_slurm import __version__
+from fractal_slurm.cli.common import guarded
 from fractal_slurm.config.file import json_schema
 from hypothesis import given
 from hypothesis import strategies as st
@@ -339,3 +342,14 @@ class TestAnyInput:
         assert (code == 2) == ("error: " in err)
         if as_json:
             json.loads(out)
+
+
+def test_ctrl_c_before_anything_was_begun_ends_a_command_as_a_later_one_does():
+    @click.command()
+    @guarded
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(command)
+    assert result.exit_code == 130
+    assert "Aborted" not in result.output

@@ -96,6 +96,29 @@ class TestSeveralSpecs:
         assert "'nowhere'" in err
         assert site.runs() == []
 
+    def test_are_made_with_few_open_files_and_none_is_left_if_one_can_not_be(self, site):
+        specs = site.specs(25, tasks=1)
+        code = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (70, 70))\n"
+            "from fractal_slurm.cli import many; from fractal_slurm.settings import load_settings\n"
+            "def create(paths):\n"
+            "    return many.create_runs(paths, None, load_settings(), user='standin-anna', cache_dir='/cache',\n"
+            "                            work_dir=sys.argv[1], account=None)\n"
+            "print(len(create(sys.argv[2:])))\n"
+            "make, left = many.draft_spec, [5]\n"
+            "def draft(*args, **options):\n"
+            "    left[0] -= 1\n"
+            "    return make(*args, **options) if left[0] else None\n"
+            "many.draft_spec = draft\n"
+            "create(sys.argv[2:])\n"
+        )
+        argv = [sys.executable, "-c", code, str(site.folder / "work"), *specs]
+        made = subprocess.run(argv, env=site.env, capture_output=True, text=True, timeout=90, check=False)
+        assert made.stdout == "25\n", made.stderr
+        assert "'NoneType' object has no attribute 'create'" in made.stderr
+        assert len(site.runs()) == 25
+        assert len(list((site.folder / "state/runs").iterdir())) == 25
+
     def test_end_with_the_worst_code_and_events_of_each(self, site):
         specs = site.specs(2)
         fails = site.folder / "fails.sh"

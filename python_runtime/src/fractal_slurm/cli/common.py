@@ -91,6 +91,9 @@ def guarded(command: _Command) -> _Command:
             for message in error.messages:
                 say(f"error: {message}")
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted; fractal-slurm status shows what has begun")
+            sys.exit(EXIT_INTERRUPTED)
         except Exception as error:
             # By name: importing sqlite3 for this alone would delay every answer.
             if not isinstance(error, OSError) and type(error).__module__ != "sqlite3":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import resource
 import signal
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -97,18 +99,17 @@ def create_runs(
             faults += _named(error, path)
     if faults:
         raise FractalSlurmError([*dict.fromkeys(faults), "nothing was submitted, of the other specs neither"])
-    made: list[Journal] = []
+    made: list[Path] = []
     try:
         for draft in drafts:
-            made.append(draft.create(settings))
+            with draft.create(settings) as journal:  # all of them open would be too many files
+                made.append(journal.folder)
     except BaseException:
-        for journal in made:
-            discard(journal)
+        for folder in made:
+            with contextlib.suppress(FractalSlurmError, OSError):
+                discard(folder)
         raise
-    ids = [journal.folder.name for journal in made]
-    for journal in made:
-        journal.close()
-    return ids
+    return [folder.name for folder in made]
 
 
 def _named(error: FractalSlurmError, path: str) -> list[str]:

@@ -588,10 +588,20 @@ def run_ids(state_dir: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
 
 
-def discard(journal: Journal) -> None:
-    """Remove the journal of a new run of which nothing was submitted, and release its lock."""
-    with journal:
-        _remove(journal.folder)
+def discard(folder: Path) -> None:
+    """Remove a new run of which nothing was submitted.
+
+    Args:
+        folder: The run's folder, with the journal in it.
+
+    Raises:
+        DrivenElsewhere: Another process has begun to drive it.
+    """
+    lock_fd = lock(folder)
+    try:
+        _remove(folder)
+    finally:
+        os.close(lock_fd)
 
 
 def _remove(folder: Path) -> None:
