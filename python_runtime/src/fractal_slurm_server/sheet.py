@@ -33,6 +33,8 @@ _ROWS = 2_000
 _MOST_SHOWN = 100_000
 # Seconds between two looks at the logs of running tasks, the logs of one look, and the bytes of one log.
 _SHOW_S, _MOST_RUNNING, _MOST_SO_FAR = 20.0, 100, 1_000_000
+# So many seconds after we saw that a task runs, its log is read if it still runs. Short tasks cost no call of sudo.
+_STAYS_S = 10.0
 # A look that took long, because files are long or slow, is followed by a pause that is so many times as long.
 _PAUSES = 20
 _GOES_ON = "\n(The task runs, and its log is longer: the rest comes when it ends.)\n"
@@ -121,7 +123,8 @@ class Desk:
         self.results: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
         self._ends: SimpleQueue[TaskEnd] = SimpleQueue()
-        self._next_show = time.monotonic() + _SHOW_S
+        self._next_show = time.monotonic()
+        self._ran: set[int] = set()
         self._shown = -1
 
     def take(self, end: TaskEnd) -> None:
@@ -168,15 +171,20 @@ class Desk:
         if began < self._next_show:
             return
         try:
-            tasks = [index for index in handle.running() if index not in self.results and index not in self.errors]
+            running, ran = handle.running(), self._ran
+            self._ran = set(running)
+            tasks = [index for index in running if index in ran and not (index in self.results or index in self.errors)]
             # The next look goes on after the last one of this look: one call does not read any number of bytes.
             tasks = [*(index for index in tasks if index > self._shown), *(i for i in tasks if i <= self._shown)]
             tasks = tasks[:_MOST_RUNNING]
-            logs = handle.logs_so_far(tasks, most_bytes=_MOST_SO_FAR) if tasks else {}
+            if not tasks:
+                self._next_show = began + _STAYS_S
+                return
+            logs = handle.logs_so_far(tasks, most_bytes=_MOST_SO_FAR)
             for index, log in logs.items():
                 is_cut = len(log) >= _MOST_SO_FAR
                 self.sheet.file(index, "log.txt").write_bytes(log + (_GOES_ON.encode() if is_cut else b""))
-            self._shown = list(logs or tasks or [-1])[-1]
+            self._shown = list(logs or tasks)[-1]
         except FractalSlurmError as error:
             logger.info("fractal-slurm: run %s: logs of running tasks can't be read: %s", handle.run_id, error)
         now = time.monotonic()

@@ -114,6 +114,7 @@ class TestDesk:
         monkeypatch.setattr(sheet, "_MOST_SO_FAR", 6)
         monkeypatch.setattr(sheet, "_SHOW_S", 0)
         monkeypatch.setattr(sheet, "_PAUSES", 0)
+        monkeypatch.setattr(sheet, "_STAYS_S", 0)
         desk = sheet.Desk(make(sheet, tmp_path, tasks=5))
         desk.take(end(1))
         handle = Handle({1: b"all of it"})
@@ -126,6 +127,8 @@ class TestDesk:
 
         handle.running = lambda: [0, 1, 2, 3, 4]
         handle.logs_so_far = logs_so_far
+        desk.show_running(handle)
+        assert asked == []  # they may be short
         desk.show_running(handle)
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
             "par-0-log.txt": "zero", "par-1-log.txt": "all of it",
@@ -152,25 +155,27 @@ class TestDesk:
         desk.show_running(handle)
         desk.show_running(handle)  # not yet again
 
-    def test_looks_at_no_running_task_in_the_first_seconds_and_waits_after_a_look_that_took_long(
+    def test_reads_no_log_of_a_task_that_is_short_and_waits_after_a_look_that_took_long(
         self, sheet, tmp_path, monkeypatch
     ):
-        now = [1000.0]
+        now, looks = [1000.0], []
         monkeypatch.setattr(sheet.time, "monotonic", lambda: now[0])
         desk = sheet.Desk(make(sheet, tmp_path))
-        desk.show_running(None)
-        looks = []
 
-        def running():
-            looks.append(now[0])
+        def logs_so_far(tasks, most_bytes):
+            looks.append((now[0], tasks))
             now[0] += 5
-            return []
+            return {}
 
         handle = Handle({})
-        handle.running = running
-        for now[0] in (1021.0, 1050.0, 1125.0, 1126.5):
+        handle.logs_so_far = logs_so_far
+        for now[0], tasks in [
+            (1001.0, [0, 1]), (1009.0, [1, 2]), (1012.0, [1, 2]), (1050.0, [2]), (1116.0, [3]), (1118.0, [4]),
+            (1128.5, [4]),
+        ]:  # fmt: skip
+            handle.running = lambda tasks=tasks: tasks
             desk.show_running(handle)
-        assert looks == [1021.0, 1126.5]
+        assert looks == [(1012.0, [1]), (1128.5, [4])]
 
     def test_changes_no_more_rows_at_once_than_fractal_server_does(self, sheet, server):
         sheet.set_statuses(list(range(4500)), "failed")
