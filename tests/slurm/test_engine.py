@@ -57,6 +57,7 @@ print(json.dumps(dict(
     second=[second.state, second.succeeded], sudo=end.sudo_calls,
     logs={{n: [len(log), log[-20:].decode().strip("x")] for n, log in logs.items()}},
     stored=[[s.user, dict(s.labels), s.has_ended, s.is_driven] for s in stored],
+    script=run.script().splitlines(),
 )))
 """,
         )
@@ -67,6 +68,8 @@ print(json.dumps(dict(
         assert found["end"] == ["done", 4, 1, 3, True]
         assert found["second"] == ["done", 1]
         assert found["sudo"] <= 3 * 3
+        assert {"export SEEN=yes", "#SBATCH --partition=main"} <= set(found["script"])
+        assert not any(line.startswith(("#FRACTAL", "0\t")) for line in found["script"])
         assert found["logs"] == {str(n): [6012, f'yes {{"n":{n}}}\n'] for n in (1, 3, 4)}
         assert found["stored"] == [[ANNA, {"job": 7}, True, False]] * 2
 

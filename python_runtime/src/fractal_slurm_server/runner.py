@@ -7,6 +7,7 @@ submission are made by fractal-server's own code, which this class inherits.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -21,7 +22,7 @@ from fractal_server.runner.executors.slurm_common.base_slurm_runner import creat
 from fractal_server.runner.executors.slurm_sudo.runner import SlurmSudoRunner
 from fractal_server.string_tools import validate_cmd
 
-from fractal_slurm.api import FractalSlurmError, RunEnd, RunRequest, SlurmConfig
+from fractal_slurm.api import FractalSlurmError, RunEnd, RunHandle, RunRequest, SlurmConfig
 
 from .process import engine, owner
 from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
@@ -230,14 +231,17 @@ class EngineRunner(SlurmSudoRunner):
         is_said = any(not isinstance(error, TaskExecutionError) for error in desk.errors.values())
         if is_said and said and not refusal:  # a refusal is the error of each task
             self.executor_error_log = "\n".join(said)
-        self._leave_note(sheet, handle.run_id, handle.job_ids(), said)
+        self._leave_notes(sheet, handle, said)
         return desk
 
-    def _leave_note(self, sheet: Sheet, run_id: str, job_ids: Sequence[int], said: Sequence[str]) -> None:
-        """Write a file with the run's id, its SLURM jobs and its messages, beside the logs of the job."""
-        name = "par-engine.txt" if sheet.is_multisubmit else "non_par-engine.txt"
-        lines = [f"run: {run_id}", f"SLURM jobs: {' '.join(map(str, job_ids)) or 'none'}", *said]
-        (Path(sheet.folder) / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    def _leave_notes(self, sheet: Sheet, handle: RunHandle, said: Sequence[str]) -> None:
+        """Write files beside the logs of the job: the run's id, its SLURM jobs and its messages; and a job's script."""
+        stem = "par-engine" if sheet.is_multisubmit else "non_par-engine"
+        jobs = " ".join(map(str, handle.job_ids())) or "none"
+        lines = [f"run: {handle.run_id}", f"SLURM jobs: {jobs}", *said]
+        (Path(sheet.folder) / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with contextlib.suppress(FractalSlurmError):  # nobody needs it for the results
+            (Path(sheet.folder) / f"{stem}-slurm.sh").write_text(handle.script(), encoding="utf-8")
 
 
 def account(sheet: Sheet, job_ids: Sequence[int]) -> None:

@@ -57,6 +57,9 @@ class Engine:
     def job_ids(self):
         return (4, 5)
 
+    def script(self):
+        return "#!/bin/sh\n"
+
     def logs(self, tasks):
         return dict.fromkeys(tasks, b"log")
 
@@ -179,6 +182,7 @@ class TestEngineRunner:
         assert (str(errors[0]), runner.executor_error_log) == ("SLURM refused the job: no", None)
         said = (tmp_path / "jobs/1_measure/par-engine.txt").read_text()
         assert said.splitlines()[-1] == "SLURM refused the job: no"
+        assert (tmp_path / "jobs/1_measure/par-engine-slurm.sh").read_text() == "#!/bin/sh\n"
 
     def test_the_end_of_this_process_is_no_end_of_its_tasks(self, begin, server, tmp_path, monkeypatch):
         class TheEnd(BaseException):

@@ -18,7 +18,7 @@ from ..cluster.queue import Queue
 from ..config.given import as_resolved
 from ..config.resolve import Resolution, SlurmConfig
 from ..errors import FractalSlurmError, RunError, SettingsError, shown
-from ..jobs.script import split_command
+from ..jobs.script import render, split_command, without_tasks
 from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
 from .asked import check_labels, check_listeners, check_request
@@ -230,6 +230,15 @@ class RunHandle:
         """The SLURM jobs that were submitted so far, in order."""
         with self._engine.open(self.run_id) as journal:
             return _job_ids(journal)
+
+    def script(self) -> str:
+        """The script of its first job, as SLURM gets it, but without its tasks. Empty before there is any job."""
+        with self._engine.open(self.run_id) as journal:
+            run, jobs = journal.record, journal.jobs()
+            if not jobs:
+                return ""
+            tasks = [(0, 0, "{}")] * jobs[0].tasks  # their number has a part in the options
+            return without_tasks(render(run.config, run.job_settings, token=jobs[0].token, tasks=tasks))
 
     def logs(self, tasks: Sequence[int], *, most_bytes: int = MOST_LOG_BYTES) -> dict[int, bytes]:
         """What tasks printed, by task. Those that have no log, or none yet, or are not of the run, are left out.

@@ -303,6 +303,11 @@ def render(
     )
 
 
+def without_tasks(script: bytes) -> str:
+    """Return a script without the part that is for our worker: its tasks, and values for it."""
+    return (script.partition(b"\n" + MAGIC)[0] + b"\n").decode("utf-8", "replace")
+
+
 class ScriptTooLarge(FractalSlurmError):
     """A script is too large for the cluster, even compressed."""
 
