@@ -5,6 +5,7 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 """
 
 import pytest
+from fractal_slurm.cluster.commands import Slurm, SlurmJob
 from fractal_slurm.driver import ledger, places, quota
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.ledger import ledger_of
@@ -215,6 +216,28 @@ class TestLimits:
             site.begin()
             site.pass_time(60)
             assert said(site, "the disk is full; limits are set, so nothing is submitted meanwhile")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_jobs_by_hand_that_came_during_a_wait_count(self, make, monkeypatch):
+        each = {"max_submissions": "1 in 5m", "max_jobs_in_flight": 2}
+        site = make(limits={"each_user": each, "count_foreign_jobs": True})
+        by_hand = {}
+
+        def squeue_of(slurm, _users):
+            ours = slurm.squeue(list(site.slurm.jobs())) if site.slurm.jobs() else {}
+            return [("played-anna", job_id, job) for job_id, job in {**ours, **by_hand}.items()]
+
+        monkeypatch.setattr(Slurm, "squeue_of", squeue_of)
+        site.begin()
+        site.pass_time(5)
+        site.start("1").work()  # it ends, so the run asks no more
+        site.pass_time(60)
+        by_hand |= {job_id: SlurmJob(job_id, "RUNNING") for job_id in ("901", "902")}
+        site.pass_time(400)
+        assert len(site.slurm.jobs()) == 1
+        assert said(site, "2 jobs in flight for played-anna")
+        by_hand.clear()
         site.go_on()
         assert site.outcome() == [DONE] * 4
 

@@ -14,7 +14,8 @@ from .places import LOOK_FIRST_S, Blocked
 if TYPE_CHECKING:
     from .context import Run
 
-# So often a run that waits for a place among jobs in flight sees to it that somebody asks how they are, in seconds.
+# So often a run that waits for a place among jobs in flight sees to it that somebody asks how they are, in seconds. An
+# answer that is older does not tell how many jobs a user has without us.
 _ASK_S = 15.0
 # So often a run tells that its jobs are there, also if nothing changed: where SLURM hides them nobody else knows it.
 _KEEP_S = 3_600.0
@@ -85,7 +86,8 @@ class Quota:
         queue, user = self.run.queue, self.run.user
         if not self.counts_foreign:
             return None
-        if user not in queue.foreign:
+        # A run that waited for something else did not ask meanwhile.
+        if user not in queue.foreign or queue.age_s >= _ASK_S:
             self.look()
         return queue.foreign
 
