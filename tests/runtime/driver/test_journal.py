@@ -231,14 +231,14 @@ class TestDamage:
     def test_a_folder_that_can_not_be_entered_hides_no_other_run(self, state_dir, monkeypatch):
         for run_id in (RUN, "20260101-000000-abcde0"):
             make(state_dir, run_id).close()
-        is_file = Path.is_file
+        look = Path.stat
 
-        def refused(path):  # root may enter all
+        def refused(path, **how):  # root may enter all
             if path.parent.name == RUN:
                 raise PermissionError(13, "Permission denied", str(path))
-            return is_file(path)
+            return look(path, **how)
 
-        monkeypatch.setattr(Path, "is_file", refused)
+        monkeypatch.setattr(Path, "stat", refused)
         code, out, err = run("status", "--json")
         states = {row["run_id"]: row["state"] for row in json.loads(out)}
         assert (code, states) == (0, {"20260101-000000-abcde0": "done", RUN: "damaged"})
@@ -315,3 +315,33 @@ class TestSignals:
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (found.stdout, found.returncode) == ("alive\n", -signal.SIGHUP)  # our commands do not inherit it
+
+
+class TestOwner:
+    def test_says_that_a_folder_can_not_be_read(self, tmp_path):
+        assert run_ids(tmp_path) == []
+        (tmp_path / "runs").write_text("no folder")
+        with pytest.raises(RunError, match="can't be read: Not a directory"):
+            run_ids(tmp_path)
+        deep = tmp_path / ("x" * 300)
+        with pytest.raises(RunError, match="can't be read"):
+            Journal.open(deep, "20261127-041608-5faa1d", drive=True)
+
+    def test_takes_no_run_that_another_account_may_have_written(self, state_dir, monkeypatch):
+        make(state_dir).close()
+        run_id, folder = RUN, state_dir / "runs" / RUN
+        Journal.open(state_dir, run_id, drive=True).close()
+        folder.chmod(0o770)
+        with pytest.raises(RunError, match=r"not safe: uid .*, mode 0770; a folder that belongs to this account"):
+            Journal.open(state_dir, run_id, drive=True)
+        folder.chmod(0o750)
+        Journal.open(state_dir, run_id, drive=False).close()
+        monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+        for drive in (True, False):
+            with pytest.raises(RunError, match="not safe"):
+                Journal.open(state_dir, run_id, drive=drive)
+        monkeypatch.undo()
+        folder.rename(folder.with_name("elsewhere"))
+        folder.symlink_to(folder.with_name("elsewhere"))
+        with pytest.raises(RunError, match="not safe"):
+            Journal.open(state_dir, run_id, drive=True)

@@ -103,7 +103,12 @@ def _journals(state_dir: Path) -> Iterator[Finding]:
     except OSError as error:
         yield warned(Code.STATE_SPACE, check, f"{existing}: {error.strerror}")
     left, damaged = [], []
-    for run_id in run_ids(state_dir):
+    try:
+        ids = run_ids(state_dir)
+    except RunError as error:
+        yield warned(Code.JOURNALS, check, str(error))
+        return
+    for run_id in ids:
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
                 state = state_now(journal.record.state, is_driven(state_dir, run_id))

@@ -58,7 +58,11 @@ def _head(name: str, words: str) -> Iterator[str]:
 def _runs(state_dir: Path) -> tuple[Counter[RunState], Counter[TaskState]]:
     runs: Counter[RunState] = Counter()
     tasks: Counter[TaskState] = Counter()
-    for run_id in run_ids(state_dir):
+    try:
+        ids = run_ids(state_dir)
+    except RunError:  # a check says so
+        return runs, tasks
+    for run_id in ids:
         try:
             with Journal.open(state_dir, run_id, drive=False) as journal:
                 state = state_now(journal.record.state, is_driven(state_dir, run_id))

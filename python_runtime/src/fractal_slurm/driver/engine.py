@@ -555,7 +555,11 @@ class Engine:
         return self._take(handle)
 
     def stored(self) -> list[StoredRun]:
-        """The runs in the state folder, oldest first; those that can't be read are left out."""
+        """The runs in the state folder, oldest first; those that can't be read are left out.
+
+        Raises:
+            RunError: The state folder can't be read.
+        """
         found = []
         for run_id in run_ids(self.settings.state_path()):
             try:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -152,14 +153,16 @@ class Journal:
             drive: Whether to lock it, for driving the run.
 
         Raises:
-            RunError: There is no such run, its journal can't be read, or another process drives it.
+            RunError: There is no such run, its journal can't be read or may be another account's work, or another
+                process drives it.
         """
         folder = state_dir / "runs" / check_run_id(run_id)
         file = folder / "journal.sqlite"
         lock_fd = None
         try:
-            if not file.is_file():
+            if not _is_there(file):
                 raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
+            _check_own(folder)
             lock_fd = lock(folder) if drive else None
             journal = cls(folder, _connect(file, read_only=True), None)
             version = schema.version_of(journal._db)
@@ -581,11 +584,46 @@ def _remove_old_drafts(folder: Path) -> None:
 
 
 def run_ids(state_dir: Path) -> list[str]:
-    """The ids of all runs, oldest first."""
-    folder = state_dir / "runs"
-    if not folder.is_dir():
+    """The ids of all runs, oldest first.
+
+    Raises:
+        RunError: The folder of the journals can't be read.
+    """
+    try:
+        names = os.listdir(state_dir / "runs")
+    except FileNotFoundError:
         return []
-    return sorted(entry.name for entry in folder.iterdir() if _RUN_ID.fullmatch(entry.name))
+    except OSError as error:
+        words = f"the journals in {state_dir} can't be read: {error.strerror}; see state_dir in our settings"
+        raise RunError(words) from None
+    return sorted(name for name in names if _RUN_ID.fullmatch(name))
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is a journal. Path.is_file() says no, too, where a folder above it is closed.
+
+    Raises:
+        OSError: It can't be looked at.
+    """
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _check_own(folder: Path) -> None:
+    """Accept the folder of a run, whose journal says what is run as whom. Root may use that of another account.
+
+    Raises:
+        RunError: Another account may have written what is in it.
+    """
+    status = os.lstat(folder)
+    is_own = os.geteuid() in (0, status.st_uid)
+    if not stat.S_ISDIR(status.st_mode) or not is_own or status.st_mode & 0o022:
+        raise RunError(
+            f"{folder}: not safe: uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}; a folder that belongs "
+            "to this account, and that no other account can write in, is allowed"
+        )
 
 
 def discard(folder: Path) -> None:
