@@ -88,7 +88,7 @@ class TestTurns:
         until(lambda: loop.threads() == 0)
 
     def test_more_hung_users_than_threads_hold_back_nobody_for_long(self, monkeypatch):
-        monkeypatch.setattr(module, "_LONG_S", 0.2)
+        monkeypatch.setattr(module, "_HANGS_S", 0.2)
         loop, gate, done = Loop(), threading.Event(), []
         for number in range(40):
             loop.add(f"hung-{number}", lambda: gate.wait(WAIT_S) and None)

@@ -18,15 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# Threads at the most whose turns count; and with those in long turns.
-MOST_THREADS, _MOST_IN_ALL = 16, 64
+# Threads at the most whose turns count, beside one that may watch; and with those in turns that hang.
+MOST_THREADS, _MOST_IN_ALL = 15, 63
 # A thread that had nothing to do for so long ends.
 _IDLE_S = 10.0
-# A run that has waited so long for its turn, in seconds, goes before an older one of the same user, now and then. And a
-# turn that lasts so long counts no more.
+# A run that has waited so long for its turn, in seconds, goes before an older one of the same user, now and then.
 _LONG_S = 2.0
-# A user whose last turn took so long, in seconds, is slow: half of the threads are for all of these together.
-_SLOW_S = 10.0
+# A turn that lasts for so long, in seconds, counts no more: some wait longer than _LONG_S for others to submit. A user
+# whose last turn took so long as the second is slow: half of the threads are for all of these together.
+_HANGS_S, _SLOW_S = 5.0, 10.0
 
 
 @dataclass(eq=False)
@@ -52,7 +52,8 @@ class Loop:
     """Gives its members their turns until they need none.
 
     Args:
-        most_threads: Threads at the most, beside those in long turns. There are only as many as have something to do.
+        most_threads: Threads at the most, beside those in turns that hang. There are only as many as have something to
+            do.
     """
 
     def __init__(self, most_threads: int = MOST_THREADS) -> None:
@@ -94,7 +95,7 @@ class Loop:
 
     def _start_thread(self) -> None:
         """Have one more thread, if none waits for something to do."""
-        most = self._most_threads + sum(began <= time.monotonic() - _LONG_S for began in self._busy.values())
+        most = self._most_threads + len(self._busy) - len(self._counted(time.monotonic()))
         if self._idle == 0 and self._threads < min(most, self._most_threads + _MOST_IN_ALL - MOST_THREADS):
             self._threads += 1
             threading.Thread(target=self._work, name=f"fractal-slurm loop {self._threads}", daemon=True).start()
@@ -117,7 +118,7 @@ class Loop:
 
     def _counted(self, now: float) -> list[float]:
         """When the turns began that count: those that have not lasted for long."""
-        return [began for began in self._busy.values() if now - began < _LONG_S]
+        return [began for began in self._busy.values() if now - began < _HANGS_S]
 
     def _free(self) -> list[Member]:
         """The members that may have a turn as far as their users go."""
@@ -129,7 +130,7 @@ class Loop:
         """When something is due, or there is room for it because a turn lasts for long."""
         counted = self._counted(now)
         if len(counted) >= self._most_threads:
-            return min(counted) + _LONG_S
+            return min(counted) + _HANGS_S
         return min((member.due for member in self._free()), default=float("inf"))
 
     def _note_order(self, member: Member, now: float) -> None:
