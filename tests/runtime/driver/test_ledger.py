@@ -451,6 +451,24 @@ class TestFile:
         assert take(ledger, 4, **limits)
         assert ledger.opened == other.opened == 2
 
+    def test_that_is_removed_under_several_processes_is_made_anew_without_a_word(self, ledger):
+        code = (
+            "import sys, time; from pathlib import Path; from fractal_slurm.driver.ledger import Ledger\n"
+            "ledger, end, n = Ledger(Path(sys.argv[1])), time.monotonic() + 4, 0\n"
+            "while time.monotonic() < end:\n"
+            "    ledger.reserve(f'{sys.argv[2]}-{(n := n + 1)}', 'anna', 'run', ())\n"
+            "    time.sleep(0.02)\n"
+            "print(ledger.opened)\n"
+        )
+        argv = [sys.executable, "-c", code, str(ledger.file)]
+        others = [subprocess.Popen([*argv, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(4)]
+        for _turn in range(2):
+            module_time.sleep(1.3)
+            ledger.file.unlink(missing_ok=True)  # and not what lies beside it
+        for other in others:
+            out, err = other.communicate(timeout=60)
+            assert (other.returncode, int(out or 0) > 0) == (0, True), err
+
     def test_that_is_emptied_while_it_is_open_is_opened_anew(self, ledger):
         take(ledger, 1)
         os.truncate(ledger.file, 0)

@@ -38,6 +38,8 @@ from .places import TRY_S, UNSEEN_S, Blocked
 
 # Seconds for which a process waits for another that writes; and after that, does not wait again.
 _BUSY_S, _AWAY_S = 5.0, 10.0
+# How often another file is tried that came in the place of one that was open, and seconds between two tries.
+_AGAIN, _AGAIN_S = 10, 0.1
 # A place that was taken, and whose job's id nobody knows: its process died, or its sbatch hangs. From the first age on,
 # SLURM is asked for a job of that name. From the second on, there is none if SLURM has none and nobody drives the run.
 _ASK_BY_NAME_S, _NEVER_CAME_S = 10.0, 60.0
@@ -336,10 +338,21 @@ class Ledger:
         # emptied, is no longer what the others share.
         if self._db is None or self._pid != os.getpid() or self._which != _which(self.file):
             self._forget()
-            self._db = _open(self.file)
+            self._db = self._open_again() if self.opened else _open(self.file)
             self._pid, self._which = os.getpid(), _which(self.file)
             self.opened += 1
         return self._db
+
+    def _open_again(self) -> sqlite3.Connection:
+        """Open another file of the name: for an instant, others still use what lies beside the one of before."""
+        for _turn in range(_AGAIN):
+            try:
+                return _open(self.file)
+            except sqlite3.OperationalError as error:
+                if "disk I/O error" not in str(error):
+                    raise
+            time.sleep(_AGAIN_S)
+        return _open(self.file)
 
     def _forget(self) -> None:
         if self._db is not None and self._pid == os.getpid():
