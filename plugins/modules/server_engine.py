@@ -175,6 +175,9 @@ DROP_IN = "fractal-slurm-engine.conf"
 _GUNICORN = "GUNICORN_CMD_ARGS"
 _OPTIONS = "--config python:fractal_slurm_server.gunicorn_conf"
 _BY_HAND = "add `%s` to it yourself, and leave fractal_slurm_server_engine_unit empty" % _OPTIONS
+# The variable that switches the engine on and off, with its values; see switch.py of fractal_slurm_server.
+_SWITCH = "FRACTAL_SLURM_ENGINE"
+_MODES = ("on", "if-supported", "off")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -195,6 +198,8 @@ def environment_faults(environment: dict[str, Any]) -> list[str]:
             found.append("%s: found %r; text in quotes is allowed: quote it" % (what, value))
         elif re.search(r"[\x00-\x1f]", value):
             found.append("%s: text in one line is allowed" % what)
+        elif name == _SWITCH and value.strip().lower() not in ("", *_MODES):  # with another value it does not start
+            found.append("%s: found %r; allowed are %s" % (what, value, ", ".join(_MODES)))
     return found
 
 

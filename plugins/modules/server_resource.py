@@ -49,7 +49,8 @@ options:
     default: present
   resource:
     description:
-      - Other values of the resource, by the names of fractal-server, such as C(jobs_poll_interval).
+      - Other values of the resource, by the names of fractal-server, such as C(jobs_poll_interval). A name that the
+        server does not have is a fault.
       - A resource that is not there yet is made from them. It needs C(type) (V(slurm_sudo) or V(slurm_ssh)),
         C(jobs_local_dir), C(tasks_local_dir), C(jobs_slurm_python_worker), C(tasks_python_config) and
         C(tasks_pixi_config).
@@ -147,6 +148,13 @@ def faults_of(current: Resource | None, resources: list[Resource], params: dict[
     found = [
         "resource: found %s; this module's own options say what it is" % key for key in _OTHER_VALUES if key in others
     ]
+    # The server drops what it does not know, without a word.
+    unknown = sorted(set(others) - set(current)) if current is not None else []
+    if current is not None and unknown:
+        found.append(
+            "resource: fractal-server has no %s in a resource; it has: %s"
+            % (", ".join(unknown), ", ".join(sorted(set(current) - {"id", "timestamp_created", *_OTHER_VALUES})))
+        )
     kind = others.get("type", (current or {}).get("type"))
     if current is None and not others:
         known = ", ".join(sorted(str(entry.get("name")) for entry in resources)) or "none"

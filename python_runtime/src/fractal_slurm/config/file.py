@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import ConfigFileError, FractalSlurmError, shown
 from .documents import parse_json, read_text
-from .faults import faults_of, json_path
+from .faults import faults_of, found, json_path
 from .options import extra_line_warning
 from .types import (
     Account,
@@ -154,7 +154,7 @@ def parse_config(data: object, *, source: str) -> SlurmConfigFile:
     """
     if not isinstance(data, Mapping):
         known = ", ".join(SlurmConfigFile.model_fields)
-        raise ConfigFileError(f"{source}: $: found {type(data).__name__}; an object is allowed, with {known}")
+        raise ConfigFileError(f"{source}: $: {found(data)}; an object is allowed, with {known}")
     data = dict(data)
     try:
         return SlurmConfigFile.model_validate(data)

@@ -104,12 +104,13 @@ class TestDropIn:
             ({"A": True}, "found True; text in quotes"),
             ({"A": "b\nExecStart=/bin/sh"}, "text in one line"),
             ({"GUNICORN_CMD_ARGS": "--workers 2"}, "the role sets it"),
+            ({"FRACTAL_SLURM_ENGINE": "no"}, "found 'no'; allowed are on, if-supported, off"),
         ],
     )
     def test_takes_no_other_variables(self, environment, words):
         (fault,) = server_engine.environment_faults(environment)
         assert words in fault
-        assert server_engine.environment_faults({"A_1": "any text"}) == []
+        assert server_engine.environment_faults({"A_1": "any text", "FRACTAL_SLURM_ENGINE": "Off"}) == []
 
 
 class TestRestart:

@@ -163,6 +163,13 @@ class TestKeep:
         assert result["diff"]["before_header"] == "(absent)"
         assert server.writes[0][:2] == ("POST", "/admin/v2/resource/")
 
+    def test_a_value_that_the_server_does_not_have_is_a_fault(self, server):
+        with pytest.raises(
+            Ended, match=r"fractal-server has no colour, size in a resource; it has: host, jobs_poll_in"
+        ):
+            keep(server, resource={"size": 1, "colour": "red", "jobs_poll_interval": 6})
+        assert server.writes == []
+
     def test_local_resources_have_no_slurm(self, server):
         server.resources = [resource(type="local")]
         with pytest.raises(Ended, match="is of the type local"):
