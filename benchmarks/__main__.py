@@ -21,7 +21,7 @@ def figure(value: float | None, unit: str) -> str:
     """Write a figure as short as it says something."""
     if value is None:
         return "-"
-    if unit in ("tasks", "calls", "jobs"):
+    if unit in ("tasks", "calls", "jobs", "requests"):
         return f"{value:,.0f}"
     return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from .environment import CPUS, NODES, SERVICE_USER, SYSTEM_PYTHON, USER, BenchmarkError, Environment, Finished
 from .result import Result
-from .run_rows import many_runs, submitting, tiny_runs
+from .run_rows import many_runs, several_processes, submitting, tiny_runs
 from .server_rows import empty_wells, real_wells, set_up, small_memory, some_wells
 
 SLOTS = NODES * CPUS
@@ -471,6 +471,7 @@ ROWS: Mapping[str, Callable[[Environment], Iterator[Result]]] = {
     "submit": submitting,
     "runs": many_runs,
     "runs-tiny": tiny_runs,
+    "sdiag": several_processes,
     "server-empty": empty_wells,
     "server-some": some_wells,
     "server-memory": small_memory,
