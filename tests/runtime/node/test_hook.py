@@ -294,6 +294,15 @@ class TestLine:
         assert (code, err, len(job.srun_calls())) == (0, "", 500)
         assert out.rstrip().splitlines()[-1].startswith("End time: ")
 
+    @pytest.mark.parametrize("change", ["SLURM_TASKS_PER_NODE=0", "SLURM_TASKS_PER_NODE=2,-1", "SLURM_JOB_NUM_NODES=2"])
+    def test_runs_as_it_was_written_where_no_task_could_begin(self, tmp_path, change):
+        job = Job(tmp_path, "exit 9", edit=lambda text: text.replace("export SITE=here", f"export {change}"))
+        # a step on two nodes ends at once, and began nothing
+        (tmp_path / "bin/srun").write_text('#!/bin/sh\necho "${1#--}" >> "$SRUN_CALLS"\n')
+        code, out, _err = job.run()
+        assert (code, job.srun_calls().count("ntasks=1")) == (0, 5)
+        assert "fractal-slurm: this job runs as fractal-server wrote it: " in out
+
     @pytest.mark.parametrize("options", [[], ["-i"]])
     def test_does_nothing_outside_of_a_job_and_where_someone_types(self, tmp_path, options):
         env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7" if options else ""}

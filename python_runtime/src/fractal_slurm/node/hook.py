@@ -349,9 +349,10 @@ def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
                 signal_group(pid, signal.SIGTERM)
             if ending and time.monotonic() > kill_at:
                 signal_group(pid, signal.SIGKILL)
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, _status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                return None if status and not ending and not os.listdir(marks) else not ending
+                # Each task that began has left a mark.
+                return None if not ending and not os.listdir(marks) else not ending
     finally:
         for name in os.listdir(marks):
             remove(f"{marks}/{name}")
@@ -442,7 +443,10 @@ def main(argv: list[str]) -> int:
     script = read_script(data)
     try:
         nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-        slots = sum(slots_of_node(tasks_per_node, 0)[0])
+        all_slots = slots_of_node(tasks_per_node, 0)[0]
+        if min(all_slots) < 1:
+            raise ValueError(f"SLURM_TASKS_PER_NODE is {tasks_per_node[:40]!r}")
+        slots = sum(all_slots)
         print(
             f"fractal-slurm: {len(script.tasks)} tasks in {slots} slots on {nodes} nodes, without an srun a task",
             flush=True,
