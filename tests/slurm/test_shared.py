@@ -166,6 +166,27 @@ def noted(ledger: Path) -> list[str]:
         return [row[0] for row in db.execute("SELECT job_id FROM job WHERE gone IS NULL")]
 
 
+def test_users_share_the_places_of_all_whichever_process_looks_first(call: Call) -> None:
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"all_users": {"max_jobs_in_flight": 2}})
+    one_cpu = {"target_cpus_per_job": 1, "max_cpus_per_job": 1}
+    call.config(batching={"target_num_jobs": 30, "max_num_jobs": 30, **one_cpu})
+    big = begin(call, "true", 30)
+    wait_for(lambda: ids_of(call, ANNA))
+    small = finish(begin(call, "true", 3, BEN))
+    kill(big)
+    assert (small["succeeded"], small["jobs"]) == (3, 3)
+    first, *_others, last = ids_of(call, BEN)
+    # One of the two places is the small run's, from its first look on.
+    assert sum(first < job < last for job in ids_of(call, ANNA)) <= 6
+
+
+def ids_of(call: Call, user: str) -> list[int]:
+    """The jobs of a user, in the order of their submissions: SLURM numbers them so."""
+    runs = [call("report", run, "--json") for run in call.runs()]
+    jobs = [job["slurm_job_id"] for run in runs if run["user"] == user for job in run["jobs"]]
+    return sorted(int(job_id) for job_id in jobs if job_id)
+
+
 def test_jobs_that_the_user_submitted_by_hand_count(call: Call) -> None:
     limits = {"each_user": {"max_jobs_in_flight": 2}, "count_foreign_jobs": True}
     call.env["FRACTAL_SLURM_LIMITS"] = json.dumps(limits)

@@ -16,9 +16,10 @@ from fractal_slurm import process
 from fractal_slurm.api import Engine, RunHandle, RunRequest
 from fractal_slurm.cluster.commands import Slurm, SlurmJob, Submission, Submitted
 from fractal_slurm.driver import loop
+from fractal_slurm.executor import SlurmExecutor
 from fractal_slurm.settings import Settings
 from played import Played, Worker
-from samples import slurm_config
+from samples import config_file, slurm_config
 from standins import Standins
 
 SUBMIT_S = 0.002
@@ -195,3 +196,30 @@ class TestLimitsOfAll:
         order = site.until(("ben/small", 10))
         first, *_others, last = (at for at, who in enumerate(order) if who == "ben/small")
         assert order[first:last].count("anna/big") <= 20
+
+
+class TestExecutor:
+    def test_many_windows_with_many_commands_share_one_loop(self, site):
+        site.job_s = 0.0
+        before = threading.active_count()
+        most = before
+        executor = SlurmExecutor(
+            "anna",
+            config=config_file(),
+            cache_dir="/cache",
+            work_dir=str(site.folder / "work"),
+            settings=site.engine.settings,
+            window_s=0.01,
+        )
+        with executor:
+            futures = []
+            for _window in range(6):
+                futures += [executor.submit(f"task-{number}", {"n": number}) for number in range(5)]
+                time.sleep(0.05)
+            while not all(future.done() for future in futures):
+                most = max(most, threading.active_count())
+                time.sleep(0.02)
+            runs = {future.result().run_id for future in futures}
+        assert len(runs) >= 10
+        # One that gathers, four that start runs, and of the loop one for the one user and one that watches.
+        assert most - before <= 1 + 4 + 2
