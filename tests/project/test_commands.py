@@ -29,7 +29,7 @@ RUN_BY = {
     r"sudo --non-interactive .*|sudo (cat|mkdir|sbatch).*|sudo -u|sbatch --parsable|scancel --user": "tests/slurm",
     r"ansible-playbook .*fractal\.slurm\.(site|validate|verify|upgrade|remove)\b.*": "tests/collection",
     r"ansible-playbook .*fractal\.slurm\.demo(_remove)?": "tools/demo",
-    r"ansible-galaxy collection install --force \.(\.\.)?": "tools/bootstrap",
+    r"ansible-galaxy collection install --force \.(\.\.)?": "tests/collection/test_artifact.py",
     r"ansible-doc .*": "tools/docs",
     r"ansible-test sanity": "Makefile",
     r"make (demo|demo-clean|test|test-unit|test-worker|test-integration|lint test docs|docs|lint|sanity|molecule|fuzz)":
@@ -54,7 +54,7 @@ NOT_RUN = {
     r"make (hooks|release.*|test LANES=1|test-in .*|test-oldest|test-fractal-servers?.*|test-golden)":
         "for contributors; needs another release, Python, checkout, or changes this checkout",
     r"pip download .*|pip install ~/.*|pytest --hosts=.*": "needs the internet or a cluster of the reader's own",
-    r"scontrol (show job ID|update .*|write batch_script)": "SLURM's own; of a site's administrator",
+    r"scontrol (ping|show job ID|update .*|write batch_script)": "SLURM's own; of a site's administrator",
     r"sudo (--version|-l -U fractal|apt install .*)": "of the system",
     r"systemctl stop": "of the system",
     r"(sudo|sbatch) [a-z].*(requiretty|as USER)\)?|sudo {2,}.*": "words of a message or of a drawing, no command",

@@ -28,3 +28,10 @@ def test_each_tool_has_an_exact_version():
         lines = (TOOLS / f"requirements-{level}.txt").read_text(encoding="utf-8").splitlines()
         wanted = {re.split(r"[^\w.-]", line)[0].lower() for line in lines if line and line[0] not in "#-"}
         assert not wanted - locked, f"requirements-{level}.txt: {', '.join(sorted(wanted - locked))}"
+
+
+def test_no_link_of_a_checkout_leads_into_the_checkout_as_a_whole():
+    """`ansible-galaxy collection install .` follows links without an end, if distlib is older than 0.4."""
+    collection = ROOT / ".build/collections/ansible_collections/fractal/slurm"
+    assert (collection / "plugins").samefile(ROOT / "plugins")
+    assert not (collection / ".build").exists()

@@ -200,8 +200,15 @@ class TestOutages:
     def test_an_absent_slurmctld_is_said_before_anything_is_begun(self, call: Call) -> None:
         with away("slurmctld", signal.SIGTERM):
             outcome = call.run(call.spec("true", 2))
+            others = [call("validate", "--cluster"), call("doctor")]
         assert outcome.code == 3
-        assert outcome.document["errors"][0].startswith("SLURM can't be reached: ")
+        [said] = outcome.document["errors"]
+        assert said.startswith("SLURM can't be reached: ")
+        advice = said[said.index("nothing was submitted. ") :]
+        assert f"{BASE}/bin/scontrol ping" in advice
+        assert [(other.code, advice in " ".join((other.stdout + other.stderr).split())) for other in others] == [
+            (3, True)
+        ] * 2
         assert not call.runs()
 
 

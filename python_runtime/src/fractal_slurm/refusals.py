@@ -209,6 +209,18 @@ def no_cluster_advice(words: str, *, user: str) -> str:
     )
 
 
+def no_answer_advice(bin_dir: str) -> str:
+    """Return what to do if slurmctld does not answer before anything was submitted.
+
+    Args:
+        bin_dir: The folder with SLURM's commands.
+    """
+    return (
+        f"nothing was submitted. `{bin_dir}/scontrol ping` says whether slurmctld is up: if it is down, start it and "
+        "try again; if that is the command of another cluster, correct slurm_bin_dir in our settings"
+    )
+
+
 def own_words(stderr: str) -> str:
     """Return what sbatch wrote as one line: each line once, without the name of sbatch, cut if it is long.
 

@@ -71,7 +71,7 @@ def create_runs(
 
     def facts() -> Any:
         if not known:  # the same for all specs, since they have one user
-            known.append(facts_of(slurm, user))
+            known.append(facts_of(slurm, [user]))
         return known[0]
 
     def say_once(sentence: str) -> None:

@@ -69,10 +69,10 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
 
 
 def _facts(users: tuple[str, ...]) -> Cluster:
-    from ..driver.prepare import connect
+    from ..driver.prepare import connect, facts_of
     from ..settings import load_settings
 
-    return connect(load_settings()).facts(users)
+    return facts_of(connect(load_settings()), users, timeout=None)
 
 
 @click.command()
@@ -203,14 +203,14 @@ def plan(
 ) -> None:
     """Show which jobs a unit of work would become."""
     from ..config.walltime import format_walltime
-    from ..driver.prepare import connect, job_settings, walltime_of
+    from ..driver.prepare import connect, facts_of, job_settings, walltime_of
     from ..jobs.plan import fit_scripts, make_plan
     from ..settings import load_settings
     from .printing import table
 
     settings = load_settings()
     spec, resolution = _resolved(spec_path, config_path, account)
-    facts = connect(settings).facts([user] if user else ()) if cluster else None
+    facts = facts_of(connect(settings), [user] if user else (), timeout=None) if cluster else None
     jobs = job_settings(
         spec,
         settings,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..cluster import fit
-from ..cluster.commands import Silence, Slurm, Submitted
+from ..cluster.commands import Slurm, Submitted
 from ..cluster.facts import Cluster
 from ..cluster.fit import Severity
 from ..config.file import SlurmConfigFile, config_path, load_config_file
@@ -18,7 +18,7 @@ from ..driver.folders import check_work_dir, unreachable_part
 from ..driver.journal import Journal, run_ids
 from ..driver.lock import is_driven, state_now
 from ..driver.model import RunState
-from ..driver.prepare import PREFLIGHT_TIMEOUT_S, connect
+from ..driver.prepare import PREFLIGHT_TIMEOUT_S, connect, facts_of
 from ..errors import FractalSlurmError, RunError, count_of
 from ..refusals import no_cluster_advice
 from ..settings import Settings, load_settings
@@ -166,11 +166,7 @@ def _work_folder(folder: str, user: str) -> Finding:
 
 def _cluster(slurm: Slurm, config: SlurmConfigFile | None, users: Sequence[str]) -> Iterator[Finding]:
     try:
-        cluster = slurm.facts(users, timeout=PREFLIGHT_TIMEOUT_S)
-    except Silence as error:
-        words = f"{error}: is slurmctld up, and is slurm_bin_dir right in our settings?"
-        yield failed(Code.SLURM, "SLURM", words)
-        return
+        cluster = facts_of(slurm, users)
     except FractalSlurmError as error:
         yield failed(Code.SLURM, "SLURM", str(error))
         return

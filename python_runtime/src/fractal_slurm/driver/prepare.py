@@ -19,6 +19,7 @@ from ..errors import ClusterError, RunError
 from ..jobs import layout
 from ..jobs.plan import fit_scripts, make_plan
 from ..jobs.script import JobSettings, render
+from ..refusals import no_answer_advice
 from ..settings import Settings
 from ..spec import Spec
 from ..sudo import Impersonator
@@ -149,16 +150,21 @@ class Draft:
         return Journal.create(settings.state_path(), self.record, self.parameters, self.batches, self.reason)
 
 
-def facts_of(slurm: Slurm, user: str) -> Cluster:
-    """What SLURM says of the cluster, and of what a user may do there.
+def facts_of(slurm: Slurm, users: Sequence[str] = (), *, timeout: float | None = PREFLIGHT_TIMEOUT_S) -> Cluster:
+    """What SLURM says of the cluster, and of what users may do there.
+
+    Args:
+        slurm: The cluster.
+        users: The users. Without any, the associations of all users are asked for.
+        timeout: Seconds for each command; None for that of our settings.
 
     Raises:
-        ClusterError: It can't be reached.
+        ClusterError: It can't be reached, or its output is not that of SLURM.
     """
     try:
-        return slurm.facts([user], timeout=PREFLIGHT_TIMEOUT_S)
+        return slurm.facts(users, timeout=timeout)
     except Silence as silence:
-        raise ClusterError(f"SLURM can't be reached: {silence}; nothing was submitted") from None
+        raise ClusterError(f"SLURM can't be reached: {silence}; {no_answer_advice(slurm.bin_dir)}") from None
 
 
 def create_run(
@@ -193,7 +199,7 @@ def create_run(
         config_file,
         spec,
         settings,
-        lambda: facts_of(slurm, user),
+        lambda: facts_of(slurm, [user]),
         user=user,
         cache_dir=cache_dir,
         work_dir=work_dir,
@@ -223,7 +229,7 @@ def create_resolved_run(
         resolution,
         spec,
         settings,
-        lambda: facts_of(slurm, user),
+        lambda: facts_of(slurm, [user]),
         user=user,
         cache_dir=cache_dir,
         work_dir=work_dir,
