@@ -441,7 +441,7 @@ def _check_ours(status: os.stat_result, is_right: Callable[[int], bool], what: s
     """
     if not is_right(status.st_mode):
         raise PermissionError(errno.EPERM, f"it is no {what}")
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+    if os.geteuid() not in (0, status.st_uid) or status.st_mode & 0o022:
         raise PermissionError(
             errno.EPERM,
             f"the {what} belongs to the uid {status.st_uid}, with mode {stat.S_IMODE(status.st_mode):o}; one that "
