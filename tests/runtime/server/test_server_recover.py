@@ -34,6 +34,9 @@ class Handle:
     def job_ids(self):
         return (4,)
 
+    def running(self):
+        return []
+
     def cancel(self):
         self.cancelled = True
 

@@ -57,6 +57,9 @@ class Engine:
     def job_ids(self):
         return (4, 5)
 
+    def running(self):
+        return []
+
     def script(self):
         return "#!/bin/sh\n"
 
