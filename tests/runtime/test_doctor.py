@@ -2,8 +2,8 @@
 from types import SimpleNamespace
 
 import pytest
-from fractal_slurm.doctor.checks import _sudo
-from fractal_slurm.doctor.findings import Code
+from fractal_slurm.doctor.checks import _sudo, _work_folder
+from fractal_slurm.doctor.findings import Code, Level
 from fractal_slurm.doctor.limits import examine_limits
 from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.settings import Settings
@@ -73,3 +73,13 @@ class TestLimits:
         (finding,) = examine_limits(settings(**limits))
         assert (finding.code, finding.level) == (Code.LIMITS, level)
         assert "it is damaged" in finding.words
+
+
+def test_a_work_folder_that_is_not_there_is_said(tmp_path):
+    there, missing = tmp_path / "there", tmp_path / "none" / "work"
+    there.mkdir()
+    assert _work_folder(str(there), "nobody").level is Level.OK
+    finding = _work_folder(str(missing), "nobody")
+    assert (finding.code, finding.level) == (Code.WORK_DIR, Level.WARNING)
+    assert f"{missing} is not there" in finding.words
+    assert f"may write in {tmp_path};" in finding.words

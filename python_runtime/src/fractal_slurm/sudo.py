@@ -398,7 +398,11 @@ class Impersonator:
         result = self.run(user, "mkdir", above, timeout=timeout)
         if result.returncode != 0:
             words = self._words_of(user, "mkdir", above, result.stderr)
-            raise ClusterError(f"{user} can't make the folder {path}: {one_line('; '.join(words))}")
+            parent = path.rpartition("/")[0]
+            raise ClusterError(
+                f"{user} can't make the folder {path}: {one_line('; '.join(words))}. Let root make {parent} and give "
+                f"it to {user}, on a file system that the nodes share, or name another work folder"
+            )
         result = self.run(user, "mkdir", exclusive, timeout=timeout)
         if result.returncode == 0:
             return ""

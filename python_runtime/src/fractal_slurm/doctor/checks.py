@@ -159,9 +159,26 @@ def _work_folder(folder: str, user: str) -> Finding:
         return failed(Code.WORK_DIR, check, str(error))
     if words:
         return warned(Code.WORK_DIR, check, words)
+    there = _nearest(folder)
+    if there != Path(folder):
+        made = f"{folder} is not there. The first run makes it, if {user} may write in {there}; if not, root has to"
+        return warned(Code.WORK_DIR, check, made)
     return passed(
         Code.WORK_DIR, check, f"{folder}: this account sees nothing wrong with it; each job looks again, on its node"
     )
+
+
+def _nearest(folder: str) -> Path:
+    """The nearest folder above one that is not there; the folder itself, if this account can't tell that."""
+    for place in (Path(folder), *Path(folder).parents):
+        try:
+            place.stat()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return Path(folder)
+        return place
+    return Path(folder)
 
 
 def _cluster(slurm: Slurm, config: SlurmConfigFile | None, users: Sequence[str]) -> Iterator[Finding]:
