@@ -270,6 +270,28 @@ class TestEntryPoint:
         assert len(error_lines(result.stderr)) == 2
         assert result.stdout.splitlines()[-1] == ""
 
+    @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["schema"], ["completion", "bash"], ["explain"]])
+    def test_says_that_standard_output_is_full(self, arguments):
+        with open("/dev/full", "w") as full:
+            argv = [sys.executable, "-m", "fractal_slurm.cli", *arguments]
+            result = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.count("\n") == 1 or arguments == ["explain"]  # it misses an argument
+        assert "Traceback" not in result.stderr
+
+    @pytest.mark.parametrize("stream", ["| true", "2> /dev/full", ">&- 2>&-"])
+    def test_ends_as_ever_where_nobody_reads_it(self, config, stream):
+        argv = f"{sys.executable} -m fractal_slurm.cli validate {config}"
+        codes = []
+        for more in ("", " --no-such"):
+            shell = f"set -o pipefail; {argv}{more} {stream}"
+            result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+            assert "Exception ignored" not in result.stderr
+            codes.append(result.returncode)
+        # It may be told in time that its pipe is closed.
+        assert codes[0] in {0, 1 if stream == "| true" else 0}
+        assert codes[1] == 2
+
     def test_tells_its_version(self):
         assert run("--version") == (0, f"fractal-slurm, version {__version__}\n", "")
 

@@ -13,7 +13,9 @@ import sys
 import click
 
 from .. import __version__
+from ..errors import RunError
 from . import checking, driving, looking, planning, reading
+from .common import say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -53,4 +55,27 @@ def main() -> None:
     """Entry point."""
     # We have no pydantic plugins, and looking for some costs a tenth of the time to the first answer.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    cli()
+    code: str | int | None = 0
+    try:
+        cli()
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:  # click prints the help by itself
+        say(f"error: standard output: {error.strerror}")
+        code = RunError.exit_code
+    sys.exit(_written(code))
+
+
+def _written(code: str | int | None) -> str | int | None:
+    """Write what is left in the streams, so that Python need not complain at its end; return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            # Whoever closes a pipe has read enough.
+            if stream is sys.stdout and not code and not isinstance(error, BrokenPipeError):
+                say(f"error: standard output: {error.strerror}")
+                code = RunError.exit_code
+    return code
