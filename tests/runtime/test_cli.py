@@ -217,7 +217,14 @@ class TestScript:
     def test_knows_how_many_jobs_there_are(self, config, spec, number):
         code, _out, err = run("script", spec, "--config", config, "--job", number)
         assert code == 2
-        assert error_lines(err) == [f"--job {number}: there are 3 jobs, numbered from 1"]
+        assert error_lines(err) == [f"--job {number}: the spec becomes 3 jobs, numbered from 1"]
+
+    @pytest.mark.parametrize("command", ["validate", "plan"])
+    def test_refuses_a_user_whose_limits_nobody_looks_at(self, config, spec, command):
+        files = [config] if command == "validate" else [spec, "--config", config]
+        code, out, err = run(command, *files, "--user", "ann")
+        assert (code, out) == (2, "")
+        assert "--user needs --cluster" in err
 
     @pytest.mark.parametrize("name", ["--cache-dir", "--work-dir"])
     def test_refuses_folders_that_could_change_the_script(self, config, spec, name):

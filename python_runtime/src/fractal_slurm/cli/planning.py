@@ -41,6 +41,7 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
     from ..config.file import config_path, config_warnings, load_config_file
     from ..errors import ConfigFileError
 
+    _check_user(users, cluster=cluster)
     facts = _facts(users) if cluster else None
     rows = []
     for file in files or (config_path(),):
@@ -66,6 +67,12 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
     if as_json:
         print_json(rows)
     sys.exit(0 if all(row["valid"] for row in rows) else FractalSlurmError.exit_code)
+
+
+def _check_user(user: object, *, cluster: bool) -> None:
+    """Refuse a user whose limits nobody looks at."""
+    if user and not cluster:
+        raise click.UsageError("--user needs --cluster: the limits of a user are the cluster's")
 
 
 def _facts(users: tuple[str, ...]) -> Cluster:
@@ -208,6 +215,7 @@ def plan(
     from ..settings import load_settings
     from .printing import table
 
+    _check_user(user, cluster=cluster)
     settings = load_settings()
     spec, resolution = _resolved(spec_path, config_path, account)
     facts = facts_of(connect(settings), [user] if user else (), timeout=None) if cluster else None
@@ -282,7 +290,7 @@ def script(
     )
     outcome = fit_scripts(make_plan(resolution, jobs, len(spec.parameters)), jobs, spec.parameters)
     if not 1 <= number <= len(outcome.batches):
-        raise RunError(f"--job {number}: there are {len(outcome.batches)} jobs, numbered from 1")
+        raise RunError(f"--job {number}: the spec becomes {count_of(len(outcome.batches), 'job')}, numbered from 1")
     tasks = [(index, 0, spec.parameters[index]) for index in outcome.batches[number - 1]]
     text = render(outcome.config, jobs, token="0" * 16, tasks=tasks).decode("utf-8")
     if as_json:
