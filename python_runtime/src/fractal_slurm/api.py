@@ -33,7 +33,9 @@ from .config.file import SlurmConfigFile, json_schema, load_config_file, parse_c
 from .config.memory import parse_memory
 from .config.resolve import Resolution, SlurmConfig, resolve
 from .config.walltime import format_walltime, parse_walltime
-from .driver.engine import Engine, RunEnd, RunHandle, RunRequest, StoredRun, TaskEnd
+from .driver.asked import RunRequest
+from .driver.engine import Engine, RunHandle
+from .driver.told import RunEnd, StoredRun, TaskEnd
 from .errors import (
     BatchingError,
     ClusterError,

@@ -21,7 +21,9 @@ from typing import Any
 
 from .config.file import SlurmConfigFile, config_path, load_config_file
 from .config.resolve import resolve
-from .driver.engine import Engine, RunHandle, RunRequest, TaskEnd
+from .driver.asked import RunRequest
+from .driver.engine import Engine, RunHandle
+from .driver.told import TaskEnd
 from .errors import FractalSlurmError, RunError
 from .settings import Settings
 

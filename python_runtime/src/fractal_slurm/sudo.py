@@ -366,7 +366,7 @@ class Impersonator:
         lines = list(stderr)
         words = sudo_words(lines)
         said = f" (sudo: {words})" if words else ""
-        if not _is_known(user):
+        if not is_known_user(user):
             return (
                 f"{current_user()} can't run {command} as {user}, since this host knows no such user: correct the "
                 f"name, or make `getent passwd {user}` find it{said}"
@@ -532,7 +532,8 @@ def core_folder(command: str) -> str:
     return "/usr/bin" if os.path.exists(f"/usr/bin/{command}") else "/bin"
 
 
-def _is_known(user: str) -> bool:
+def is_known_user(user: str) -> bool:
+    """Whether this host knows a user."""
     try:
         pwd.getpwnam(user)
     except KeyError:

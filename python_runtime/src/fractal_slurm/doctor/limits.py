@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Iterator
 
 from ..driver.ledger import NotShared, ledger_of
 from ..errors import count_of
 from ..limits import Limits
 from ..settings import Settings
+from ..sudo import is_known_user
 from .findings import Code, Finding, failed, passed, warned
 
 _CHECK = "limits"
@@ -20,7 +20,7 @@ def examine_limits(settings: Settings) -> Iterator[Finding]:
     limits = settings.limits
     tables = {"each user": limits.each_user, **limits.users, "all users": limits.all_users}
     words = [f"{whom}: {', '.join(found)}" for whom, table in tables.items() if (found := list(_words(table)))]
-    unknown = [user for user in limits.users if not _is_known(user)]
+    unknown = [user for user in limits.users if not is_known_user(user)]
     if unknown:
         yield warned(
             Code.LIMITS,
@@ -45,11 +45,3 @@ def _words(table: Limits) -> Iterator[str]:
         value = getattr(table, name)
         if value is not None:
             yield f"{name} {value if value else 'any number'}"
-
-
-def _is_known(user: str) -> bool:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        return False
-    return True

@@ -1,20 +1,44 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Check what a program asks of the engine, before anything is made. All faults are reported at once."""
+"""What a program asks of the engine, checked before anything is made. All faults are reported at once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..config.faults import found
 from ..config.resolve import Resolution, SlurmConfig
 from ..errors import SpecError, shown
 
-if TYPE_CHECKING:
-    from .engine import RunRequest
-
 _TEXTS = ("user", "task_name", "cache_dir", "work_dir")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is to be run, all decided: nothing is resolved again.
+
+    Attributes:
+        user: As whom.
+        task_name: The tasks' name; it becomes part of the jobs' name.
+        command: The command that runs one task, as one string (split without a shell) or as words. It is given
+            ``--args-json FILE --out-json FILE``.
+        parameters: What stands in the args file of each task.
+        config: A resolved config, or what :func:`~fractal_slurm.api.resolve` returned.
+        cache_dir: The user's cache_dir, base of user_local_exports.
+        work_dir: A folder that the user can write, on the nodes too; the run makes a folder in it.
+        labels: What the caller wants to find with the run later, in this process or another; JSON values by name.
+    """
+
+    user: str
+    task_name: str
+    command: str | Sequence[str]
+    parameters: Sequence[Mapping[str, Any]]
+    config: SlurmConfig | Resolution
+    cache_dir: str
+    work_dir: str
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_request(request: RunRequest) -> None:

@@ -10,30 +10,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..cluster.commands import Slurm
 from ..cluster.queue import Queue
 from ..config.given import as_resolved
-from ..config.resolve import Resolution, SlurmConfig
+from ..config.resolve import Resolution
 from ..errors import FractalSlurmError, RunError, SettingsError, shown
 from ..jobs.script import render, split_command, without_tasks
 from ..settings import Settings, load_settings
 from ..spec import Spec, build_parameters
-from .asked import check_labels, check_listeners, check_request
-from .journal import Journal, record_of, run_ids
+from .asked import RunRequest, check_labels, check_listeners, check_request
+from .journal import Journal, run_ids
 from .ledger import ledger_of
 from .lock import is_driven
 from .logs import MOST_LOG_BYTES, read_logs, running
 from .loop import Gate, Loop, Member
-from .model import ENDED, FINAL, TaskState
+from .model import ENDED, FINAL
 from .model import RunState as StoredState
 from .model import TaskEnd as StoredEnd
 from .prepare import connect, create_resolved_run
 from .runner import Detached, Runner
 from .so_far import MOST_SO_FAR_BYTES, LogsSoFar
 from .together import Together
+from .told import RunEnd, RunState, StoredRun, TaskEnd, job_ids_of, run_end, task_end
 
 # Jobs that are submitted at the same time, for different users; and those of one run in one turn.
 _SUBMISSIONS, _JOBS_PER_TURN = 4, 8
@@ -41,114 +42,11 @@ _SUBMISSIONS, _JOBS_PER_TURN = 4, 8
 _FRESH_S = 1.0
 
 _HOWS = ("wait", "cancel", "leave")
-RunState = Literal["waiting", "running", "done", "cancelled", "refused", "left", "broken"]
 _ENDS: dict[StoredState, RunState] = {
     StoredState.DONE: "done",
     StoredState.CANCELLED: "cancelled",
     StoredState.REFUSED: "refused",
 }
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What is to be run, all decided: nothing is resolved again.
-
-    Attributes:
-        user: As whom.
-        task_name: The tasks' name; it becomes part of the jobs' name.
-        command: The command that runs one task, as one string (split without a shell) or as words. It is given
-            ``--args-json FILE --out-json FILE``.
-        parameters: What stands in the args file of each task.
-        config: A resolved config, or what :func:`~fractal_slurm.api.resolve` returned.
-        cache_dir: The user's cache_dir, base of user_local_exports.
-        work_dir: A folder that the user can write, on the nodes too; the run makes a folder in it.
-        labels: What the caller wants to find with the run later, in this process or another; JSON values by name.
-    """
-
-    user: str
-    task_name: str
-    command: str | Sequence[str]
-    parameters: Sequence[Mapping[str, Any]]
-    config: SlurmConfig | Resolution
-    cache_dir: str
-    work_dir: str
-    labels: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TaskEnd:
-    """How a task ended.
-
-    Attributes:
-        run_id: The run that it belongs to.
-        index: Which of the run's tasks, from 0.
-        state: ``succeeded``; ``failed``; or ``not_run``: it never ran, for the reason told.
-        reason: Why it did not succeed, in words.
-        out: Its out-JSON; None if it wrote none.
-        exit_code: What it ended with, if it did.
-        signal: The signal that ended it, if one did.
-        log_tail: The end of what it printed.
-        log_bytes: The length of all that it printed.
-        seconds: How long it ran.
-        host: Where.
-        job_id: The SLURM job that it ran in.
-    """
-
-    run_id: str
-    index: int
-    state: Literal["succeeded", "failed", "not_run"]
-    reason: str | None = None
-    out: Any = None
-    exit_code: int | None = None
-    signal: int | None = None
-    log_tail: str = ""
-    log_bytes: int = 0
-    seconds: float = 0.0
-    host: str = ""
-    job_id: str | None = None
-
-
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run ended.
-
-    Attributes:
-        run_id: Its id, for ``fractal-slurm report``.
-        state: ``done``: every task has an end. ``cancelled``. ``refused``: SLURM took no more jobs. ``left``: it is
-            not driven any more, its jobs go on, and it can be resumed.
-        succeeded: Number of tasks, as are ``failed`` and ``not_run``.
-        job_ids: The SLURM jobs that were submitted, in order.
-        refusal: Why SLURM took no more jobs, in words.
-        sudo_calls: How often sudo was called.
-    """
-
-    run_id: str
-    state: RunState
-    succeeded: int
-    failed: int
-    not_run: int
-    job_ids: tuple[int, ...]
-    refusal: str | None = None
-    sudo_calls: int = 0
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as the state folder has it.
-
-    Attributes:
-        run_id: Its id.
-        user: As whom it runs.
-        labels: As its :class:`RunRequest` had them.
-        has_ended: Whether every task has an end.
-        is_driven: Whether a process drives it at the moment.
-    """
-
-    run_id: str
-    user: str
-    labels: Mapping[str, Any]
-    has_ended: bool
-    is_driven: bool
 
 
 class RunHandle:
@@ -229,7 +127,7 @@ class RunHandle:
     def job_ids(self) -> tuple[int, ...]:
         """The SLURM jobs that were submitted so far, in order."""
         with self._engine.open(self.run_id) as journal:
-            return _job_ids(journal)
+            return job_ids_of(journal)
 
     def script(self) -> str:
         """The script of its first job, as SLURM gets it, but without its tasks. Empty before there is any job."""
@@ -384,7 +282,7 @@ class RunHandle:
                     runner.note_end()
                 raise
         state = "left" if is_left else _ENDS[journal.record.state]
-        self._end = _run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
+        self._end = run_end(journal, state, refusal=runner.run.refusal, sudo_calls=runner.run.sudo.calls)
         return None
 
     def _close(self) -> None:
@@ -408,7 +306,7 @@ class RunHandle:
 
     def _leave_unbegun(self) -> None:
         """It is not its turn any more: its journal stays, as that of a run that was never driven."""
-        self._end = _run_end(self._journal, "left")
+        self._end = run_end(self._journal, "left")
         self._close()
 
 
@@ -671,38 +569,6 @@ class Engine:
             self._admit()
 
 
-def task_end(run_id: str, end: StoredEnd) -> TaskEnd:
-    """A task's end, out of the worker's record. That is the user's: believed, and never trusted in its form."""
-    record = record_of(end.record)
-    seconds, log = record.get("seconds"), record.get("log")
-    return TaskEnd(
-        run_id=run_id,
-        index=end.index,
-        state=end.state.value,  # type: ignore[arg-type]
-        reason=end.reason,
-        out=record.get("out"),
-        exit_code=record.get("exit"),
-        signal=record.get("signal"),
-        log_tail=record.get("tail") or "",
-        log_bytes=log[1] if log else 0,
-        seconds=float(seconds) if seconds is not None else 0.0,
-        host=record.get("host") or "",
-        job_id=record.get("job"),
-    )
-
-
 def _own(journal: Journal, tasks: Sequence[int]) -> list[int]:
     """Those of some indices that are tasks of the run."""
     return [task for task in tasks if 0 <= task < journal.record.tasks]
-
-
-def _run_end(journal: Journal, state: RunState, *, refusal: str | None = None, sudo_calls: int = 0) -> RunEnd:
-    counts = journal.counts()
-    succeeded, failed, not_run = (
-        counts.get(each, 0) for each in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.NOT_RUN)
-    )
-    return RunEnd(journal.record.run_id, state, succeeded, failed, not_run, _job_ids(journal), refusal, sudo_calls)
-
-
-def _job_ids(journal: Journal) -> tuple[int, ...]:
-    return tuple(int(job.slurm_job_id) for job in journal.jobs() if job.slurm_job_id)
