@@ -63,6 +63,15 @@ class TestReport:
         assert (code, out) == (2, "")
         assert words in err
 
+    @pytest.mark.parametrize(("fault", "code"), [(None, 0), ("the log can't be kept: No space left on device", 2)])
+    def test_tells_a_task_that_printed_nothing_from_a_lost_log(self, state_dir, fault, code):
+        record = {key: value for key, value in RECORD.items() if key not in ("log", "tail")}
+        with make(state_dir) as journal:
+            journal.finish_task(2, TaskState.SUCCEEDED, None, json.dumps({**record, "task": 2, "log_fault": fault}))
+        found, out, err = run("report", RUN, "--log", 2)
+        assert (found, out) == (code, "")
+        assert err == "" if fault is None else fault in err
+
     def test_follows_no_record_out_of_the_run(self, state_dir):
         with make(state_dir) as journal:
             journal.finish_task(2, TaskState.FAILED, "x", json.dumps({**RECORD, "task": 2, "token": "../../other"}))

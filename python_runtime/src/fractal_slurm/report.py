@@ -255,6 +255,8 @@ def ranges(indices: Sequence[int], most: int = 12) -> str:
 def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes]:
     """The whole log of one task, in chunks: a user's record can name any length, of any file.
 
+    It is empty if the task printed nothing.
+
     Raises:
         RunError: There is no such task, or no log of it.
     """
@@ -264,7 +266,11 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
         raise RunError([f"run {run.run_id} has no task {index}", *journal.damage])
     place = place_of(journal, task)
     if place is None or place.size is None:
-        words = _NO_LOG.get(task.state, "")
+        record = record_of(task.record)
+        fault = record.get("log_fault")
+        if record and not record.get("log") and not fault:
+            return  # its worker saw its end, and it printed nothing
+        words = one_line(fault[:300]) if isinstance(fault, str) else _NO_LOG.get(task.state, "")
         raise RunError(f"there is no log of task {index} of run {run.run_id}{words and f': {words}'}")
     path, offset, size = place.path, place.offset, place.size
     came = not size
