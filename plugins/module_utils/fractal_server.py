@@ -274,7 +274,10 @@ def _resources(found: Any, where: str) -> list[dict[str, Any]]:
         ServerError: It is something else, or two resources have the same name.
     """
     if not isinstance(found, list) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) and type(entry.get("id")) is int
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("id"), int)
+        and not isinstance(entry["id"], bool)
         for entry in found
     ):
         raise ServerError("%s: gives no list of resources: is this a fractal-server?" % where)

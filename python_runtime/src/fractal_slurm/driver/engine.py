@@ -181,7 +181,7 @@ class RunHandle:
         Raises:
             ClusterError: The user's files can't be read now.
         """
-        with self._engine.open(self.run_id) as journal, self._reading:
+        with self._reading, self._engine.open(self.run_id) as journal:
             sudo = connect(self._engine.settings).sudo
             return self._so_far.read(journal, sudo, _own(journal, tasks), most_bytes=most_bytes)
 
