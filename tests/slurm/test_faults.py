@@ -261,7 +261,8 @@ class TestEndsOfJobs:
         assert outcome.code == 1
         assert outcome["succeeded"] == 19
         assert [failure["index"] for failure in outcome["failures"]] == [9]
-        assert "was killed or failed" in outcome["failures"][0]["reason"]
+        # Of a job that ended long before a look slurmctld may know nothing any more: it forgets jobs after 5 s here.
+        assert any(words in outcome["failures"][0]["reason"] for words in ("was killed or failed", "(LOST)"))
 
     def test_a_job_that_slurm_ends_for_its_memory_is_told_so_and_costs_only_the_culprit(self, call: Call) -> None:
         """Without cgroups, slurmd adds up what the processes use. The worker itself may have too much, for a result."""
