@@ -10,13 +10,14 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from functools import partial
 from itertools import count
 
 import pytest
 from fractal_slurm.cluster.commands import SlurmJob
 from fractal_slurm.cluster.queue import Answer
+from fractal_slurm.driver import clocks, places
 from fractal_slurm.driver import ledger as module
-from fractal_slurm.driver import places
 from fractal_slurm.driver.ledger import Ledger, NotShared, ledger_of
 from fractal_slurm.driver.lock import lock
 from fractal_slurm.limits import LimitSettings
@@ -26,26 +27,54 @@ from hypothesis import strategies as st
 
 
 class Clock:
-    """The module ``time`` of the ledger."""
+    """The module ``time`` of the ledger. ``now`` passes; ``set`` sets the wall clock, as an administrator does."""
 
     def __init__(self, now=1_700_000_000.0):
-        self.now = now
+        self.uptime = 1_000.0
+        self.ahead = now - self.uptime
 
     def __getattr__(self, name):
         return getattr(module_time, name)
 
+    @property
+    def now(self):
+        return self.uptime + self.ahead
+
+    @now.setter
+    def now(self, now):
+        self.uptime = now - self.ahead
+
+    def set(self, step):
+        self.ahead += step
+
     def time(self):
         return self.now
+
+    def clock_gettime(self, _clock):
+        return self.uptime
+
+    @contextlib.contextmanager
+    def in_use(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "time", self)
+            patch.setattr(clocks, "time", self)
+            yield self
 
 
 module_time = module.time
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+def clock():
+    with Clock().in_use() as clock:
+        yield clock
+
+
+@pytest.fixture
+def reboot(monkeypatch):
+    """Restarts the host; returns nothing."""
+    starts = (f"start {number}" for number in count())
+    return lambda: monkeypatch.setattr(clocks, "boot", partial(str, next(starts)))
 
 
 @pytest.fixture
@@ -135,9 +164,8 @@ class TestPlaces:
     def test_a_window_slides_as_a_naive_one_does(self, tmp_path_factory, most, span, steps):
         ledger = Ledger(tmp_path_factory.mktemp("ledger") / "a.sqlite")
         limits = {"each_user": {"max_submissions": f"{most} in {span}s"}}
-        clock, taken = Clock(), []
-        module.time = clock
-        try:
+        taken = []
+        with Clock().in_use() as clock:
             for number, (passed, user) in enumerate(steps):
                 clock.now += passed
                 within = [at for at, whose in taken if whose == user and at > clock.now - span]
@@ -147,8 +175,6 @@ class TestPlaces:
                     taken.append((clock.now, user))
                 else:
                     assert blocked.until == sorted(within)[-most] + span
-        finally:
-            module.time = module_time
 
 
 class Users:
@@ -282,7 +308,7 @@ class TestTurns:
         assert users.ask("anna")
         assert not users.ask("ben")
         users.end("anna")
-        clock.now -= 86_400
+        clock.now -= 86_400  # over a restart
         assert users.ask("anna")
 
     def test_a_file_of_an_earlier_version_is_used(self, ledger, clock):
@@ -306,8 +332,7 @@ class TestTurns:
         st.lists(st.permutations(["anna", "ben", "cleo"]), min_size=20, max_size=20),
     )
     def test_whoever_looks_first_nobody_is_passed_over_and_no_place_is_left(self, tmp_path_factory, limits, orders):
-        module.time = clock = Clock()
-        try:
+        with Clock().in_use() as clock:
             users = Users(tmp_path_factory.mktemp("ledger") / "a.sqlite", clock, limits)
             passed = dict.fromkeys(users.jobs, 0)
             for order in orders:
@@ -319,31 +344,130 @@ class TestTurns:
                 for user in passed:
                     passed[user] = 0 if user in given or not given else passed[user] + 1
                 assert max(passed.values()) <= 2
-        finally:
-            module.time = module_time
 
 
 class TestClocksThatJump:
-    def test_back_holds_nobody_for_longer_than_a_span(self, ledger, clock):
-        limits = {"each_user": {"max_submissions": "1 in 1h", "min_submission_interval": 60}}
+    DAY = 86_400
+
+    @pytest.mark.parametrize("step", [400 * DAY, 3_000, 1, -1, -3_000, -400 * DAY])
+    def test_a_window_stays_as_long_as_it_is(self, ledger, clock, step):
+        limits = {"each_user": {"max_submissions": "2 in 1h"}}
         take(ledger, 1, **limits)
-        clock.now -= 400 * 86_400
+        clock.now += 600
+        take(Ledger(ledger.file), 2, **limits)
+        clock.now += 600
+        clock.set(step)
+        assert take(ledger, 3, **limits).until == pytest.approx(clock.now + 2_400)
+        clock.now += 2_399
+        assert take(Ledger(ledger.file), 3, **limits)
+        clock.set(-step)
+        assert take(Ledger(ledger.file), 3, **limits)
+        clock.now += 1.1
+        assert take(ledger, 3, **limits) is None
+        assert take(ledger, 4, **limits).until == pytest.approx(clock.now + 600, abs=0.2)
+
+    @pytest.mark.parametrize("step", [DAY, 30, -30, -DAY])
+    def test_pauses_and_places_stay_as_long_as_they_are(self, ledger, clock, step):
+        take(ledger, 1)
+        ledger.accepted(f"{1:016x}", "77", "anna")
+        ledger.publish(Answer(module_time.monotonic(), frozenset({"77"})))  # it is over
+        take(ledger, 2)
+        for _turn in range(20):
+            pause = ledger.refused("anna", "AssocMaxSubmitJobLimit")
+        clock.set(step)
+        assert ledger.in_flight() == 1
+        assert ledger.claim(5).job_ids == {"77"}
+        assert take(ledger, 3).until == pytest.approx(clock.now + pause)
+        clock.now += pause + 0.1
+        assert take(ledger, 3) is None
+        ledger.publish(Answer(trouble="none"))
+        assert ledger.claim(5).unsure == {"anna"}
+
+    @pytest.mark.parametrize("step", [DAY, -DAY])
+    def test_what_others_want_is_believed_as_long(self, ledger, clock, step):
+        users = Users(ledger.file, clock, {"max_jobs_in_flight": 1})
+        assert users.ask("anna")
+        assert not users.ask("ben")
+        users.end("anna")
+        clock.set(step)
+        assert not users.ask("anna")
+        clock.now += 17.1
+        assert users.ask("anna")
+
+    def test_clocks_that_are_slewed_move_nothing(self, ledger, clock):
+        take(ledger, 1)
+        for _turn in range(100):
+            clock.now += 60
+            clock.set(0.0009)
+            ledger.in_flight()
+        with ledger._use() as db:
+            assert db.execute("SELECT at FROM job").fetchone()[0] == pytest.approx(clock.now - 6_000 - 0.09, abs=1e-3)
+
+    def test_a_process_that_was_stopped_as_it_read_them_moves_nothing(self, ledger, clock, monkeypatch):
+        limits = {"each_user": {"max_submissions": "1 in 1h"}}
+        take(ledger, 1, **limits)
+        stops = [500.0]
+
+        def time():
+            now = clock.now
+            clock.now += stops.pop() if stops else 0
+            return now
+
+        monkeypatch.setattr(clock, "time", time)
+        assert take(ledger, 2, **limits).until == pytest.approx(clock.now + 3_100)
+
+    def test_back_over_a_restart_holds_nobody_for_longer_than_a_span(self, ledger, clock, reboot):
+        limits = {"each_user": {"max_submissions": "1 in 1h", "min_submission_interval": 60}}
+        reboot()
+        take(ledger, 1, **limits)
+        reboot()
+        clock.set(-400 * self.DAY)
         assert take(ledger, 2, **limits).until == pytest.approx(clock.now + 3600)
         clock.now += 3601
         assert take(ledger, 2, **limits) is None
 
-    def test_back_keeps_no_refusal(self, ledger, clock):
+    def test_back_over_a_restart_keeps_no_refusal(self, ledger, clock, reboot):
+        reboot()
         ledger.refused("anna", "full")
-        clock.now -= 86_400
+        reboot()
+        clock.set(-self.DAY)
         assert take(ledger, 1) is None
 
-    def test_ahead_forgets_jobs_until_they_are_seen_again(self, ledger, clock):
+    def test_ahead_over_a_restart_forgets_jobs_until_they_are_seen_again(self, ledger, clock, reboot):
+        reboot()
         take(ledger, 1)
         ledger.accepted(f"{1:016x}", "77", "anna")
-        clock.now += 30 * 86_400
+        reboot()
+        clock.set(30 * self.DAY)
         assert ledger.in_flight() == 0
         ledger.keep("anna", "run", {f"{1:016x}": ("77", clock.now - 5)})
         assert ledger.in_flight() == 1
+
+    def test_a_clock_that_nobody_set_since_the_start_is_right_over_a_restart(self, ledger, clock, reboot):
+        limits = {"each_user": {"max_submissions": "1 in 1h"}}
+        reboot()
+        take(ledger, 1, **limits)
+        reboot()
+        clock.uptime, clock.ahead = 20.0, clock.now + 600 - 20.0
+        assert take(ledger, 2, **limits).until == pytest.approx(clock.now + 3_000)
+
+    def test_processes_whose_clocks_begin_elsewhere_do_not_move_each_others_times(self, ledger):
+        code = (
+            "import sys, time; from pathlib import Path; from fractal_slurm.driver.ledger import Ledger\n"
+            "print(time.clock_gettime(time.CLOCK_BOOTTIME))\n"
+            "Ledger(Path(sys.argv[1])).in_flight()\n"
+        )
+        took = []
+        take(ledger, 1)
+        at = ledger._db.execute("SELECT at FROM job").fetchone()
+        for elsewhere in (["unshare", "--user", "--time", "--boottime=1000000", "--fork"], []):
+            argv = [*elsewhere, sys.executable, "-c", code, str(ledger.file)]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            if done.returncode != 0 and elsewhere:
+                pytest.skip(f"no namespaces of time here: {done.stderr}")
+            took.append(float(done.stdout))
+        assert took[0] > took[1] + 900_000
+        assert ledger._db.execute("SELECT at FROM job").fetchone() == at
 
 
 class TestRefusals:
@@ -501,7 +625,7 @@ class TestFile:
     @pytest.mark.parametrize("said", ['{"states":[],"asked":[],"asked_at":"x"}', '{"states":[],"asked":3}', "7", "[]"])
     def test_with_an_answer_that_is_none_has_none(self, ledger, said):
         ledger.in_flight()
-        values = (module._boot(), module_time.monotonic(), said)
+        values = (clocks.boot(), module_time.monotonic(), said)
         ledger._db.execute("INSERT INTO answer VALUES (1, ?, ?, ?)", values)
         assert ledger.answer(0) is None
 

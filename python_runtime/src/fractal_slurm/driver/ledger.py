@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -31,7 +30,8 @@ from ..cluster.queue import Answer, Question
 from ..errors import ClusterError, one_line
 from ..limits import LONGEST_SPAN_S, Scope
 from ..settings import Settings
-from . import places
+from . import clocks, places
+from .clocks import boot
 from .journal import make_private
 from .lock import is_driven
 from .places import TRY_S, UNSEEN_S, Blocked
@@ -226,7 +226,7 @@ class Ledger:
         with self._use() as db:
             row = db.execute(
                 "SELECT said FROM answer WHERE boot = ? AND asked > ? AND asked <= ?",
-                (_boot(), after, time.monotonic()),
+                (boot(), after, time.monotonic()),
             ).fetchone()
         return _answer_of(row[0]) if row is not None else None
 
@@ -238,10 +238,10 @@ class Ledger:
         """
         at = time.monotonic()
         with self._write() as (db, now):
-            row = db.execute("SELECT until FROM asking WHERE boot = ?", (_boot(),)).fetchone()
+            row = db.execute("SELECT until FROM asking WHERE boot = ?", (boot(),)).fetchone()
             if row is not None and at < row[0] <= at + _MOST_HOLD_S:
                 return None
-            db.execute("INSERT OR REPLACE INTO asking VALUES (1, ?, ?)", (_boot(), at + min(hold_s, _MOST_HOLD_S)))
+            db.execute("INSERT OR REPLACE INTO asking VALUES (1, ?, ?)", (boot(), at + min(hold_s, _MOST_HOLD_S)))
             rows = db.execute(
                 "SELECT job_id, token, user, gone IS NULL AND at < ? FROM job "
                 "WHERE shown AND (gone IS NULL OR gone > ?) AND seen > ?",
@@ -266,10 +266,10 @@ class Ledger:
             db.execute("DELETE FROM asking")
             if len(said) > _MOST_SAID:
                 return  # the others ask themselves
-            row = db.execute("SELECT asked FROM answer WHERE boot = ?", (_boot(),)).fetchone()
+            row = db.execute("SELECT asked FROM answer WHERE boot = ?", (boot(),)).fetchone()
             if row is not None and answer.asked_at < row[0] <= time.monotonic():
                 return  # somebody was faster
-            db.execute("INSERT OR REPLACE INTO answer VALUES (1, ?, ?, ?)", (_boot(), answer.asked_at, said))
+            db.execute("INSERT OR REPLACE INTO answer VALUES (1, ?, ?, ?)", (boot(), answer.asked_at, said))
             if answer.trouble:
                 return
             for token in answer.looked_for:
@@ -304,11 +304,7 @@ class Ledger:
         with self._use() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
-                now = time.time()
-                # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
-                db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
-                db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
-                yield db, now
+                yield db, clocks.time_in(db)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
@@ -361,15 +357,6 @@ class Ledger:
         self._db = None
 
 
-@lru_cache(maxsize=1)
-def _boot() -> str:
-    """Which start of this host it is: monotonic times of another one mean nothing. Empty where that is not known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
-
-
 def _text_of(answer: Answer) -> bytes:
     """An answer as the file has it."""
     states = [list(astuple(job)) for job in answer.states.values()]
@@ -413,7 +400,7 @@ def _open(file: Path) -> sqlite3.Connection:
                 if statement.strip():
                     db.execute(statement)
         if version in (0, _FORMAT):
-            for statement in (places.WANT, places.LAST):
+            for statement in (places.WANT, places.LAST, clocks.CLOCK):
                 db.execute(statement)
         db.execute("COMMIT")
         if version not in (0, _FORMAT):
