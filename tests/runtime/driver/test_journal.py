@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The journal: its lock, what is shown of a damaged one, and its end."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -270,6 +271,30 @@ class TestDamage:
             journal.event("now")
             assert json.loads(run("status", "--json")[1])[0]["state"] == "driven"
             assert "now" in run("report", RUN, "--events")[1]
+
+
+class TestJobs:
+    def test_are_as_they_are_now(self, state_dir):
+        with make(state_dir, state="driven") as journal:
+            reader = Journal.open(state_dir, RUN, drive=False)
+            before = journal.jobs()
+            assert reader.jobs() == journal.jobs() == before
+            with journal.transaction():
+                journal.update_job(before[0].token, reason="Priority")
+                assert journal.jobs()[0].reason == "Priority"
+            assert reader.jobs()[0].reason == journal.jobs()[0].reason == "Priority"
+            seen = []
+            with contextlib.suppress(ZeroDivisionError), journal.transaction():
+                journal.update_job(before[0].token, reason="Resources")
+                seen += journal.jobs()
+                raise ZeroDivisionError
+            assert seen[0].reason == "Resources"
+            assert reader.jobs()[0].reason == journal.jobs()[0].reason == "Priority"
+
+    def test_who_asks_may_change_the_list(self, state_dir):
+        with make(state_dir, state="driven") as journal:
+            journal.jobs().clear()
+            assert journal.jobs()
 
 
 class TestPrune:

@@ -56,6 +56,8 @@ _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 # A draft that is older than this, in seconds, and not locked, was left behind.
 _DRAFT_S = 3600
 _MOST_DAMAGE = 20
+# So many jobs are kept, to be asked for again.
+_FEW_JOBS = 1_000
 # What reading a damaged journal may end in: SQLite's own messages, too, may hold what is damaged.
 _BROKEN = (sqlite3.Error, UnicodeError)
 
@@ -84,6 +86,9 @@ class Journal:
         self._read_at: tuple[int, int] | None = None  # how the journal was when its record was read
         self._moves = False
         self.undone = 0  # how often something that was written was taken back
+        # The jobs that were asked for since something was last written.
+        self._jobs_read: dict[tuple[JobState, ...], list[JobRow]] = {}
+        self._jobs_version = (-1, -1)
         self.damage: list[str] = []  # what could not be read of it, a sentence each
         # Told of each task that came to its end, once that is on disk.
         self.listener: Callable[[TaskEnd], None] | None = None
@@ -381,8 +386,17 @@ class Journal:
 
     def jobs(self, *states: JobState) -> list[JobRow]:
         """The jobs in any of these states, or all, by number."""
-        sql = f"SELECT {JOB_COLUMNS} FROM job {_where(states)} ORDER BY number"
-        return [job_of(row) for row in self._select(sql, states, is_job)]
+        # A driver asks again and again while nothing changes, and nobody else writes.
+        version = self._db.total_changes, self.undone
+        if version != self._jobs_version:
+            self._jobs_version, self._jobs_read = version, {}
+        found = self._jobs_read.get(states) if self._lock_fd is not None else None
+        if found is None:
+            sql = f"SELECT {JOB_COLUMNS} FROM job {_where(states)} ORDER BY number"
+            found = [job_of(row) for row in self._select(sql, states, is_job)]
+            if self._lock_fd is not None and len(found) <= _FEW_JOBS:
+                self._jobs_read[states] = found
+        return list(found)
 
     def tokens(self) -> set[str]:
         """The tokens of all jobs that ever were."""

@@ -21,7 +21,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import fields
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -51,6 +51,7 @@ _SEEN_EVERY_S = 3_600.0
 _MOST_HOLD_S, _MOST_SAID = 60.0, 1 << 23
 # Pauses after a refusal of the site grow from the first to the second.
 FULL_FIRST_S, FULL_LAST_S = 2.0, 60.0
+_JOB_FIELDS = [field.name for field in fields(SlurmJob)]
 _FORMAT = 1
 _TABLES = f"""\
 CREATE TABLE job (
@@ -359,7 +360,7 @@ class Ledger:
 
 def _text_of(answer: Answer) -> bytes:
     """An answer as the file has it."""
-    states = [list(astuple(job)) for job in answer.states.values()]
+    states = [[getattr(job, name) for name in _JOB_FIELDS] for job in answer.states.values()]
     said = {**vars(answer), "asked": sorted(answer.asked), "states": states, "foreign": dict(answer.foreign)}
     for name in ("named", "looked_for"):  # the ledger has that already
         del said[name]
