@@ -215,6 +215,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -233,6 +234,8 @@ PRIVILEGED_GROUPS = [
     *("disk", "kmem", "shadow", "slurm", "munge"),
 ]
 _SLURM_CONF = ["/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf"]
+# Sudo lists the folder first, and opens each file later. Who listed it before a change is done after so many seconds.
+_READING_S = 2.0
 _SBIN = ["/usr/sbin", "/sbin", "/usr/local/sbin"]
 
 
@@ -621,8 +624,10 @@ def main() -> None:
         if interim:
             result["backup_files"] = [module.backup_local(path) for path in replaced]
             place(own, interim)
+            time.sleep(_READING_S)
             for path, rest in replaced.items():
                 replace(path, rest)
+            time.sleep(_READING_S)
         place(own, text)
     accounts = sudoers.HostAccounts()
     subject = accounts.subject(params["service_user"], socket.gethostname())

@@ -263,28 +263,35 @@ def test_a_file_written_by_hand_is_taken_over_without_a_moment_without_rights(de
     other.write_text(SUDOERS.read_text().replace("# Managed", "# Written"))
     other.chmod(0o440)
     SUDOERS.unlink()
+    # Sudo lists the folder, reads this file for a while, and opens the older one only then.
+    long = Path(f"/etc/sudoers.d/fractal-slurm-collection-test-{LANE}-long")
+    long.write_text("# nothing\n" * 50_000)
+    long.chmod(0o440)
     deployed.hosts["one"]["fractal_slurm_sudoers_replaces"] = [str(other)]
     answers, ended = [], threading.Event()
 
     def ask():
         while not ended.is_set():
             argv = ["sudo", "-n", "-l", "-U", SERVICE, "-u", ANNA, "--", "/usr/bin/cat", "x"]
-            answers.append(subprocess.run(argv, capture_output=True, check=False).returncode)
+            asked = subprocess.run(argv, capture_output=True, text=True, check=False)
+            answers.append((asked.returncode, asked.stderr))
 
-    thread = threading.Thread(target=ask)
+    threads = [threading.Thread(target=ask) for _ in range(4)]
     try:
-        thread.start()
+        for thread in threads:
+            thread.start()
         assert deployed.play(SITE, "--tags", "sudoers").changed == {"one": 1}
     finally:
         ended.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
         left = other.exists()
-        for path in other.parent.glob(f"{other.name}*"):
+        for path in [long, *other.parent.glob(f"{other.name}*")]:
             path.unlink()
     assert not left
     assert SUDOERS.exists()
     assert len(answers) > 20
-    assert set(answers) == {0}
+    assert {status for status, _words in answers} == {0}, set(answers)
 
 
 def test_the_list_stays_closed_to_whom_later_joins(deployed: Site):
