@@ -101,7 +101,8 @@ class Bench:
             raise BenchmarkError(f"{way}: {error}") from error
 
     def _measure(self, client: Client, way: str, work: Work) -> dict[str, Any]:
-        workflow = client.workflow(f"{way} {time.time():.0f}", work.steps(client))
+        steps = work.steps(client)
+        workflow = client.workflow(f"{way} {time.time():.0f}", steps)
         calls, jobs, began = self.sudo.count(), self.sudo.count("sbatch"), time.monotonic()
         before = usage(self.server.processes())
         seen: list[float] = []  # when the first look found images to work on
@@ -113,17 +114,20 @@ class Bench:
         ended = workflow.wait(workflow.submit(), LIMIT_S, look, interval=1.0)
         wall = time.monotonic() - began
         after = usage(self.server.processes())
+        submitted, log = self.sudo.count("sbatch") - jobs, (ended.get("log") or "")[-500:]
+        if submitted < len(steps):
+            raise BenchmarkError(f"not every step of the workflow was submitted: {log}")
         done = sum(run["num_done_units"] for run in workflow.runs() if run["task"] == work.task)
         return {
             "wall_s": wall,
             "task_s": time.monotonic() - seen[0] if seen else wall,
             "status": ended["status"],
             "lost": work.images - done,
-            "jobs": self.sudo.count("sbatch") - jobs,
+            "jobs": submitted,
             "sudo_calls": self.sudo.count() - calls,
             "server_cpu_s": after[0] - before[0],
             "server_peak_mb": after[1],
-            "log": (ended.get("log") or "")[-500:] if ended["status"] != "done" else "",
+            "log": log if ended["status"] != "done" else "",
         }
 
     def wells(self, wells: int, sleep_s: float, mem: str = "1000M") -> Work:
@@ -162,7 +166,7 @@ class Bench:
             batches = {"tasks_per_job": -(-tasks // jobs), "parallel_tasks_per_job": CPUS}
             return [(plate, arguments), (made[script.name], {"meta_parallel": batches})]
 
-        return Work(steps, script.name, tasks, config(mem))
+        return Work(steps, script.name, tasks, config(mem, jobs))
 
     def beside(self, work: Work, ways: Sequence[str] = WAYS) -> dict[str, dict[str, Any]]:
         """Run the same workflow in several ways; one that can't be run is left out, and said."""
@@ -178,8 +182,8 @@ class Bench:
         return found
 
 
-def config(mem: str) -> dict[str, Any]:
-    """The SLURM configuration of the server's resource: four jobs of four slots."""
+def config(mem: str, jobs: int = NODES) -> dict[str, Any]:
+    """The SLURM configuration of the server's resource: jobs of four slots."""
     return {
         "default_slurm_config": {"partition": "main", "cpus_per_task": 1, "mem": mem},
         "batching_config": {
@@ -187,8 +191,8 @@ def config(mem: str) -> dict[str, Any]:
             "max_cpus_per_job": CPUS,
             "target_mem_per_job": 4000,
             "max_mem_per_job": 4000,
-            "target_num_jobs": NODES,
-            "max_num_jobs": NODES,
+            "target_num_jobs": jobs,
+            "max_num_jobs": jobs,
         },
     }
 
