@@ -34,20 +34,20 @@ class TestRunCommand:
 
     def test_ends_a_command_at_its_time_with_what_it_said(self):
         with pytest.raises(Expired) as caught:
-            run("sh", "-c", "echo why >&2; exec sleep 100", timeout=0.5)
+            run("sh", "-c", "echo why >&2; exec sleep 100", timeout=1)
         assert (caught.value.stderr, caught.value.process) == (b"why\n", None)
 
     def test_takes_an_answer_that_comes_at_the_last_moment(self):
-        found = run("sh", "-c", "trap 'echo 17; exit 0' TERM; sleep 100 >&- 2>&- & wait", timeout=0.5)
+        found = run("sh", "-c", "trap 'echo 17; exit 0' TERM; sleep 100 >&- 2>&- & wait", timeout=1)
         assert found.stdout == b"17\n"
 
     def test_kills_what_heeds_nothing_unless_it_is_spared(self):
         stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
         with pytest.raises(Expired) as caught:
-            run(*stubborn, timeout=0.2)
+            run(*stubborn, timeout=1)
         assert caught.value.process is None
         with pytest.raises(Expired) as caught:
-            run(*stubborn, timeout=0.2, spare=True)
+            run(*stubborn, timeout=1, spare=True)
         assert caught.value.process.poll() is None
         caught.value.process.kill()
         caught.value.process.wait()

@@ -100,7 +100,7 @@ class TestRun:
     def test_knows_of_a_command_that_lives_on(self, tmp_path):
         sudo = played(tmp_path, "trap '' TERM; while :; do sleep 0.1; done")
         with pytest.raises(TimedOut):
-            sudo.run("ann", "sbatch", ["--parsable"], timeout=0.2)
+            sudo.run("ann", "sbatch", ["--parsable"], timeout=1)
         assert sudo.is_lingering()
         sudo.lingering[0].kill()
         sudo.lingering[0].wait()

@@ -199,7 +199,7 @@ def test_each_trouble_is_told_and_what_was_made_is_removed(server, tmp_path, mon
 
     server.replies = {step: respond}
     server.run = "job/" not in step
-    ok, words = prove(server, tmp_path, timeout=0.5 if reply[1] == "drip" else 30)
+    ok, words = prove(server, tmp_path, timeout=2 if reply[1] == "drip" else 30)
     assert not ok
     assert re.search(said, words)
     assert "left behind" not in words
