@@ -141,6 +141,9 @@ class TestSudosWords:
             ("svc is not in the sudoers file.", True, ""),
             ("svc is not in the sudoers file.\nThis incident has been reported to the administrator.", True, ""),
             ("svc is not allowed to run sudo on login.", True, ""),
+            # A file of rules went while sudo read its folder. That may be over at the next try.
+            ("sudo: unable to open /etc/sudoers.d/x: No such file or directory\nsudo: a password is required", False,
+             "visudo -c"),
             # What sudo says by the way hides no cause.
             ("sudo: setrlimit(RLIMIT_CORE): Operation not permitted\nsudo: a password is required", True, ""),
             ("sudo: unable to send audit message: Operation not permitted\nsudo: a password is required", True, ""),

@@ -122,15 +122,15 @@ _SUDO_CAUSES: tuple[tuple[str, bool, str], ...] = (
         "PAM can't open a session for {user}: look at /etc/security/limits.conf (maxlogins, nproc) and at sudo's log",
     ),
     (
-        r"command not found|unable to execute|No such file or directory",
-        False,
-        "{command} is not there, or can't be started: install it, or mount its folder",
-    ),
-    (
         r"(?:syntax|parse) error|unable to (?:open|stat|read) |no valid sudoers|error initializing|"
         r"owned by uid|is world writable|unable to initialize",
         False,
         "sudo can't read its own rules: run `visudo -c` as root",
+    ),
+    (
+        r"command not found|unable to execute|No such file or directory",
+        False,
+        "{command} is not there, or can't be started: install it, or mount its folder",
     ),
 )
 _NOT_ALLOWED = re.compile(
