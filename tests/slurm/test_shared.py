@@ -182,9 +182,26 @@ def test_users_share_the_places_of_all_whichever_process_looks_first(call: Call)
 
 def ids_of(call: Call, user: str) -> list[int]:
     """The jobs of a user, in the order of their submissions: SLURM numbers them so."""
-    runs = [call("report", run, "--json") for run in call.runs()]
-    jobs = [job["slurm_job_id"] for run in runs if run["user"] == user for job in run["jobs"]]
-    return sorted(int(job_id) for job_id in jobs if job_id)
+    return sorted(job_id for run in call.runs() for job_id in jobs_of(call, run, user))
+
+
+def jobs_of(call: Call, run_id: str, user: str) -> list[int]:
+    """The jobs of a run, if it is of a user."""
+    run = call("report", run_id, "--json")
+    return sorted(int(job["slurm_job_id"]) for job in run["jobs"] if run["user"] == user and job["slurm_job_id"])
+
+
+def test_of_one_users_processes_the_oldest_run_goes_first(call: Call) -> None:
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"max_jobs_in_flight": 1}})
+    one_cpu = {"target_cpus_per_job": 1, "max_cpus_per_job": 1}
+    call.config(batching={"target_num_jobs": 5, "max_num_jobs": 5, **one_cpu})
+    processes = [begin(call, "true", 5)]
+    wait_for(lambda: ids_of(call, ANNA))
+    processes += [begin(call, "true", 2) for _turn in range(2)]
+    assert [finish(process)["succeeded"] for process in processes] == [5, 2, 2]
+    first, second, third = sorted(jobs_of(call, run, ANNA) for run in call.runs())
+    assert first[-1] < second[0]
+    assert second[-1] < third[0] or third[-1] < second[0]  # they may have begun in the same second
 
 
 def test_jobs_that_the_user_submitted_by_hand_count(call: Call) -> None:

@@ -314,7 +314,7 @@ class TestTurns:
     def test_a_file_of_an_earlier_version_is_used(self, ledger, clock):
         ledger.in_flight()
         with contextlib.closing(sqlite3.connect(ledger.file)) as db:
-            db.executescript("DROP TABLE want; DROP INDEX job_last;")
+            db.executescript("DROP TABLE want; DROP TABLE line; DROP TABLE clock; DROP INDEX job_last;")
         users = Users(ledger.file, clock, {"max_jobs_in_flight": 1})
         assert users.ask("anna")
         assert not users.ask("ben")
@@ -344,6 +344,101 @@ class TestTurns:
                 for user in passed:
                     passed[user] = 0 if user in given or not given else passed[user] + 1
                 assert max(passed.values()) <= 2
+
+
+class TestTheOldestRunOfAUser:
+    LIMITS = ({"each_user": {"max_jobs_in_flight": 2}}, {"all_users": {"max_jobs_in_flight": 2}})
+
+    @staticmethod
+    def ask(ledger, run, *, more=9, user="anna", **limits):
+        """Ask in another process for a place for a run. Returns what blocks it."""
+        token = f"{next(TestTheOldestRunOfAUser.numbers):016x}"
+        blocked = Ledger(ledger.file).reserve(token, user, run, scopes(user, **limits), more=more)
+        if blocked is None:
+            ledger.accepted(token, token, user)
+        return blocked
+
+    numbers = count()
+
+    def full(self, ledger, run="run 1", user="anna"):
+        """Fill all places with jobs of a run; returns what ends one of them."""
+        left = {f"{run} {number}": (str(number), module_time.time()) for number in range(2)}
+        ledger.keep(user, run, left)
+
+        def end():
+            left.popitem()
+            ledger.keep(user, run, left)
+
+        return end
+
+    @pytest.mark.parametrize("limits", LIMITS)
+    def test_gets_the_place_whichever_process_looks_first(self, ledger, clock, limits):
+        end = self.full(ledger, "run 3")
+        assert self.ask(ledger, "run 2", **limits)
+        assert self.ask(ledger, "run 1", more=0, **limits)
+        end()
+        assert self.ask(ledger, "run 3", **limits)
+        blocked = self.ask(ledger, "run 2", **limits)
+        assert blocked.words.endswith(": it goes on after older runs of anna")
+        assert blocked.until is None
+        assert self.ask(ledger, "run 1", more=0, **limits) is None
+        end()
+        assert self.ask(ledger, "run 3", **limits)
+        assert self.ask(ledger, "run 2", **limits) is None
+
+    @pytest.mark.parametrize("limits", LIMITS)
+    def test_leaves_what_it_does_not_want(self, ledger, clock, limits):
+        end = self.full(ledger, "run 3")
+        assert self.ask(ledger, "run 1", more=0, **limits)
+        end()
+        end()
+        assert self.ask(ledger, "run 2", **limits) is None
+        assert self.ask(ledger, "run 2", **limits)
+        assert self.ask(ledger, "run 1", more=0, **limits) is None
+
+    def test_a_window_that_opens_is_for_it(self, ledger, clock):
+        limits = {"each_user": {"max_submissions": "2 in 1h"}}
+        assert self.ask(ledger, "run 2", **limits) is None
+        assert self.ask(ledger, "run 2", **limits) is None
+        clock.now += 3_590
+        assert self.ask(ledger, "run 1", more=0, **limits)
+        clock.now += 10.1
+        assert self.ask(ledger, "run 2", **limits) is None  # one of two
+        assert self.ask(ledger, "run 2", **limits)
+        assert self.ask(ledger, "run 1", more=0, **limits) is None
+
+    @pytest.mark.parametrize("how", ["it died", "it was withdrawn", "SLURM does not take its job"])
+    def test_holds_nobody_up_for_long_that_submits_nothing(self, ledger, clock, how):
+        limits = {"each_user": {"max_jobs_in_flight": 2}}
+        end = self.full(ledger, "run 3")
+        assert self.ask(ledger, "run 1", **limits)
+        end()
+        if how == "it died":
+            clock.now += 17.1
+        elif how == "it was withdrawn":
+            ledger.withdraw("run 1")
+        else:
+            assert ledger.reserve("refused", "anna", "run 1", scopes(**limits), more=9) is None
+            ledger.give_back("refused", "anna")
+        assert self.ask(ledger, "run 2", **limits) is None
+
+    def test_does_not_wait_for_younger_ones_nor_for_those_of_others(self, ledger, clock):
+        limits = {"each_user": {"max_jobs_in_flight": 2}}
+        end = self.full(ledger, "run 2")
+        assert self.ask(ledger, "run 3", **limits)
+        assert self.ask(ledger, "run 1", user="ben", **limits) is None  # it wants more
+        end()
+        assert self.ask(ledger, "run 2", **limits) is None
+
+    def test_waits_for_other_users_as_ever(self, ledger, clock):
+        limits = {"all_users": {"max_jobs_in_flight": 2}}
+        end = self.full(ledger, "run 2")
+        assert self.ask(ledger, "run 1", **limits)
+        assert self.ask(ledger, "run 9", user="ben", more=0, **limits)
+        end()
+        assert self.ask(ledger, "run 2", **limits)
+        assert self.ask(ledger, "run 1", **limits).words.endswith("after users who have fewer")
+        assert self.ask(ledger, "run 9", user="ben", more=0, **limits) is None
 
 
 class TestClocksThatJump:

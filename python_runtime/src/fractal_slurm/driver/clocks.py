@@ -25,6 +25,7 @@ _TIMES = (
     "UPDATE job SET gone = gone + :step WHERE gone > 0",
     "UPDATE full SET until = until + :step",
     "UPDATE want SET until = until + :step",
+    "UPDATE line SET until = until + :step",
 )
 
 

@@ -200,6 +200,7 @@ class Run:
             for job in planned:
                 self.journal.finish_tasks(self.journal.tasks_of(job.token, *UNFINISHED), TaskState.NOT_RUN, words)
                 self.journal.update_job(job.token, "given up", state=JobState.ABANDONED, reason=words)
+        self.quota.withdraw()
 
     def new_token(self) -> str:
         """Return a token that no job has yet."""

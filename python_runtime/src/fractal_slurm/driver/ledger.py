@@ -108,8 +108,8 @@ class Ledger:
     ) -> Blocked | None:
         """Take a place for a submission, before sbatch is called. Returns why there is none, if so.
 
-        A place that is not given back counts as a submission, whatever became of it. For who gets the last places of
-        all users, see :mod:`.places`.
+        A place that is not given back counts as a submission, whatever became of it. For who gets the last places, see
+        :mod:`.places`.
 
         Args:
             token: The job's token.
@@ -124,8 +124,8 @@ class Ledger:
             NotShared: The file can't be used. Nothing was taken.
         """
         with self._write() as (db, now):
-            blocked = places.blocked_by(db, now, user, scopes, foreign or {})
-            if any(not scope.user for scope in scopes):
+            blocked = places.blocked_by(db, now, user, run_id, scopes, foreign or {})
+            if scopes:
                 places.note_want(db, now, user, run_id, more, blocked)
             if blocked is not None:
                 return blocked
@@ -160,9 +160,20 @@ class Ledger:
         """
         with self._write() as (db, now):
             # What its run wants has to wait: nobody is to wait for that.
-            db.execute("DELETE FROM want WHERE run = (SELECT run FROM job WHERE token = ?)", (token,))
+            row = db.execute("SELECT run FROM job WHERE token = ?", (token,)).fetchone()
+            if row is not None:
+                places.forget_want(db, now, row[0])
             db.execute("DELETE FROM job WHERE token = ? AND job_id IS NULL", (token,))
             _there_is_room(db, now, user)
+
+    def withdraw(self, run_id: str) -> None:
+        """A run that may have asked for places submits nothing more: nobody is to wait for it.
+
+        Raises:
+            NotShared: The file can't be used.
+        """
+        with self._write() as (db, now):
+            places.forget_want(db, now, run_id)
 
     def refused(self, user: str, words: str) -> float:
         """The site's limit for a user is reached: nobody tries for a while, longer each time. Returns the seconds.
@@ -401,7 +412,7 @@ def _open(file: Path) -> sqlite3.Connection:
                 if statement.strip():
                     db.execute(statement)
         if version in (0, _FORMAT):
-            for statement in (places.WANT, places.LAST, clocks.CLOCK):
+            for statement in (places.WANT, places.LINE, places.LAST, clocks.CLOCK):
                 db.execute(statement)
         db.execute("COMMIT")
         if version not in (0, _FORMAT):

@@ -4,7 +4,8 @@
 Where runs of several users wait for a limit of all users, or come to it, a place is for the user who has the fewest
 jobs in flight. Where all users have a limit on submissions, it is for the user who had the fewest in that span. Of
 equals it is for the one whose last submission is the longest ago. So each user comes to as many as the others, and it
-does not matter which process looks first, or whose job made the room. Of one user the runs come as they look.
+does not matter which process looks first, or whose job made the room. Of one user's runs the oldest comes first, by
+their ids.
 
 All that is asked of the file of :mod:`.ledger`, in a transaction of its.
 """
@@ -41,6 +42,16 @@ CREATE TABLE IF NOT EXISTS want (
     until REAL NOT NULL      -- for how long that is believed
 ) WITHOUT ROWID
 """
+# The same for the younger runs of the same user. A table of its own: an earlier version, which may use the file at the
+# same time, knows the other one with its columns.
+LINE = """\
+CREATE TABLE IF NOT EXISTS line (
+    run TEXT PRIMARY KEY,
+    user TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID
+"""
 LAST = "CREATE INDEX IF NOT EXISTS job_last ON job (user, at)"
 # Jobs in flight by user. What was seen, or taken, before these times does not count.
 _IN_FLIGHT = """\
@@ -49,6 +60,13 @@ AND ((job_id IS NOT NULL AND seen > :unseen)
 OR (job_id IS NULL AND at > CASE WHEN shown THEN :unseen ELSE :unanswered END)) GROUP BY user
 """
 _SUBMITTED = "FROM job WHERE at > :since AND (:user = '' OR user = :user)"
+_OLDER = "SELECT sum(jobs) FROM line WHERE user = :user AND run < :run AND until > :now AND until < :latest"
+# What is noted of a run that one of the limits with these names keeps back.
+_NOTE = {
+    "limits.all_users.": "INSERT INTO want VALUES (?, ?, ?, ?)",
+    "limits.": "INSERT INTO line VALUES (?, ?, ?, ?)",
+}
+_FORGET = ("DELETE FROM want WHERE run = ? OR until < ?", "DELETE FROM line WHERE run = ? OR until < ?")
 _WANTED = "SELECT user, sum(jobs) FROM want WHERE user != :user AND until > :now AND until < :latest GROUP BY user"
 
 
@@ -94,14 +112,15 @@ def in_flight(db: sqlite3.Connection, now: float) -> dict[str, int]:
 
 
 def blocked_by(
-    db: sqlite3.Connection, now: float, user: str, scopes: Sequence[Scope], foreign: Mapping[str, int]
+    db: sqlite3.Connection, now: float, user: str, run_id: str, scopes: Sequence[Scope], foreign: Mapping[str, int]
 ) -> Blocked | None:
-    """What keeps a submission back, if something does: a limit of ours, one of the site, or another user's turn.
+    """What keeps a submission back, if something does: a limit of ours, one of the site, or another's turn.
 
     Args:
         db: The file, in a transaction.
         now: The time.
         user: Whose submission it is.
+        run_id: The run.
         scopes: The limits that hold for the user.
         foreign: Jobs that users submitted without us, by user, where they count.
     """
@@ -113,17 +132,20 @@ def blocked_by(
     row = db.execute("SELECT until, words FROM full WHERE user = ?", (user,)).fetchone()
     if row is not None and now < row[0] <= now + TRY_S:
         return Blocked("", row[1], row[0])
+    values = {"user": user, "run": run_id, "now": now, "latest": _latest(now)}
+    older = db.execute(_OLDER, values).fetchone()[0] or 0 if scopes else 0
     for scope in scopes:
-        left = 0 if scope.user else _left_to_others(db, now, user, scope, foreign)
+        left = older + (0 if scope.user else _left_to_others(db, now, user, scope, foreign))
         if left:
             room = min(_rooms(db, now, scope, foreign), key=lambda room: room.free)
             if room.free <= left:
-                return _blocked(scope, room._replace(until=None), "after users who have fewer")
+                first = f"older runs of {user}" if room.free <= older else "users who have fewer"
+                return _blocked(scope, room._replace(until=None), f"after {first}")
     return None
 
 
 def note_want(db: sqlite3.Connection, now: float, user: str, run_id: str, more: int, blocked: Blocked | None) -> None:
-    """Note what a run would submit, where others are to leave places for it.
+    """Note what a run would submit, for which others are to leave places: other users, and its user's younger runs.
 
     Args:
         db: The file, in a transaction.
@@ -133,18 +155,35 @@ def note_want(db: sqlite3.Connection, now: float, user: str, run_id: str, more: 
         more: How many more jobs it would submit now, after the one for which it just asked.
         blocked: What keeps that one back.
     """
-    # What something else keeps back is no reason to leave places.
-    is_for_all = blocked is not None and blocked.limit.startswith("limits.all_users.")
-    jobs = more if blocked is None else more + 1 if is_for_all else 0
-    db.execute("DELETE FROM want WHERE run = ? OR until < ?", (run_id, now))
-    if jobs > 0:
-        until = now + (blocked.look_s(now) if blocked is not None else 0.0) + _WANTS_S
-        db.execute("INSERT INTO want VALUES (?, ?, ?, ?)", (run_id, user, jobs, until))
+    until = now + (blocked.look_s(now) if blocked is not None else 0.0) + _WANTS_S
+    forget_want(db, now, run_id)
+    for limits, statement in _NOTE.items():
+        # What something else keeps back is no reason to leave places.
+        jobs = more if blocked is None else more + 1 if blocked.limit.startswith(limits) else 0
+        if jobs > 0:
+            db.execute(statement, (run_id, user, jobs, until))
+
+
+def forget_want(db: sqlite3.Connection, now: float, run_id: str) -> None:
+    """Forget what a run would submit, so that nobody leaves places for it; and what was wanted too long ago.
+
+    Args:
+        db: The file, in a transaction.
+        now: The time.
+        run_id: The run.
+    """
+    for statement in _FORGET:
+        db.execute(statement, (run_id, now))
+
+
+def _latest(now: float) -> float:
+    """When what a run wants now is no longer believed, at the latest: what ends later was noted by another clock."""
+    return now + _LOOK_LAST_S + _WANTS_S + 1.0
 
 
 def _left_to_others(db: sqlite3.Connection, now: float, user: str, scope: Scope, foreign: Mapping[str, int]) -> int:
     """How many of the places of all users are left to others, who come before a user."""
-    values = {"user": user, "now": now, "latest": now + _LOOK_LAST_S + _WANTS_S + 1.0}
+    values = {"user": user, "now": now, "latest": _latest(now)}
     wanted = db.execute(_WANTED, values).fetchall()
     if not wanted:
         return 0

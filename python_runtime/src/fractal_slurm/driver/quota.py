@@ -134,6 +134,11 @@ class Quota:
         """There is certainly no job."""
         self._tell(lambda: self.ledger.give_back(job.token, self.run.user))
 
+    def withdraw(self) -> None:
+        """The run submits nothing more, at least by this process: nobody is to leave places for it."""
+        if self.scopes:
+            self._tell(lambda: self.ledger.withdraw(self.run.id))
+
     def refused(self, words: str) -> float | None:
         """The site's limit is reached: all runs of the user wait. Returns the seconds, if they could be told."""
         try:

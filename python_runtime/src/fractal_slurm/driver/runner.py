@@ -129,6 +129,7 @@ class Runner:
             Detached: The second interrupt: jobs go on without a driver.
         """
         if self.run.detach_requested:
+            self.run.quota.withdraw()
             raise Detached
         if self.run.cancel_at is not None and not self.told_of_cancel and not self.run.cancelled:
             self.told_of_cancel = True
