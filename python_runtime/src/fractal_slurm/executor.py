@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config.file import SlurmConfigFile, config_path, load_config_file
+from .config.file import SlurmConfigFile, named_config_file
 from .config.resolve import resolve
 from .driver.asked import RunRequest
 from .driver.engine import Engine, RunHandle
@@ -111,7 +111,9 @@ class SlurmExecutor(Executor):
         window_s: float = 0.1,
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
-        self._config = config if isinstance(config, SlurmConfigFile) else load_config_file(config_path(config))
+        if not isinstance(config, SlurmConfigFile):
+            _file, config = named_config_file(config, argument="config")
+        self._config = config
         self._engine = Engine(settings)
         self._resolving: dict[str, Any] = {
             "task_name": task_name,

@@ -252,6 +252,13 @@ def ranges(indices: Sequence[int], most: int = 12) -> str:
     return ", ".join([*words, "..."] if len(parts) > most else words)
 
 
+def no_such_task(journal: Journal, wanted: object) -> RunError:
+    """What is said to somebody who asks for a task that a run does not have."""
+    run = journal.record
+    there_are = f"its tasks are 0 to {run.tasks - 1}" if run.tasks > 1 else "its only task is 0"
+    return RunError([f"run {run.run_id} has no task {wanted}: {there_are}", *journal.damage])
+
+
 def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes]:
     """The whole log of one task, in chunks: a user's record can name any length, of any file.
 
@@ -263,7 +270,7 @@ def task_log(journal: Journal, sudo: Impersonator, index: int) -> Iterator[bytes
     run = journal.record
     task = journal.task(index)
     if task is None:
-        raise RunError([f"run {run.run_id} has no task {index}", *journal.damage])
+        raise no_such_task(journal, index)
     place = place_of(journal, task)
     if place is None or place.size is None:
         record = record_of(task.record)

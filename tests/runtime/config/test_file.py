@@ -328,7 +328,8 @@ class TestLoadConfigFile:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"", "no JSON"),
+            (b"", "it is empty"),
+            (b" \n", "it is empty"),
             (b"{", "no JSON"),
             (b'{"a": 1,}', "no JSON"),
             (b"a: 1", "no JSON"),

@@ -16,9 +16,10 @@ from .. import __version__
 from ..errors import RunError
 from . import checking, driving, looking, planning, reading
 from .common import say
+from .usage import Commands
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="fractal-slurm")
 def cli() -> None:
     """Run tasks on a SLURM cluster as other users, in as few jobs as possible."""

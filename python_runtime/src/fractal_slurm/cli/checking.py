@@ -18,6 +18,7 @@ from .common import (
     json_option,
     print_json,
 )
+from .usage import OneOf
 
 
 @click.command()
@@ -70,6 +71,10 @@ def doctor(
 
     if probe and not (users and work_dirs):
         raise click.UsageError("--probe needs --user and --work-dir")
+    if work_dirs and not users:
+        raise click.UsageError("--work-dir needs --user: whether a user may work in it")
+    if cache_dirs and not probe:
+        raise click.UsageError("--cache-dir needs --probe: a task looks at it, on a node")
     findings = examine(users, config_path, work_dirs, cache_dirs, with_probe=probe)
     if textfile is not None:
         from ..doctor.metrics import text_of
@@ -105,10 +110,10 @@ def hook_path() -> None:
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=OneOf(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completions of a shell; the role fractal.slurm.runtime installs them.
+    """Print the completions of SHELL (bash, zsh or fish); the role fractal.slurm.runtime installs them.
 
     For the shell that you are in: source <(fractal-slurm completion bash)
     """

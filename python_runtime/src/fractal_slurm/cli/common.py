@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import FractalSlurmError, RunError
+from ..errors import FractalSlurmError, RunError, one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from ..config.file import SlurmConfigFile
+    from ..driver.journal import Journal
 
 _MOST_COMPLETIONS = 50
 EXIT_TASKS_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -107,12 +108,26 @@ def guarded(command: _Command) -> _Command:
     return wrapper  # type: ignore[return-value]
 
 
+def task_index(journal: Journal, text: str) -> int:
+    """The task of a run that an argument names.
+
+    Raises:
+        RunError: There is no such task.
+    """
+    from ..report import no_such_task
+    from .usage import whole_number
+
+    index = whole_number(text)
+    if index is None or journal.task(index) is None:
+        raise no_such_task(journal, one_line(text, 80))
+    return index
+
+
 def load_config(path: str | None) -> SlurmConfigFile:
     """Read the config file, and print its warnings."""
-    from ..config.file import config_path, config_warnings, load_config_file
+    from ..config.file import config_warnings, named_config_file
 
-    file = config_path(path)
-    config = load_config_file(file)
+    file, config = named_config_file(path)
     for warning in config_warnings(config):
         say(f"warning: {file}: {warning}")
     return config

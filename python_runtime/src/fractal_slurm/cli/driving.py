@@ -31,6 +31,7 @@ from .common import (
     print_json,
     say,
 )
+from .usage import OneOf, only_one_of
 
 if TYPE_CHECKING:
     from ..cluster.commands import Slurm
@@ -70,6 +71,19 @@ class Shown:
     quiet: bool = False
     json_lines: bool = False
 
+    @classmethod
+    def wanted(cls, *, as_json: bool, quiet: bool, json_lines: bool, detach: bool) -> Shown:
+        """What the options say.
+
+        Raises:
+            click.UsageError: They contradict each other.
+        """
+        lines = {"--json-lines": json_lines}
+        only_one_of({"--json": as_json, **lines}, "--json prints the summary alone, --json-lines as the last event")
+        only_one_of({"--quiet": quiet, **lines}, "--quiet shows no events; --quiet --json prints the summary alone")
+        only_one_of({"--detach": detach, **lines}, "--detach --json prints the id; then attach RUN --json-lines")
+        return cls(as_json, quiet, json_lines)
+
 
 @click.command()
 @click.argument("spec_paths", metavar="SPEC...", shell_complete=complete_files, nargs=-1, required=True)
@@ -90,7 +104,7 @@ class Shown:
 )
 @click.option(
     "--task-start",
-    type=click.Choice(["fresh", "fork"]),
+    type=OneOf(["fresh", "fork"]),
     help="Whether tasks with a Python script share their imports; the default is in the settings.",
 )
 @config_option
@@ -140,10 +154,10 @@ def run(
     from ..settings import load_settings
     from ..spec import load_spec
 
+    shown = Shown.wanted(as_json=as_json, quiet=quiet, json_lines=json_lines, detach=detach)
     settings = load_settings()
     if task_start:
         settings = settings.model_copy(update={"task_start": task_start})
-    shown = Shown(as_json, quiet, json_lines)
     if len(spec_paths) > 1:
         from .many import create_runs
 
@@ -188,8 +202,8 @@ def resume(run_id: tuple[str, ...], all_runs: bool, detach: bool, as_json: bool,
 
     if all_runs == bool(run_id):
         raise click.UsageError("name runs, or give --all")
+    shown = Shown.wanted(as_json=as_json, quiet=quiet, json_lines=json_lines, detach=detach)
     settings = load_settings()
-    shown = Shown(as_json, quiet, json_lines)
     if all_runs:
         from .many import open_runs
 
@@ -234,6 +248,7 @@ def retry(
     from ..settings import load_settings
     from ..spec import Spec
 
+    shown = Shown.wanted(as_json=as_json, quiet=quiet, json_lines=json_lines, detach=detach)
     settings = load_settings()
     with Journal.open(settings.state_path(), run_id, drive=False) as old:
         was = old.record
@@ -283,7 +298,7 @@ def retry(
         journal.event("retry", run_id, f"{len(rows)} of its tasks")
     if not quiet:
         say(f"run {journal.record.run_id} runs {count_of(len(rows), 'task')} of run {run_id} again")
-    _drive_or_detach(journal, settings, slurm, Shown(as_json, quiet, json_lines), detach=detach)
+    _drive_or_detach(journal, settings, slurm, shown, detach=detach)
 
 
 def _drive_or_detach(
@@ -295,7 +310,7 @@ def _drive_or_detach(
     run_id = journal.folder.name
     journal.close()
     pid = _start_driver(settings, [run_id])
-    if shown.as_json or shown.json_lines:
+    if shown.as_json:
         print_json({"run_id": run_id, "pid": pid})
     elif not shown.quiet:
         click.echo(f"run {run_id} is driven by process {pid}, on its own; look at it: fractal-slurm attach {run_id}")
@@ -323,7 +338,7 @@ def _drive_many_or_detach(
     for message in broken:
         say(f"error: {message}")
     pid = _start_driver(settings, ids, all_runs=all_runs)
-    if shown.as_json or shown.json_lines:
+    if shown.as_json:
         print_json({"run_ids": list(ids), "pid": pid, **({"errors": list(broken)} if broken else {})})
     elif not shown.quiet:
         click.echo(f"{count_of(len(ids), 'run')} are driven by process {pid}, on its own: {', '.join(ids)}")

@@ -20,7 +20,9 @@ from .common import (
     json_option,
     print_json,
     say,
+    task_index,
 )
+from .usage import only_one_of
 
 # Seconds between two looks at all runs.
 _PAUSE_S = 2.0
@@ -180,7 +182,7 @@ def _stamp(folder: Path) -> object:
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
-@click.option("--log", "log_of", type=int, metavar="TASK", help="Print the whole log of one task.")
+@click.option("--log", "log_of", metavar="TASK", help="Print the whole log of one task.")
 @click.option("--events", is_flag=True, help="Print what happened, in order.")
 @click.option(
     "--html",
@@ -191,7 +193,7 @@ def _stamp(folder: Path) -> object:
 )
 @json_option
 @guarded
-def report(run_id: str, log_of: int | None, events: bool, html_path: str | None, as_json: bool) -> None:
+def report(run_id: str, log_of: str | None, events: bool, html_path: str | None, as_json: bool) -> None:
     """Show the jobs and failures of a run."""
     from ..driver.journal import Journal
     from ..driver.lock import is_driven, state_now
@@ -206,10 +208,12 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
         for message in journal.damage:
             say(f"warning: {message}")
 
+    only_one_of({"--log": log_of, "--events": events, "--html": html_path})
+    only_one_of({"--log": log_of, "--json": as_json or None}, "fractal-slurm logs RUN TASK --json prints a log as JSON")
     settings = load_settings()
     with Journal.open(settings.state_path(), run_id, drive=False) as journal:
         if log_of is not None:
-            for chunk in task_log(journal, connect(settings).sudo, log_of):
+            for chunk in task_log(journal, connect(settings).sudo, task_index(journal, log_of)):
                 if sys.stdout.isatty():
                     click.echo(plain(chunk.decode("utf-8", "replace")), nl=False)
                 else:
@@ -254,6 +258,8 @@ def report(run_id: str, log_of: int | None, events: bool, html_path: str | None,
 @click.pass_context
 def runs(context: click.Context, clean: bool, older_than: str | None, dry_run: bool, as_json: bool) -> None:
     """Another name for status; with --clean for prune."""
+    if not clean and (older_than is not None or dry_run):
+        raise click.UsageError("--older-than and --dry-run need --clean: which runs to remove")
     if not clean:
         context.invoke(status, watch=False, as_json=as_json)
     elif older_than is None:

@@ -350,7 +350,7 @@ class _Many:
     def finish(self) -> NoReturn:
         """Print what came of the runs, and exit with the worst of their codes."""
         summaries = [document for document in self.documents.values() if document]
-        if self.shown.as_json and not self.shown.json_lines:
+        if self.shown.as_json:
             print_json({"runs": summaries, **({"errors": self.errors} if self.errors else {})})
         elif not self.shown.quiet and not self.shown.json_lines:
             for summary in summaries:

@@ -21,6 +21,7 @@ from .common import (
     print_json,
     say,
 )
+from .usage import Numbered
 
 if TYPE_CHECKING:
     from ..cluster.facts import Cluster
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @guarded
 def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_json: bool) -> None:
     """Check config files; a line for each fault."""
-    from ..config.file import config_path, config_warnings, load_config_file
+    from ..config.file import config_path, config_warnings, load_config_file, named_config_file
     from ..errors import ConfigFileError
 
     _check_user(users, cluster=cluster)
@@ -47,7 +48,7 @@ def validate(files: tuple[str, ...], cluster: bool, users: tuple[str, ...], as_j
     for file in files or (config_path(),):
         row: dict[str, Any] = {"file": file, "valid": True, "errors": [], "warnings": [], "advice": []}
         try:
-            config = load_config_file(file)
+            config = load_config_file(file) if files else named_config_file(argument="FILE")[1]
             row["warnings"] = [f"{file}: {warning}" for warning in config_warnings(config)]
             if facts is not None:
                 from ..cluster.fit import Severity, check
@@ -254,7 +255,7 @@ def plan(
 
 @click.command()
 @click.argument("spec_path", metavar="SPEC", shell_complete=complete_files)
-@click.option("--job", "number", default=1, metavar="N", help="Which job's script, from 1.")
+@click.option("--job", "number", type=Numbered(), default=1, metavar="N", help="Which job's script, from 1.")
 @click.option(
     "--cache-dir", default="/cache_dir", metavar="DIR", shell_complete=complete_folders, help="The user's cache_dir."
 )

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ClusterError, FractalSlurmError, RunError
+from ..errors import ClusterError, FractalSlurmError
 from .common import (
     complete_runs,
     guarded,
     json_option,
     say,
+    task_index,
 )
+from .usage import only_one_of
 
 if TYPE_CHECKING:
     from ..driver.journal import Journal
@@ -34,7 +36,7 @@ _BYTES_PER_S = 1_000_000
 
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
-@click.argument("task", type=click.IntRange(min=0), required=False)
+@click.argument("task", metavar="[TASK]", required=False)
 @click.option("--failed", is_flag=True, help="Only of tasks that failed.")
 @click.option(
     "--follow",
@@ -43,7 +45,7 @@ _BYTES_PER_S = 1_000_000
 )
 @json_option
 @guarded
-def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: bool) -> None:
+def logs(run_id: str, task: str | None, failed: bool, follow: bool, as_json: bool) -> None:
     """Print what tasks printed: one TASK's log as it is, or those of all that have ended, each under a line of ours."""
     from ..driver.journal import Journal
     from ..driver.prepare import connect
@@ -51,18 +53,20 @@ def logs(run_id: str, task: int | None, failed: bool, follow: bool, as_json: boo
     from ..settings import load_settings
     from ..terminal import json_text
 
+    only_one_of({"TASK": task, "--failed": failed}, "name the task, or leave its number out")
     settings = load_settings()
     sudo = connect(settings).sudo
     state_dir = settings.state_path()
     with Journal.open(state_dir, run_id, drive=False) as journal:
-        if task is not None and not as_json:
+        index = None if task is None else task_index(journal, task)
+        if index is not None and not as_json:
             if follow:
-                _read_along(journal, state_dir, sudo, task)
+                _read_along(journal, state_dir, sudo, index)
             else:
-                _write(task_log(journal, sudo, task))
+                _write(task_log(journal, sudo, index))
             return
         comma = "["
-        ended = _ends(journal, state_dir, None if task is None else {task}, failed=failed, follow=follow)
+        ended = _ends(journal, state_dir, None if index is None else {index}, failed=failed, follow=follow)
         for row, text, words in _with_logs(journal, sudo, ended):
             if as_json:
                 keys = ("index", "state", "reason", "args", "host")
@@ -86,8 +90,6 @@ def _ends(
     from .following import Ends
 
     states = (TaskState.FAILED,) if failed else (TaskState.SUCCEEDED, TaskState.FAILED)
-    if wanted is not None and any(journal.task(index) is None for index in wanted):
-        raise RunError([f"run {journal.record.run_id} has no task {min(wanted)}", *journal.damage])
     ends = Ends(journal, states)
     seen: set[int] = set()
     while True:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -14,12 +15,23 @@ from ..errors import ConfigFileError, FractalSlurmError, shown
 # Reading YAML needs memory of a hundred times its size. Aliases and merge keys can make it larger still. So there are
 # limits on the size of the text, on its size after aliases are expanded, and on the number of keys after merging.
 _MOST_YAML, _MOST_EXPANDED, _MOST_MERGED = 1 << 25, 50_000_000, 1_000_000
+# What to do where the system refuses to read a file.
+_ADVICE = {
+    errno.EACCES: ": this account needs the right to read it, and to enter the folders above it",
+    errno.EISDIR: ": name a file in it",
+}
 # Most digits of an integer. Python refuses to write more than 4300 as JSON, and a hexadecimal number becomes longer.
 _MOST_DIGITS = 1_000
 
 
 def read_text(
-    file: str | Path | BinaryIO, *, source: str, most: int, error: type[FractalSlurmError], optional: bool = False
+    file: str | Path | BinaryIO,
+    *,
+    source: str,
+    most: int,
+    error: type[FractalSlurmError],
+    optional: bool = False,
+    hint: str = "",
 ) -> str | None:
     """Read a text file in UTF-8. Some editors write a byte order mark at the beginning: it is left out.
 
@@ -28,30 +40,33 @@ def read_text(
         source: The name of the file in messages.
         most: The largest allowed size in bytes.
         error: The type of the error to raise.
-        optional: Whether a missing file is allowed.
+        optional: Whether a missing or empty file is allowed.
+        hint: What to say of a file that is missing, empty or can't be read: who named it, what to do.
 
     Returns:
         The text. None if the file does not exist and ``optional`` is true.
 
     Raises:
-        FractalSlurmError: Of the type ``error``. The file can't be read, is too large, or is not UTF-8.
+        FractalSlurmError: Of the type ``error``. The file can't be read, is empty or too large, or is not UTF-8.
     """
+    ending = f"; {hint}" if hint else ""
     try:
         if isinstance(file, (str, Path)):
             with Path(file).open("rb") as stream:
                 data = stream.read(most + 1)
         else:
             data = file.read(most + 1)
-    except FileNotFoundError as fault:
-        if optional:
-            return None
-        raise error(f"{source}: can't be read: {fault.strerror}") from None
     except OSError as fault:
-        raise error(f"{source}: can't be read: {fault.strerror}") from None
+        if optional and isinstance(fault, FileNotFoundError):
+            return None
+        advice = _ADVICE.get(fault.errno or 0, "")
+        raise error(f"{source}: can't be read: {fault.strerror}{advice}{ending}") from None
     except ValueError as fault:  # a NUL in the path
-        raise error(f"{source!r}: can't be read: {fault}") from None
+        raise error(f"{source!r}: can't be read: {fault}{ending}") from None
     if len(data) > most:
         raise error(f"{source}: can't be read: it is larger than {most} bytes")
+    if not optional and not data.strip():
+        raise error(f"{source}: it is empty{ending}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -50,6 +50,31 @@ def config_path(path: str | Path | None = None) -> str:
     return str(path or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_CONFIG_FILE)
 
 
+def named_config_file(path: str | Path | None = None, *, argument: str = "--config") -> tuple[str, SlurmConfigFile]:
+    """Read and validate the config file that the caller names, else FRACTAL_SLURM_CONFIG_FILE, else the default one.
+
+    Args:
+        path: What the caller named, if anything.
+        argument: How the caller names a file, for messages.
+
+    Returns:
+        The path, and the config.
+
+    Raises:
+        ConfigFileError: See :func:`load_config_file`. If the file can't be read, the message says who named it.
+    """
+    if path:
+        hint = f"{argument} names it"
+    elif os.environ.get(ENVIRONMENT_VARIABLE):
+        hint = f"{ENVIRONMENT_VARIABLE} names it; another can be named with {argument}"
+    else:
+        hint = (
+            "it is the default, which the role fractal.slurm.slurm_config writes; another can be named with "
+            f"{argument} or {ENVIRONMENT_VARIABLE}"
+        )
+    return config_path(path), _load(config_path(path), hint)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -172,10 +197,14 @@ def load_config_file(path: str | Path) -> SlurmConfigFile:
     Raises:
         ConfigFileError: The file can't be read, is not JSON, or is not valid.
     """
+    return _load(path)
+
+
+def _load(path: str | Path, hint: str = "") -> SlurmConfigFile:
     if not isinstance(path, str | Path):
         raise ConfigFileError(f"path: found {shown(path)}; the path of a file is allowed")
     source = str(path)
-    text = read_text(path, source=source, most=_MOST_BYTES, error=ConfigFileError)
+    text = read_text(path, source=source, most=_MOST_BYTES, error=ConfigFileError, hint=hint)
     return parse_config(parse_json(text or "", source=source), source=source)
 
 

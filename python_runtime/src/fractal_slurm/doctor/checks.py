@@ -13,7 +13,7 @@ from ..cluster import fit
 from ..cluster.commands import Slurm, Submitted
 from ..cluster.facts import Cluster
 from ..cluster.fit import Severity
-from ..config.file import SlurmConfigFile, config_path, load_config_file
+from ..config.file import SlurmConfigFile, named_config_file
 from ..driver.folders import check_work_dir, unreachable_part
 from ..driver.journal import Journal, run_ids
 from ..driver.lock import is_driven, state_now
@@ -64,9 +64,8 @@ def examine(
     findings += _journals(settings.state_path())
     findings += examine_limits(settings)
     config = None
-    file = config_path(config_file)
     try:
-        config = load_config_file(file)
+        file, config = named_config_file(config_file)
         findings.append(passed(Code.CONFIG, "config file", f"{file}: valid"))
     except FractalSlurmError as error:
         findings.append(failed(Code.CONFIG, "config file", str(error)))
