@@ -10,11 +10,12 @@ import pytest
 from .tools import ROOT
 
 PAGE = ROOT / "docs" / "glossary.md"
-# What people read: pages, messages, help, descriptions, docstrings and comments.
+# What people read: pages, messages, help, descriptions, docstrings and comments, those of tests and tools, too.
 PLACES = (
     "*.md", "docs/**/*.md", "roles/**/*.md", "roles/**/*.yml", "roles/**/*.py", "plugins/**/*.py", "playbooks/**/*.yml",
     "playbooks/**/*.md", "python_runtime/**/*.py", "python_runtime/*.md", "examples/**/*.py", "examples/**/*.md",
-    "molecule/**/*.md", "benchmarks/*.md",
+    "molecule/**/*.md", "benchmarks/*.md", "benchmarks/**/*.py", "tests/**/*.py", "tests/**/*.md", "tools/**/*",
+    "changelogs/fragments/*.yml", "galaxy.yml", "Makefile", "python_runtime/**/*.sh", "**/*.j2",
 )  # fmt: skip
 
 
@@ -34,7 +35,8 @@ FILES = sorted(
     path
     for place in PLACES
     for path in ROOT.glob(place)
-    if path != PAGE and path.name != "CHANGELOG.md" and ".build" not in path.parts
+    if path.is_file() and path != PAGE and path.name != "CHANGELOG.md"
+    if not {".build", "__pycache__", "output"} & set(path.parts)
 )
 
 
