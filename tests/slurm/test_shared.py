@@ -192,16 +192,22 @@ def jobs_of(call: Call, run_id: str, user: str) -> list[int]:
 
 
 def test_of_one_users_processes_the_oldest_run_goes_first(call: Call) -> None:
-    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"max_jobs_in_flight": 1}})
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"min_submission_interval": 2}})
     one_cpu = {"target_cpus_per_job": 1, "max_cpus_per_job": 1}
     call.config(batching={"target_num_jobs": 5, "max_num_jobs": 5, **one_cpu})
-    processes = [begin(call, "true", 5)]
+    dies = begin(call, "true", 5)
     wait_for(lambda: ids_of(call, ANNA))
-    processes += [begin(call, "true", 2) for _turn in range(2)]
-    assert [finish(process)["succeeded"] for process in processes] == [5, 2, 2]
-    first, second, third = sorted(jobs_of(call, run, ANNA) for run in call.runs())
-    assert first[-1] < second[0]
-    assert second[-1] < third[0] or third[-1] < second[0]  # they may have begun in the same second
+    (older,) = call.runs()
+    kill(dies)
+    younger = begin(call, "true", 5)
+    wait_for(lambda: len(call.runs()) == 2 and jobs_of(call, max(call.runs()), ANNA))
+    assert call("resume", older, "--json")["succeeded"] == 5
+    assert finish(younger)["succeeded"] == 5
+    (first, *_younger), of_older = jobs_of(call, max(call.runs()), ANNA), jobs_of(call, older, ANNA)
+    resumed = [job_id for job_id in of_older if job_id > first]
+    assert len(resumed) >= 3
+    # From its first look on the places are the older run's.
+    assert resumed == list(range(resumed[0], resumed[0] + len(resumed)))
 
 
 def test_jobs_that_the_user_submitted_by_hand_count(call: Call) -> None:
