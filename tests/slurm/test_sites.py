@@ -348,12 +348,33 @@ class TestJobSubmitPlugin:
         restart(slurm_conf={**SETTINGS["slurm_conf"], "JobSubmitPlugins": "lua"}, conf_files={"job_submit.lua": lua})
         try:
             outcome = call.run(call.spec(call.script("#!/bin/sh\nsleep 1\n"), 64))
+            lost = self.lose_a_submission(call)
+            resumed = call("resume", lost, "--json")
+            found = [event for event in call("report", lost, "--events", "--json").document if "found" in event["what"]]
         finally:
             restart()
         assert outcome.code == 0, outcome.stderr
         assert outcome["succeeded"] == 64
         assert outcome.stderr.count("the site renamed job") == 1
         assert outcome.stderr.count("2:00 of time, less than its tasks may need") == 1
+        # Its name is the site's, but its comment is not.
+        assert (resumed["succeeded"], resumed["jobs"]) == (1, 1)
+        assert [event["what"] for event in found] == ["found by its comment"]
+        assert resumed.stderr.count("the site renamed job") == 1
+
+    def lose_a_submission(self, call: Call) -> str:
+        """Kill a driver between its submission and the answer; returns the run."""
+        wrapper, before = BASE / "bin/sbatch", call.runs()
+        original = wrapper.read_text()
+        wrapper.write_text(original.replace("exec ", '/usr/bin/sbatch "$@"; exec sleep 15\nexec '))
+        try:
+            dies = call.begin(call.spec(call.script("#!/bin/sh\nsleep 1\n"), 1))
+            wait_for(live_jobs)
+            kill(dies)
+        finally:
+            wrapper.write_text(original)
+        (lost,) = set(call.runs()) - set(before)
+        return lost
 
 
 def test_a_job_that_a_failing_prolog_holds_runs_on_another_node(call: Call) -> None:

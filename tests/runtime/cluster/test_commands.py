@@ -147,10 +147,10 @@ class TestReadSqueue:
         assert list(read_squeue(squeue_row(*change, *self.ROW[2:]), MARK)) == []
 
     def test_gives_users_too_and_the_tasks_of_arrays(self):
-        rows = squeue_row(*self.ROW, "anna") + squeue_row("8_1", *self.ROW[1:-1], "x\n9", "ben") + squeue_row(*self.ROW)
-        found = list(read_squeue_of(rows, MARK))
-        assert [(user, job_id, job.name) for user, job_id, job in found] == [
-            ("anna", "7", "a.token"), ("ben", "8_1", "x\n9"),
+        rows = squeue_row(*self.ROW, "a:b", "anna") + squeue_row("8_1", *self.ROW[1:-1], "x\n9", "", "ben")
+        found = list(read_squeue_of(rows + squeue_row(*self.ROW) + squeue_row(), MARK))
+        assert [(user, job_id, job.name, job.comment, job.tokens) for user, job_id, job in found] == [
+            ("anna", "7", "a.token", "a:b", ("token", "b")), ("ben", "8_1", "x\n9", "", ("x\n9", "")),
         ]  # fmt: skip
 
     @given(st.text(max_size=60))

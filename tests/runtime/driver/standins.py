@@ -53,7 +53,7 @@ PARTITION = (
 NODE = "NodeName=n{} CPUTot=4 CPUEfctv=4 Gres=(null) NodeHostName=n{} RealMemory=8000 State=IDLE Partitions=main\n"
 _SQUEUE_FIELDS = {
     "%i": "id", "%T": "state", "%D": "nodes", "%l": "limit", "%M": "elapsed", "%P": "partition", "%r": "reason",
-    "%j": "name",
+    "%j": "name", "%k": "comment", "%u": "user",
 }  # fmt: skip
 
 
@@ -167,9 +167,11 @@ class Standins:
         name = command[0].rpartition("/")[2]
         if name not in forms or not re.fullmatch(forms[name], " ".join(command[1:])):
             return _refused("sudo", f"a password is required ({command})")
+        if name == "sbatch":
+            return self._sbatch(command[1:], stdin, user=head[3])
         return self.call(command, stdin, env)
 
-    def _sbatch(self, _arguments: list[str], script: bytes) -> Said:
+    def _sbatch(self, _arguments: list[str], script: bytes, *, user: str = "") -> Said:
         faults = self.faults()
         fault = faults.get("sbatch", "")
         if faults.get("slurmctld"):
@@ -182,8 +184,10 @@ class Standins:
             # Whole or not at all, for those who look meanwhile.
             draft = Path(tempfile.mkdtemp(dir=self.folder))
             (draft / "script").write_bytes(script)
+            name = "site" if faults.get("plugin") == "renames" else options["job-name"]
             job = {
-                "id": job_id, "name": options["job-name"], "state": "PENDING", "reason": "None", "exit": "0:0",
+                "id": job_id, "name": name, "comment": options["comment"], "user": user,
+                "state": "PENDING", "reason": "None", "exit": "0:0",
                 "partition": options["partition"], "limit": options.get("time", "UNLIMITED"), "nodes": 1, "host": "n1",
                 "slots": int(options["ntasks"]), "output": options["output"], "chdir": options["chdir"], "restart": 0,
                 "elapsed": "0:00", "forgotten": "", "unborn": fault.endswith("later"),

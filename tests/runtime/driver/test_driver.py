@@ -102,6 +102,23 @@ class TestSubmission:
         assert site.outcome() == [DONE] * 4
         assert len(site.slurm.jobs()) == 2
 
+    @pytest.mark.parametrize("away_s", [1, 3_600])
+    def test_one_that_the_site_renamed_is_found_by_its_comment(self, site, away_s):
+        site.slurm.fault("plugin", "renames")
+        site.slurm.fault("sbatch", "no answer, a job")
+        site.begin()
+        site.pass_time(0.2)
+        site.slurm.fault("slurmctld", "away")
+        site.pass_time(away_s)
+        site.slurm.fault("slurmctld")
+        site.slurm.fault("sbatch")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+        assert len(site.slurm.jobs()) == 2
+        assert sum("the site renamed job" in words for words in site.said) == 1
+        with Journal.open(site.settings.state_path(), site.run_id(), drive=False) as journal:
+            assert [event.what for event in journal.events() if "found by" in event.what] == ["found by its comment"]
+
     def test_a_job_that_comes_up_after_its_work_was_given_away_does_nothing(self, site):
         site.slurm.fault("sbatch", "no answer, a job later")
         site.begin()

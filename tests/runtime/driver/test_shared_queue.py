@@ -26,8 +26,8 @@ class Cluster:
         self.trouble = ""
         self.hangs: threading.Event | None = None
 
-    def add(self, job_id, state="RUNNING", user="anna", name="x"):
-        self.jobs[job_id], self.owners[job_id] = SlurmJob(job_id, state, name=name), user
+    def add(self, job_id, state="RUNNING", user="anna", name="x", comment=""):
+        self.jobs[job_id], self.owners[job_id] = SlurmJob(job_id, state, name=name, comment=comment), user
 
     def squeue(self, ids):
         self.asked.append(list(ids))
@@ -110,6 +110,25 @@ class TestAnswers:
         assert states(other, "2") == {}
         states(process(), "1", fresh_s=0)
         assert states(other, "2") == {"2": "RUNNING"}
+
+    @pytest.mark.parametrize(
+        ("marks", "found"),
+        [
+            ({"name": "x.00000000000000aa"}, {"1", "9"}),
+            ({"name": "site.9", "comment": "fractal-slurm:run:00000000000000aa"}, {"1", "9"}),
+            ({"comment": "fractal-slurm:run:00000000000000aa", "user": "ben"}, {"1"}),
+            ({"comment": "fractal-slurm:run:00000000000000ab"}, {"1"}),
+        ],
+    )
+    def test_a_job_whose_process_died_is_found_by_its_name_or_comment(
+        self, process, cluster, ledger, monkeypatch, marks, found
+    ):
+        monkeypatch.setattr("fractal_slurm.driver.ledger._ASK_BY_NAME_S", -1.0)
+        submit(ledger, cluster, "1")
+        ledger.reserve("00000000000000aa", "anna", "run", ())
+        cluster.add("9", **marks)
+        states(process(), "1")
+        assert ledger.claim(5).job_ids == found
 
     def test_trouble_is_told_to_all(self, process, cluster, ledger):
         submit(ledger, cluster, "1")

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
@@ -172,6 +172,7 @@ class SlurmJob:
         elapsed_s: Seconds that it has run. 0 if SLURM does not say.
         host: The node of its script. Empty if nobody asked for it.
         node: The node of its script, as squeue says. Only for display: it may be empty after the job has ended.
+        comment: Its comment. Empty if nobody asked for it.
     """
 
     job_id: str
@@ -184,6 +185,12 @@ class SlurmJob:
     elapsed_s: int = 0
     host: str = ""
     node: str = ""
+    comment: str = ""
+
+    @property
+    def tokens(self) -> tuple[str, str]:
+        """What may be the token of a job of ours: the end of its name, and of its comment if it was renamed."""
+        return self.name.rpartition(".")[2], self.comment.rpartition(":")[2]
 
     @property
     def is_final(self) -> bool:
@@ -291,14 +298,14 @@ def read_squeue_of(text: str, mark: str) -> Iterator[tuple[str, str, SlurmJob]]:
     """Yield user, id and job of the jobs in the output of squeue that has users, too. Tasks of arrays have ids ``7_1``.
 
     Args:
-        text: The output, as for :func:`read_squeue`, with the user as the last field.
+        text: The output, as for :func:`read_squeue`, with the comment and the user as the last fields.
         mark: As there.
     """
     for row in text.split(f"<{mark}>")[1:]:
-        *fields, user = row.split(f"|{mark}|")
-        job = _read_job(fields, _ANY_ID)
+        *fields, comment, user = ["", *row.split(f"|{mark}|")]
+        job = _read_job(fields[1:], _ANY_ID)
         if job is not None:
-            yield user.strip(), job.job_id, job
+            yield user.strip(), job.job_id, replace(job, comment=comment.strip())
 
 
 def _read_job(fields: Sequence[str], ids: re.Pattern[str]) -> SlurmJob | None:
@@ -485,10 +492,12 @@ class Slurm:
         """Ask slurmctld for all jobs of users, also for those that are none of ours.
 
         Returns:
-            User, id and job of each. None if slurmctld does not answer this: it may do without a user, or not at all.
+            User, id and job of each, with its comment. None if slurmctld does not answer this: it may do without a
+            user, or not at all.
         """
         try:
-            result, mark = self._squeue_text(f"--user={','.join(users)}", "--array", fields=(*_SQUEUE_FIELDS, "%u"))
+            fields = (*_SQUEUE_FIELDS, "%k", "%u")
+            result, mark = self._squeue_text(f"--user={','.join(users)}", "--array", fields=fields)
         except ClusterError:
             return None
         return list(read_squeue_of(result.stdout, mark)) if result.returncode == 0 else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..errors import ClusterError
@@ -27,8 +27,8 @@ class Answer:
         asked: The ids of the jobs that it was asked for.
         states: Those that it knows.
         foreign: By user: the live jobs that are none of ours. Of users that are missing this is not known.
-        named: By token: the ids of the jobs that were found by their names.
-        looked_for: The tokens of all jobs that were looked for by their names.
+        named: By token: the ids of the jobs that were found by their names or comments.
+        looked_for: The tokens of all jobs that were looked for so.
         trouble: Why there is no answer, if so.
         is_silence: Whether the trouble is that slurmctld did not answer.
     """
@@ -51,7 +51,8 @@ class Question:
         job_ids: The ids of their jobs.
         tokens: Tokens of jobs that are being submitted, and their users: their ids are not known yet.
         users: The users of all these.
-        unsure: Users who have a job among those that are being submitted for long: it is looked for by its name.
+        unsure: Users who have a job among those that are being submitted for long: its name and comment are
+            looked for.
     """
 
     job_ids: frozenset[str] = frozenset()
@@ -233,11 +234,11 @@ class Queue:
             return Answer(asked_at, job_ids, trouble=str(trouble), is_silence=isinstance(trouble, Silence))
         named = {}
         for user, job_id, job in found or ():
-            token = job.name.rpartition(".")[2]
+            own = [token for token in job.tokens if question.tokens.get(token) == user]
             if job_id in job_ids:
-                states[job_id] = job
-            elif question.tokens.get(token) == user:
-                named[token] = job_id
+                states[job_id] = replace(job, comment="")
+            elif own:
+                named[own[0]] = job_id
             elif user in foreign and not job.is_final:
                 foreign[user] += 1
         looked_for = [token for token, user in question.tokens.items() if user in users and found is not None]

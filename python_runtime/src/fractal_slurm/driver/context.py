@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..cluster.commands import Slurm
+from ..cluster.commands import Slurm, SlurmJob
 from ..cluster.queue import Queue
 from ..config.resolve import SlurmConfig
 from ..errors import ClusterError
@@ -112,6 +112,13 @@ class Run:
             clear_preload=self.record.clear_preload,
             task_start="fresh" if self.record.fork_off else settings.task_start,
         )
+
+    def note_renamed(self, found: SlurmJob) -> None:
+        """Note that the site renames jobs, as one that is certainly ours shows; said once."""
+        if self.record.renamed:
+            return
+        self.journal.write(replace(self.record, renamed=True))
+        self.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
 
     def stop_forking(self, why: str) -> None:
         """Let jobs that are submitted from now on start each task in a new process; ``why`` says the reason."""

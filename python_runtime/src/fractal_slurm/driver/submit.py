@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from ..cluster.commands import Silence, SlurmJob, Submission, Submitted
@@ -46,6 +46,7 @@ class Submitter:
         self.refused_since: float | None = None  # since when nothing was accepted, for reasons that may pass
         self.told: set[str] = set()  # the refusals that were said in this spell
         self.claimed_since: dict[str, float] = {}
+        self.commented: set[str] = set()  # the tokens that were looked for by the comments of jobs
 
     def plan_again(self) -> None:
         """Plan new jobs for the tasks that must run again."""
@@ -232,7 +233,7 @@ class Submitter:
             self.run.journal.add_job(self.run.new_token(), indices[half:], slots=job.slots)
 
     def settle_unknown(self) -> None:
-        """Find out about submissions without an answer: ask SLURM for the job's name, then try to take the claim.
+        """Find out about submissions without an answer: ask SLURM for the job's name and comment, or take its claim.
 
         Raises:
             Silence: SLURM does not answer; nothing is decided.
@@ -240,25 +241,42 @@ class Submitter:
         unknown = self.run.journal.jobs(JobState.SUBMITTING)
         if not unknown:
             return
-        by_name: dict[str, SlurmJob] = {}
+        found: dict[str, SlurmJob] = {}
         if not self.run.hidden:
             names = [f"{safe_job_name(self.run.config.job_name)}.{job.token}" for job in unknown]
             states = self.run.slurm.squeue(names=names, user=self.run.user).values()
-            by_name = {state.name.rpartition(".")[2]: state for state in states}
+            found = {state.name.rpartition(".")[2]: state for state in states}
+            found |= self.renamed({job.token for job in unknown} - set(found))
         else:
             self.run.slurm.config()  # is slurmctld there at all?
         rest = []
         for job in unknown:
-            state = by_name.get(job.token)
+            state = found.get(job.token)
             if state is None:
                 rest.append(job)
                 continue
+            how = "name" if state.name.endswith(f".{job.token}") else "comment"
             self.run.journal.update_job(
-                job.token, "found by its name", state=JobState.SUBMITTED, slurm_job_id=state.job_id
+                job.token, f"found by its {how}", state=JobState.SUBMITTED, slurm_job_id=state.job_id
             )
+            if how == "comment":
+                self.run.note_renamed(state)
             self.run.last_submission = time.monotonic()
         if rest:
             self.fence(rest)
+
+    def renamed(self, tokens: Set[str]) -> dict[str, SlurmJob]:
+        """Of jobs that SLURM has under no name of ours: those that it has with a comment of ours, by token.
+
+        A site may rename jobs as it takes them. The comment is its own to rewrite, too, but few do. Each token is
+        looked for once: this asks for all jobs of the user.
+        """
+        tokens = tokens - self.commented
+        self.commented |= tokens
+        jobs = self.run.slurm.squeue_of([self.run.user]) if tokens else None
+        return {
+            job.tokens[1]: job for user, _id, job in jobs or () if user == self.run.user and job.tokens[1] in tokens
+        }
 
     def fence(self, jobs: Sequence[JobRow]) -> None:
         """Take the claims of jobs that may exist; the tasks of a job whose claim the driver gets go to a new token."""

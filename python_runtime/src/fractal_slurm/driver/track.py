@@ -232,8 +232,7 @@ class Tracker:
             return  # a name with another token is another job's
         self.run.journal.write(replace(self.run.record, read_back=True))
         if not is_ours and time.time() - (job.submitted_at or 0) < _RENAMED_WITHIN_S:
-            self.run.journal.write(replace(self.run.record, renamed=True))
-            self.run.say(f"the site renamed job {found.job_id} to {found.name!r}: jobs are told by their ids alone")
+            self.run.note_renamed(found)
         if not set(found.partition.split(",")) <= {"", *self.run.config.partition.split(",")}:
             self.run.say(f"the site put job {found.job_id} into the partition {found.partition!r}")
         wanted = job_limit_s(self.run.job_config(job), self.run.job_settings, job.tasks)
