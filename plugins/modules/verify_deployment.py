@@ -376,7 +376,11 @@ class Verification:
             folder = probe_folder.expand(self._params["probe_dir"], user, pwd.getpwnam(user).pw_dir)
             made = call_as(user, probe_folder.make, folder)
         except (OSError, ValueError) as error:
-            self.add("probe job", what, False, "the probe folder of %s can't be made: %s" % (user, error))
+            words = "the probe folder of %s can't be made: %s" % (user, error)
+            if isinstance(error, PermissionError):
+                advice = ": let root make %s and give it to %s, or name another place (fractal_slurm_verify_dir)"
+                words += advice % (error.filename or "it", user)
+            self.add("probe job", what, False, words)
             return
         # A state folder of its own keeps the probes out of the lists of runs.
         outer = tempfile.mkdtemp(prefix="fractal-slurm-verify-")

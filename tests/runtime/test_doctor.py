@@ -2,11 +2,13 @@
 from types import SimpleNamespace
 
 import pytest
-from fractal_slurm.doctor.checks import _sudo, _work_folder
+from fractal_slurm.doctor.checks import _below_a_work_folder, _sudo, _work_folder
 from fractal_slurm.doctor.findings import Code, Level
 from fractal_slurm.doctor.limits import examine_limits
 from fractal_slurm.driver.ledger import ledger_of
+from fractal_slurm.errors import ImpersonationError
 from fractal_slurm.settings import Settings
+from fractal_slurm.sudo import Impersonator
 
 
 class TestRightsBeyondOurs:
@@ -83,3 +85,35 @@ def test_a_work_folder_that_is_not_there_is_said(tmp_path):
     assert (finding.code, finding.level) == (Code.WORK_DIR, Level.WARNING)
     assert f"{missing} is not there" in finding.words
     assert f"may write in {tmp_path};" in finding.words
+
+
+class TestWorkFolderInSudosRules:
+    """Hardened rules know the work folders. The user is allowed, so the advice must not be to allow the user."""
+
+    @pytest.fixture
+    def sudo(self, tmp_path):
+        def make(*forms):
+            """A sudo that answers yes to questions whose arguments begin so."""
+            cases = "".join(f'    *" {form}"*) exit 0;;\n' for form in forms)
+            fake = tmp_path / "sudo"
+            fake.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}esac\necho "sudo: a password is required" >&2\nexit 1\n')
+            fake.chmod(0o755)
+            return SimpleNamespace(sudo=Impersonator(sudo=str(fake), slurm_bin_dir="/usr/bin"))
+
+        return make
+
+    def test_that_is_not_in_them_is_said_with_what_to_do(self, sudo):
+        slurm = sudo("/usr/bin/sbatch", "-- /data")
+        assert _below_a_work_folder(slurm, "/data/anna", "nobody") is None
+        finding = _below_a_work_folder(slurm, "/home//anna/", "nobody")
+        assert finding.code is Code.WORK_DIR
+        assert finding.level is Level.FAILED
+        assert "mkdir as nobody for /home/anna, but it lets sbatch run" in finding.words
+        assert "fractal_slurm_sudoers_work_dirs" in finding.words
+        assert "FRACTAL_IMPERSONATE_USERS" not in finding.words
+
+    def test_is_said_so_by_a_run_too_and_only_where_it_is_the_folder(self, sudo):
+        with pytest.raises(ImpersonationError, match=r"for /home/anna/r, but .* fractal_slurm_sudoers_work_dirs"):
+            sudo("/usr/bin/sbatch").sudo.make_folder("nobody", "/home/anna/r")
+        with pytest.raises(ImpersonationError, match=r"add nobody .* to FRACTAL_IMPERSONATE_USERS"):
+            sudo().sudo.make_folder("nobody", "/home/anna/r")

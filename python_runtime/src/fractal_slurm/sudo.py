@@ -25,6 +25,7 @@ from .sudo_rules import (
     SLURM_COMMANDS,
     check_form,
     check_user_name,
+    question,
     rules_beyond,
 )
 
@@ -355,13 +356,17 @@ class Impersonator:
         except Overflow as overflow:
             raise ImpersonationError(f"sudo -l was ended: {overflow}") from None
 
-    def refusal(self, user: str, command: str, stderr: Iterable[str] = ()) -> str:
+    def refusal(self, user: str, command: str, stderr: Iterable[str] = (), path: str = "") -> str:
         """Return the message for a user that sudo does not allow, or that this host does not know.
 
         Args:
             user: The user.
             command: The command that should have run as the user: one path or several.
             stderr: The lines that sudo printed.
+            path: The first path that the command should have got, if it needs paths.
+
+        Raises:
+            ImpersonationError: sudo does not answer.
         """
         lines = list(stderr)
         words = sudo_words(lines)
@@ -371,7 +376,15 @@ class Impersonator:
                 f"{current_user()} can't run {command} as {user}, since this host knows no such user: correct the "
                 f"name, or make `getent passwd {user}` find it{said}"
             )
-        advice = sudo_advice("\n".join(lines), service=current_user(), user=user, command=command) or (
+        advice = sudo_advice("\n".join(lines), service=current_user(), user=user, command=command)
+        if not advice and path and self.allowed(user, "sbatch", question("sbatch")):
+            # So it is not the user: rules in hardened mode know our work folders.
+            return (
+                f"sudo does not let {current_user()} run {command} as {user} for {path}, but it lets sbatch run. In "
+                "hardened mode only folders below fractal_slurm_sudoers_work_dirs are allowed: give one, or add "
+                f"one there. In another mode, add {command} to {CMND_ALIAS}{said}"
+            )
+        advice = advice or (
             f"add {user} (or a group of theirs) to {RUNAS_ALIAS} in the sudoers file of this host, and {command} to "
             f"{CMND_ALIAS} if it is missing there"
         )
@@ -467,7 +480,8 @@ class Impersonator:
         own = [line for line in lines if f"{command}:" in line]
         if own or (lines and not any(line.startswith("sudo:") for line in lines)):
             return own or lines
-        raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines))
+        path = next((word for word in arguments if word.startswith("/")), "")
+        raise ImpersonationError(self.refusal(user, f"{core_folder(command)}/{command}", lines, path))
 
     def list_folders(
         self,

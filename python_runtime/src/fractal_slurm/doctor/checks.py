@@ -77,7 +77,12 @@ def examine(
         findings += of_sudo
         if answers and all(finding.ok for finding in of_sudo):
             findings += _sbatch(slurm, user)
-        findings += [_work_folder(folder, user) for folder in work_dirs]
+        may_submit = all(finding.ok for finding in of_sudo)
+        for folder in work_dirs:
+            found = _work_folder(folder, user)
+            if may_submit and found.ok:
+                found = _below_a_work_folder(slurm, folder, user) or found
+            findings.append(found)
         if with_probe and config is not None and answers:
             for folder in work_dirs:
                 for cache_dir in cache_dirs or (None,):
@@ -165,6 +170,19 @@ def _work_folder(folder: str, user: str) -> Finding:
     return passed(
         Code.WORK_DIR, check, f"{folder}: this account sees nothing wrong with it; each job looks again, on its node"
     )
+
+
+def _below_a_work_folder(slurm: Slurm, folder: str, user: str) -> Finding | None:
+    """What is wrong if sudo does not let runs make their folders there: rules in hardened mode know the folders."""
+    path = clean_path(folder, "--work-dir")
+    try:
+        said = slurm.sudo.why_not(user, "mkdir", ["-p", "-m", "700", "--", path])
+        if said is None:
+            return None
+        words = slurm.sudo.refusal(user, f"{core_folder('mkdir')}/mkdir", said, path)
+    except FractalSlurmError as error:
+        words = str(error)
+    return failed(Code.WORK_DIR, f"work folder of {user}", words)
 
 
 def _nearest(folder: str) -> Path:
