@@ -176,20 +176,6 @@ def test_slots_run_on_cpus_of_their_own(call: Call) -> None:
     assert all(len(cpus) == 1 for cpus in sets)
 
 
-def test_slots_share_out_the_gpus_of_their_job(call: Call) -> None:
-    """SLURM hands out any device files that it is told are GPUs, and names them to the job as it does real ones."""
-    devices = {"gres.conf": "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"}
-    restart(slurm_conf={**SETTINGS["slurm_conf"], "GresTypes": "gpu"}, node_conf={"Gres": "gpu:2"}, conf_files=devices)
-    try:
-        call.config(gres="gpu:2", batching={**ONE_JOB, "target_cpus_per_job": 2, "max_cpus_per_job": 2})
-        task = call.script('#!/bin/sh\nsleep 0.2\nprintf \'"%s"\' "$CUDA_VISIBLE_DEVICES" > "$4"\n')
-        outcome = call.run(call.spec(task, 8))
-        assert outcome.code == 0, outcome.stderr
-        assert {task["result"] for task in call.report()["tasks"]} == {"0", "1"}
-    finally:
-        restart()
-
-
 class TestBoot:
     def test_a_node_that_does_not_boot_costs_no_task(self, call: Call) -> None:
         program = call.script("#!/bin/sh\nexit 1\n", "resume.sh")

@@ -37,12 +37,15 @@ class Script:
         name: Version and kind of the recorded script.
         sleep: How long its tasks take, in seconds.
         lines: More #SBATCH lines.
+        task: The text of its tasks. SLEEP and MARKS stand for ``sleep`` and a folder of the user.
         changes: Keys of all input files.
     """
 
-    def __init__(self, call: Call, name: str, sleep: float = 0, lines: str = "", **changes: str) -> None:
+    def __init__(
+        self, call: Call, name: str, sleep: float = 0, lines: str = "", task: str = TASK, **changes: str
+    ) -> None:
         self.local, home = call.folder / "jobs", call.work(ANNA)
-        task = call.script(TASK.replace("SLEEP", str(sleep)))
+        task = call.script(task.replace("SLEEP", str(sleep)).replace("MARKS", str(home)))
         text = (RECORDED / f"{name}.sbatch").read_text()
         document = (RECORDED / f"{name}.input.json").read_text()
         both = {
@@ -132,6 +135,7 @@ def test_runs_them_on_all_nodes_of_the_job(call: Call) -> None:
     script.run()
     assert [output[0] for output in script.outputs()] == [True, True, True, False, True]
     assert len({log.split()[3] for log in script.logs()}) == 2
+    assert {output[1]["step"] for output in script.outputs() if output[0]} == {"none"}
     assert script.printed()[1] == ""
     assert not list(script.folder.glob(".fractal-slurm-*"))
 

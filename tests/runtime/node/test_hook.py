@@ -340,6 +340,7 @@ class TestWhatItDoesNotKnow:
             lambda text: text.replace("export SITE=here", "echo 'Start time: 1'"),
             lambda text: text.replace("export SITE=here", f". {NODE}/fractal-job.sh"),
             lambda text: text.replace("#!/bin/sh\n", "#!/bin/sh -u\n"),
+            lambda text: text.replace("#SBATCH --ntasks", "#SBATCH --comment=x --sig=USR1@60\n#SBATCH --ntasks"),
         ],
     )
     def test_runs_as_it_was_written(self, tmp_path, edit):
@@ -349,6 +350,21 @@ class TestWhatItDoesNotKnow:
         assert len(job.srun_calls()) == 5
         assert job.outputs() == [[True, "its own"]] * 5
         assert out.count("fractal-slurm: this job runs as fractal-server wrote it: ") in (0, 1)
+
+    @pytest.mark.parametrize(
+        "env",
+        [
+            {"SLURM_ARRAY_JOB_ID": "7"},
+            {"SLURM_HET_SIZE": "2"},
+            {"SLURM_PACK_SIZE": "2"},
+            {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_PER_TASK": "1"},
+        ],
+    )
+    def test_jobs_whose_sruns_are_not_alike_run_as_they_were_written(self, tmp_path, env):
+        job = Job(tmp_path, "exit 9")
+        code, _out, err = job.run(**env)
+        assert (code, err, len(job.srun_calls())) == (0, "", 5)
+        assert job.outputs() == [[True, "its own"]] * 5
 
     @pytest.mark.parametrize(
         "changes",
@@ -380,6 +396,28 @@ class TestWhatItDoesNotKnow:
         script.write_text(f"#!/bin/sh\n. {NODE}/fractal-job.sh\n\n#FRACTAL-SLURM-DATA 1\n")
         assert hook.check(str(script)) == 3
         assert capsys.readouterr().out == ""
+
+
+class TestGpus:
+    @pytest.mark.parametrize(
+        ("line", "gpus", "slots"),
+        [
+            ("--gres=gpu:1", "1", 1),
+            ("--gres=gpu:a100:2,disk:1", "2", 2),
+            ("--gres gpu:4", "4", 3),
+            ("-G1", "1", 1),
+            ("--gpus=2", "2", 2),
+            ("--tres-per-task=gres/gpu:1", "2", 2),
+            ("--gres=disk:1 --exclusive", "1", 3),
+            ("--partition=gpu", "1", 3),
+            ("--gres=gpu:1", "", 3),
+        ],
+    )
+    def test_a_gpu_has_one_task_at_a_time_if_the_job_asked_for_it(self, tmp_path, line, gpus, slots):
+        job = Job(tmp_path, "true", edit=lambda text: text.replace("#SBATCH --time", f"#SBATCH {line}\n#SBATCH --time"))
+        _code, out, err = job.run(slots="3", SLURM_GPUS_ON_NODE=gpus)
+        assert f"5 tasks in {slots} slots on 1 nodes" in out
+        assert (err, job.srun_calls()) == ("", [])
 
 
 class TestSplitCommand:

@@ -117,6 +117,23 @@ class TestSlotEnvironment:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
         assert [slot_environment(number, slots, 1)["CUDA_VISIBLE_DEVICES"] for number in range(slots)] == expected
 
+    def test_tells_a_task_nothing_of_the_other_slots_and_of_the_step_of_the_worker(self, monkeypatch):
+        around = {
+            "NTASKS": "4", "NPROCS": "4", "PROCID": "1", "NODEID": "1", "TASKS_PER_NODE": "2(x2)",
+            "NTASKS_PER_NODE": "1", "STEP_ID": "0", "STEPID": "0", "STEP_GPUS": "0,1", "CPUS_ON_NODE": "4",
+            "GPUS_ON_NODE": "2", "JOB_ID": "7",
+        }  # fmt: skip
+        for name in [name for name in os.environ if name.startswith("SLURM_")]:
+            monkeypatch.delenv(name)
+        for name, value in around.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        env = slot_environment(1, 2, 2)
+        assert {name[6:]: value for name, value in env.items() if name.startswith("SLURM_")} == {
+            "NTASKS": "1", "NPROCS": "1", "PROCID": "0", "NODEID": "0", "TASKS_PER_NODE": "1",
+            "CPUS_ON_NODE": "2", "GPUS_ON_NODE": "1", "JOB_ID": "7", "CPUS_PER_TASK": "2",
+        }  # fmt: skip
+
 
 class TestImports:
     def test_needs_nothing_beside_the_standard_library(self):

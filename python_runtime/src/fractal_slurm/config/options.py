@@ -160,6 +160,11 @@ def check_extra_line(line: str) -> str:
     return line
 
 
+def directive_words(line: str) -> list[str]:
+    """Return the words of one of ``extra_lines`` if it is an #SBATCH line that :func:`check_extra_line` accepts."""
+    return _directive_words(line) if line.startswith(SBATCH_PREFIX) else []
+
+
 def directive_values(line: str, name: str, short: str = "") -> list[str]:
     """Return the values that one of ``extra_lines`` gives to an option of sbatch. Other lines give no values.
 
@@ -168,9 +173,9 @@ def directive_values(line: str, name: str, short: str = "") -> list[str]:
         name: The option's long name, without dashes.
         short: The option's letter, if it has one.
     """
-    if not line.startswith(SBATCH_PREFIX):
+    words = directive_words(line)
+    if not words:
         return []
-    words = _directive_words(line)
     found = []
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in (f"--{name}", f"-{short}"):

@@ -17,12 +17,12 @@ from pathlib import PurePosixPath
 
 from jinja2 import Environment, StrictUndefined
 
-from ..config.options import SBATCH_PREFIX, check_extra_line, check_option_value, check_text
+from ..config.options import SBATCH_PREFIX, check_extra_line, check_option_value, check_text, directive_words
 from ..config.resolve import SlurmConfig
 from ..config.types import check_export_name, check_export_path
 from ..config.walltime import format_walltime
 from ..errors import FractalSlurmError, SpecError
-from ..node.protocol import HOOK, MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT
+from ..node.protocol import HOOK, MAGIC, NO_FILES_EXIT, PRELOAD_EXIT, UNSAFE_EXIT, asks_for_gpus
 from .layout import claim_path, job_folder, output_path
 
 # The default of slurmctld's limit (max_script_size in slurm.conf). The margin is for what slurmctld adds.
@@ -71,7 +71,7 @@ if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
   SLURM_UMASK=$(umask)
   export SLURM_UMASK
   exec {{ srun }} --quiet --export=ALL --input=all --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \\
-    --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --kill-on-bad-exit=0 --wait=0 --chdir=/ \\
+    --ntasks-per-node=1 --mem=0 --overlap --cpu-bind=none --mpi=none --kill-on-bad-exit=0 --wait=0 --chdir=/ \\
     {{ worker }} - "$SLURM_TASKS_PER_NODE" "$(ps -o etimes= -p $$ 2>/dev/null)" "$(pwd)" < "$0"
 fi
 exec {{ worker }} "$0" "$SLURM_TASKS_PER_NODE"
@@ -338,10 +338,19 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         ("task_logs", settings.task_logs),
         *(("command", word) for word in settings.command),
     ]
+    if has_gpus(config):
+        pairs.append(("gpus", 1))
     if settings.task_start == "fork":
         pairs += [("task_start", "fork"), ("fork_fallback", int(settings.fork_fallback))]
     lines = "".join(f"{key}\t{check_text(str(value), key)}\n" for key, value in pairs)
     return MAGIC + b"\n" + lines.encode("utf-8") + b"\n"
+
+
+def has_gpus(config: SlurmConfig) -> bool:
+    """Return whether the jobs of a config ask SLURM for GPUs."""
+    words = [f"--gres={config.gres}"] if config.gres else []
+    words += [f"--gpus={config.gpus}"] if config.gpus else []
+    return asks_for_gpus([*words, *(word for line in config.extra_lines for word in directive_words(line))])
 
 
 def split_command(command: str) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ fractal_hook_folder=$([ -n "$fractal_hook_folder" ] && cd -- "$fractal_hook_fold
 for fractal_hook_python in "$fractal_hook_folder/../../bin/python" /usr/bin/python3; do
   [ ! -x "$fractal_hook_python" ] || break
 done
-if [ -n "$fractal_hook_folder" ] && [ -z "${SLURM_ARRAY_JOB_ID-}" ] && {
+# In a heterogeneous job each srun chooses a part of it.
+if [ -n "$fractal_hook_folder" ] && [ -z "${SLURM_ARRAY_JOB_ID-}${SLURM_HET_SIZE-}${SLURM_PACK_SIZE-}" ] && {
   "$fractal_hook_python" -I -S -c \
     "import sys; sys.path.append(sys.argv[1]); from node import hook; sys.exit(hook.check(sys.argv[2]))" \
     "$fractal_hook_folder" "$0" 2>/dev/null || {

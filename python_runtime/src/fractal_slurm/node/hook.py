@@ -23,7 +23,7 @@ from . import processes
 from .folders import remove
 from .limits import OomKills, job_end
 from .loop import PASSING, Job, Loop, Slot, Starts
-from .placement import is_number, slot_environment, slots_of_node, split_cpus
+from .placement import gpus_of_node, is_number, slot_environment, slots_of_node, split_cpus
 from .processes import WAITED, prepare_process, signal_group, spawn
 from .protocol import MAGIC
 from .server_script import CACHE_KEY, Script, Unknown, plain_words, read_input, read_script, read_task, split_command
@@ -104,6 +104,7 @@ class ServerJob(Job):
         cpus = os.environ.get("SLURM_CPUS_PER_TASK", "")
         self.cpus_per_task = int(cpus) if is_number(cpus) else 1
         all_slots, slot_count = slots_of_node(tasks_per_node, node)
+        slot_count = slots_with_gpus(script, slot_count)
         self.limit = job_end(script.time_s, before_s)
         self.oom_kills = OomKills()
         self.unwritten: list[tuple[str, bytes]] = []
@@ -267,6 +268,15 @@ def open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
+def slots_with_gpus(script: Script, slots: int) -> int:
+    """Return how many slots of this node have a GPU of their own, if the script asks for GPUs. Else return ``slots``.
+
+    SLURM gives the GPUs of a job to one srun at a time. So tasks need not expect that another one uses their GPU.
+    """
+    gpus = gpus_of_node() if script.has_gpus else None
+    return slots if gpus is None else min(slots, gpus)
+
+
 def is_program(word: str) -> bool:
     """Return whether a command exists and may be executed."""
     places = [word] if "/" in word else [f"{folder}/{word}" for folder in os.get_exec_path()]
@@ -333,7 +343,7 @@ def run_on_nodes(path: str, script: Script, tasks_per_node: str) -> bool | None:
     environment.pop("SLURM_EXPORT_ENV", None)
     words = [
         "srun", "--quiet", "--export=ALL", "--input=all", f"--nodes={nodes}", f"--ntasks={nodes}",
-        "--ntasks-per-node=1", "--mem=0", "--overlap", *unbound(), "--kill-on-bad-exit=0", "--wait=0",
+        "--ntasks-per-node=1", "--mem=0", "--overlap", *unbound(), "--mpi=none", "--kill-on-bad-exit=0", "--wait=0",
         sys.executable, "-I", "-S", "-c", code, folder, "-", tasks_per_node, marks, f"{script_age_s():.0f}",
     ]  # fmt: skip
     os.mkdir(marks, 0o700)
@@ -446,7 +456,10 @@ def main(argv: list[str]) -> int:
         all_slots = slots_of_node(tasks_per_node, 0)[0]
         if min(all_slots) < 1:
             raise ValueError(f"SLURM_TASKS_PER_NODE is {tasks_per_node[:40]!r}")
-        slots = sum(all_slots)
+        if nodes != "1" and "SLURM_GPUS_PER_TASK" in os.environ:
+            # SLURM counts our processes as the tasks. So each would get the GPUs of one slot.
+            raise ValueError("it has several nodes, and GPUs for each task (--gpus-per-task)")
+        slots = sum(slots_with_gpus(script, count) for count in all_slots)
         print(
             f"fractal-slurm: {len(script.tasks)} tasks in {slots} slots on {nodes} nodes, without an srun a task",
             flush=True,

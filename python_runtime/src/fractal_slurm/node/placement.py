@@ -16,6 +16,19 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
+# What SLURM says of the other slots of the job, and of the job step in which the worker runs. A task would take it for
+# its own: libraries for MPI, or for several GPUs, would wait for ranks that are tasks of their own.
+ALONE = {
+    "SLURM_NTASKS": "1",
+    "SLURM_NPROCS": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_TASKS_PER_NODE": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_GTIDS": "0",
+}
+OF_STEP = ("SLURM_STEP", "SLURM_SRUN_COMM_", "SLURM_LAUNCH_NODE_", "SLURM_NTASKS_PER_")
 
 
 def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
@@ -60,9 +73,16 @@ def split_cpus(slots: int, cpus_per_task: int) -> list[set[int]] | None:
 
 
 def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, str]:
-    """Return the environment of the tasks of one slot, with the number of threads and its share of the job's GPUs."""
-    env = dict(os.environ)
+    """Return the environment of the tasks of one slot.
+
+    It has the number of threads, and the slot's share of the job's GPUs. Its other variables of SLURM are those of a
+    job with one task, as each task is one.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OF_STEP)}
+    env.update((name, value) for name, value in ALONE.items() if name in env)
     env["SLURM_CPUS_PER_TASK"] = str(cpus_per_task)
+    if "SLURM_CPUS_ON_NODE" in env:
+        env["SLURM_CPUS_ON_NODE"] = str(cpus_per_task)
     for name in THREAD_VARIABLES:
         env.setdefault(name, str(cpus_per_task))
     for name in GPU_VARIABLES:
@@ -71,7 +91,15 @@ def slot_environment(number: int, slots: int, cpus_per_task: int) -> dict[str, s
             share = len(devices) // slots
             mine = devices[number * share : (number + 1) * share] if share else [devices[number % len(devices)]]
             env[name] = ",".join(mine)
+            if "SLURM_GPUS_ON_NODE" in env:
+                env["SLURM_GPUS_ON_NODE"] = str(len(mine))
     return env
+
+
+def gpus_of_node() -> int | None:
+    """Return how many GPUs SLURM gave to this job on this node. None if it gave none, or does not say."""
+    count = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    return int(count) or None if is_number(count) else None
 
 
 def is_number(text: str) -> bool:

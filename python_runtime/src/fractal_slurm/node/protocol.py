@@ -113,6 +113,20 @@ def read_work(data: bytes) -> tuple[dict[str, str], list[str], list[bytes]]:
     return header, command, lines
 
 
+def asks_for_gpus(words: list[str]) -> bool:
+    """Return whether the words of #SBATCH lines ask for GPUs, as ``--gres=gpu:1``, ``--gpus=2`` and ``-G 1`` do.
+
+    SLURM may also give GPUs to a job that did not ask, by --exclusive. Then its steps get none, and wait for none.
+    """
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name.startswith(("-G", "--gpu", "--ntasks-per-gpu")):
+            return True
+        if name.startswith(("--gre", "--tres")) and "gpu" in (value if equals else "".join(words[number + 1 :][:1])):
+            return True
+    return False
+
+
 def has_too_many_values(data: bytes) -> bool:
     """Return whether JSON may have more than MAX_OUT_VALUES values. Commas and brackets in strings count, too."""
     return len(data) > MAX_OUT_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_OUT_VALUES

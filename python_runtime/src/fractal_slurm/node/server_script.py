@@ -7,7 +7,7 @@ These are pure functions: they get text and return values. If a script has an un
 
 from __future__ import annotations
 
-from .protocol import HOOK
+from .protocol import HOOK, asks_for_gpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ class Script:
         first: The number of the first of these lines. The first line of a script has number 1.
         after: The number of the line after ``wait``, which waits for the tasks.
         time_s: The job's time limit in seconds. 0 if the script has none.
+        has_gpus: Whether the script asks for GPUs. SLURM may give some to a job that did not ask (--exclusive).
     """
 
-    def __init__(self, tasks: list[bytes], first: int, after: int, time_s: float) -> None:
-        self.tasks, self.first, self.after, self.time_s = tasks, first, after, time_s
+    def __init__(self, tasks: list[bytes], first: int, after: int, time_s: float, has_gpus: bool) -> None:
+        self.tasks, self.first, self.after, self.time_s, self.has_gpus = tasks, first, after, time_s, has_gpus
 
 
 def read_script(data: bytes) -> Script:
@@ -90,7 +91,12 @@ def read_script(data: bytes) -> Script:
     if len(shared) != 1:
         raise Unknown("its tasks differ in more than their files")
     after = lines.index("wait", end) + 2
-    return Script([line.encode() for line in tasks], first + 1, after, time_limit_s(head))
+    words = [word for line in head if line.startswith("#SBATCH") for word in line.split()[1:]]
+    for name in (word.partition("=")[0] for word in words):
+        # An srun hands such a signal on to its task. sbatch accepts the beginning of an option's name.
+        if len(name) > 3 and "--signal".startswith(name):
+            raise Unknown("it asks SLURM for a signal (--signal), which the hook can't hand on")
+    return Script([line.encode() for line in tasks], first + 1, after, time_limit_s(head), asks_for_gpus(words))
 
 
 def read_task(line: str) -> list[str]:

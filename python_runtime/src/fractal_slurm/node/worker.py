@@ -31,7 +31,7 @@ from .folders import Unsafe, private, remove
 from .job_folder import Fenced, JobFolder
 from .limits import MemoryWatch, OomKills, job_end
 from .loop import PASSING, RETRY_S, Job, Loop, Slot, Starts, judge
-from .placement import is_number, slot_environment, slots_of_node, split_cpus
+from .placement import gpus_of_node, is_number, slot_environment, slots_of_node, split_cpus
 from .processes import WAITED, prepare_process
 from .protocol import (
     NO_FILES_EXIT,
@@ -100,6 +100,11 @@ class Worker(Job):
         # How tasks start. The scripts of an earlier version do not have this key.
         self.forks = header.get("task_start") == "fork"
         all_slots, self.slot_count = slots_of_node(tasks_per_node, self.node)
+        self.gpus_per_step = 0
+        gpus = gpus_of_node()
+        if self.in_steps and gpus is not None and header.get("gpus") == "1":
+            self.slot_count = min(self.slot_count, gpus)  # SLURM gives a GPU to one step at a time
+            self.gpus_per_step = gpus // self.slot_count
         self.nodes = len(all_slots)
         self.queue = Queue(lines, self.nodes, sum(all_slots), self.node)
         self.began = time.monotonic()
@@ -226,7 +231,9 @@ class Worker(Job):
             from .steps import Steps
 
             srun, memory_mb = self.header["srun"], self.header["memory_mb"]
-            self.steps = Steps(srun, self.host, self.scratch, self.cpus_per_task, memory_mb, self.complain)
+            self.steps = Steps(
+                srun, self.host, self.scratch, self.cpus_per_task, memory_mb, self.gpus_per_step, self.complain
+            )
             return self.steps
         if self.forks:
             from .forks import ForkStarts
