@@ -502,7 +502,8 @@ def queued_jobs(bin_dirs: Iterable[str]) -> list[str]:
     if not jobs:
         return []
     shown = ", ".join("%s of %s" % job for job in jobs[:10])
-    return ["%d jobs in the queue need it (%s%s)" % (len(jobs), shown, ", ..." if len(jobs) > 10 else "")]
+    need = "1 job in the queue needs it" if len(jobs) == 1 else "%d jobs in the queue need it" % len(jobs)
+    return ["%s (%s%s)" % (need, shown, ", ..." if len(jobs) > 10 else "")]
 
 
 def journals(settings_file: str | None, service_user: str | None) -> list[str]:

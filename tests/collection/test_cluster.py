@@ -134,12 +134,13 @@ def test_what_is_deployed_works_and_what_must_not_is_refused(deployed: Site):
         "-e",
         json.dumps(
             {
-                "fractal_slurm_verify_json": str(results),
+                "fractal_slurm_verify_json": "results.json",  # where the playbook is started, not in the collection
                 "fractal_slurm_verify_refused_users": [EVE],
                 "fractal_slurm_verify_partitions": ["short"],
                 "fractal_slurm_verify_every_node": True,
             }
         ),
+        cwd=BASE,
     )
     assert outcome.status == 0, outcome.output
     checks = json.loads(results.read_text())["one"]

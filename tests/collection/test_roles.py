@@ -768,7 +768,7 @@ class TestRemoving:
         )
         assert installed.play(SITE, "--tags", "runtime").status == 0
         outcome = installed.play(REMOVE, "--tags", "runtime")
-        assert f"1 jobs in the queue need it (17 of {USER})" in outcome.output
+        assert f"1 job in the queue needs it (17 of {USER})" in outcome.output
         outcome = installed.play(REMOVE, "--tags", "runtime", "-e", "fractal_slurm_runtime_force=true")
         assert outcome.changed == {"one": 1}, outcome.output
         assert f"the journals of runs in {journals} are left" in " ".join(outcome.output.split())
