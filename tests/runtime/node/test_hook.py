@@ -358,6 +358,7 @@ class TestWhatItDoesNotKnow:
             {"SLURM_HET_SIZE": "2"},
             {"SLURM_PACK_SIZE": "2"},
             {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_PER_TASK": "1"},
+            {"SLURM_TASK_PROLOG": "/site/prolog"},
         ],
     )
     def test_jobs_whose_sruns_are_not_alike_run_as_they_were_written(self, tmp_path, env):
@@ -396,6 +397,24 @@ class TestWhatItDoesNotKnow:
         script.write_text(f"#!/bin/sh\n. {NODE}/fractal-job.sh\n\n#FRACTAL-SLURM-DATA 1\n")
         assert hook.check(str(script)) == 3
         assert capsys.readouterr().out == ""
+
+
+class TestLargeFiles:
+    """Their sizes are told from what the system says of them: the file has a hole, and reading it would take hours."""
+
+    def test_a_log_is_not_read_to_its_end(self, tmp_path):
+        job = Job(tmp_path, "echo begin; truncate -s 100G /proc/self/fd/1; exit 9")
+        code, _out, err = job.run()
+        assert (code, err) == (0, "")
+        words = job.outputs()[0][1]["traceback_string"]
+        assert "Task failed with returncode=9.\nSTDERR: Cannot display stderr of length 107374182400." in words
+
+    def test_neither_is_what_a_task_writes_for_the_server(self, tmp_path):
+        job = Job(tmp_path, 'truncate -s 100G "$4"')
+        code, _out, err = job.run()
+        assert (code, err) == (0, "")
+        words = job.outputs()[0][1]["traceback_string"]
+        assert words.endswith("metadiff.json: it has more than 256000000 bytes\n")
 
 
 class TestGpus:

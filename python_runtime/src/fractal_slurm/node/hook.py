@@ -39,6 +39,18 @@ GRACE_S = 10.0
 LIMIT_S = 1.0
 # If a log has more characters, fractal-server shows only its length.
 MAX_STDERR = 100_000
+# The bytes of a log whose characters we count for that, and of what a task writes for the server. To read more would
+# keep the other tasks waiting, and the end of the job as well.
+MAX_READ = 256_000_000
+# Variables by which a script gives more to each srun. We start none for each task.
+OF_SRUN = (
+    "SLURM_PROLOG",
+    "SLURM_EPILOG",
+    "SLURM_TASK_PROLOG",
+    "SLURM_TASK_EPILOG",
+    "SLURM_CONTAINER",
+    "SRUN_CONTAINER",
+)
 ERROR = "fractal_server.runner.exceptions.TaskExecutionError"
 
 
@@ -291,6 +303,8 @@ def outcome_of(path: str) -> list[Any]:
     """
     try:
         with open(path, encoding="utf-8", opener=open_at_once) as file:
+            if os.fstat(file.fileno()).st_size > MAX_READ:
+                raise ValueError(f"it has more than {MAX_READ} bytes")
             return [True, json.load(file)]
     except FileNotFoundError:
         return [True, None]
@@ -305,7 +319,10 @@ def stderr_of(path: str) -> str:
         with open(path, encoding="utf-8", errors="replace", opener=open_at_once) as file:
             text = file.read(MAX_STDERR + 1)
             length = len(text)
-            while length > MAX_STDERR:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_READ:
+                length = size  # about as many characters
+            while MAX_STDERR < length < MAX_READ:
                 more = len(file.read(1 << 20))
                 if not more:
                     break
@@ -456,6 +473,9 @@ def main(argv: list[str]) -> int:
         all_slots = slots_of_node(tasks_per_node, 0)[0]
         if min(all_slots) < 1:
             raise ValueError(f"SLURM_TASKS_PER_NODE is {tasks_per_node[:40]!r}")
+        for name in OF_SRUN:
+            if name in os.environ:
+                raise ValueError(f"{name} is set, which is for each srun")
         if nodes != "1" and "SLURM_GPUS_PER_TASK" in os.environ:
             # SLURM counts our processes as the tasks. So each would get the GPUs of one slot.
             raise ValueError("it has several nodes, and GPUs for each task (--gpus-per-task)")
