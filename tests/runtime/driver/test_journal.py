@@ -334,7 +334,7 @@ class TestPrune:
 class TestSignals:
     def test_a_terminal_that_is_gone_ends_no_driver(self, state_dir):
         code = (
-            "import os, signal\nfrom fractal_slurm.cli.driving import heed_signals\n"
+            "import os, signal\nfrom fractal_slurm.cli.one import heed_signals\n"
             "heed_signals(None)\nos.kill(os.getpid(), signal.SIGHUP)\nprint('alive', flush=True)\n"
             "os.execvp('sh', ['sh', '-c', 'kill -HUP $$; echo ignored'])\n"
         )

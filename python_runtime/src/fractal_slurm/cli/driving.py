@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import ClusterError, FractalSlurmError, RunError, count_of
+from ..errors import FractalSlurmError, RunError, count_of
 from .common import (
-    EXIT_INTERRUPTED,
     EXIT_TASKS_FAILED,
     account_option,
     complete_files,
@@ -31,22 +27,15 @@ from .common import (
     print_json,
     say,
 )
-from .usage import OneOf, only_one_of
+from .one import Shown, drive, drive_or_detach
+from .usage import OneOf
 
 if TYPE_CHECKING:
-    from ..cluster.commands import Slurm
     from ..driver.journal import Journal
     from ..driver.model import RunState
-    from ..driver.runner import Runner
-    from ..settings import Settings
 
-# Time to think again, after Ctrl-C.
-CANCEL_DELAY_S = 2
 # Seconds between two looks at a run of another driver.
 _LOOK_S = 1.0
-# So long a driver that was started on its own may take to its first act, in seconds.
-_START_S = 20.0
-_HINT = "Ctrl-C cancels; twice leaves the jobs running"
 _ATTACH_HINT = "Ctrl-C leaves this view; the run goes on"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -61,28 +50,6 @@ def view_options(command: _Command) -> _Command:
 detach_option = click.option(
     "--detach", is_flag=True, help="Start a driver in the background; it goes on after a logout."
 )
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a command that drives a run shows of it."""
-
-    as_json: bool = False
-    quiet: bool = False
-    json_lines: bool = False
-
-    @classmethod
-    def wanted(cls, *, as_json: bool, quiet: bool, json_lines: bool, detach: bool) -> Shown:
-        """What the options say.
-
-        Raises:
-            click.UsageError: They contradict each other.
-        """
-        lines = {"--json-lines": json_lines}
-        only_one_of({"--json": as_json, **lines}, "--json prints the summary alone, --json-lines as the last event")
-        only_one_of({"--quiet": quiet, **lines}, "--quiet shows no events; --quiet --json prints the summary alone")
-        only_one_of({"--detach": detach, **lines}, "--detach --json prints the id; then attach RUN --json-lines")
-        return cls(as_json, quiet, json_lines)
 
 
 @click.command()
@@ -159,12 +126,12 @@ def run(
     if task_start:
         settings = settings.model_copy(update={"task_start": task_start})
     if len(spec_paths) > 1:
-        from .many import create_runs
+        from .many import create_runs, drive_many_or_detach
 
         ids = create_runs(
             spec_paths, config_path, settings, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account
         )
-        _drive_many_or_detach(ids, settings, shown, detach=detach)
+        drive_many_or_detach(ids, settings, shown, detach=detach)
     faults: list[str] = []
     loaded: list[Any] = []
     for load in (lambda: load_config(config_path), lambda: load_spec(spec_paths[0])):
@@ -180,7 +147,7 @@ def run(
         config, spec, settings, slurm, user=user, cache_dir=cache_dir, work_dir=work_dir, account=account, say=say
     )
     del spec, loaded
-    _drive_or_detach(journal, settings, slurm, shown, detach=detach)
+    drive_or_detach(journal, settings, slurm, shown, detach=detach)
 
 
 @click.command()
@@ -205,14 +172,16 @@ def resume(run_id: tuple[str, ...], all_runs: bool, detach: bool, as_json: bool,
     shown = Shown.wanted(as_json=as_json, quiet=quiet, json_lines=json_lines, detach=detach)
     settings = load_settings()
     if all_runs:
-        from .many import open_runs
+        from .many import drive_many_or_detach, open_runs
 
         ids, broken = open_runs(settings)
-        _drive_many_or_detach(ids, settings, shown, detach=detach, resumed=True, all_runs=True, broken=broken)
+        drive_many_or_detach(ids, settings, shown, detach=detach, resumed=True, all_runs=True, broken=broken)
     if len(run_id) > 1:
-        _drive_many_or_detach(list(dict.fromkeys(run_id)), settings, shown, detach=detach, resumed=True)
+        from .many import drive_many_or_detach
+
+        drive_many_or_detach(list(dict.fromkeys(run_id)), settings, shown, detach=detach, resumed=True)
     journal = Journal.open(settings.state_path(), run_id[0], drive=True)
-    _drive_or_detach(journal, settings, connect(settings), shown, detach=detach, resumed=True)
+    drive_or_detach(journal, settings, connect(settings), shown, detach=detach, resumed=True)
 
 
 @click.command()
@@ -298,148 +267,7 @@ def retry(
         journal.event("retry", run_id, f"{len(rows)} of its tasks")
     if not quiet:
         say(f"run {journal.record.run_id} runs {count_of(len(rows), 'task')} of run {run_id} again")
-    _drive_or_detach(journal, settings, slurm, shown, detach=detach)
-
-
-def _drive_or_detach(
-    journal: Journal, settings: Settings, slurm: Slurm, shown: Shown, *, detach: bool, resumed: bool = False
-) -> NoReturn:
-    """Drive a run here, or start a driver for it and leave."""
-    if not detach:
-        _drive(journal, settings, slurm, shown, resumed=resumed)
-    run_id = journal.folder.name
-    journal.close()
-    pid = _start_driver(settings, [run_id])
-    if shown.as_json:
-        print_json({"run_id": run_id, "pid": pid})
-    elif not shown.quiet:
-        click.echo(f"run {run_id} is driven by process {pid}, on its own; look at it: fractal-slurm attach {run_id}")
-    sys.exit(0)
-
-
-def _drive_many_or_detach(
-    ids: Sequence[str],
-    settings: Settings,
-    shown: Shown,
-    *,
-    detach: bool,
-    resumed: bool = False,
-    all_runs: bool = False,
-    broken: Sequence[str] = (),
-) -> NoReturn:
-    """Drive runs here, or start one driver for them and leave."""
-    from .many import can_be_begun, drive_runs
-
-    if detach:
-        ids, faults = can_be_begun(ids, settings, all_runs=all_runs)
-        broken = [*broken, *faults]
-    if not detach or not ids:
-        drive_runs(ids, settings, shown, resumed=resumed, all_runs=all_runs, broken=broken)
-    for message in broken:
-        say(f"error: {message}")
-    pid = _start_driver(settings, ids, all_runs=all_runs)
-    if shown.as_json:
-        print_json({"run_ids": list(ids), "pid": pid, **({"errors": list(broken)} if broken else {})})
-    elif not shown.quiet:
-        click.echo(f"{count_of(len(ids), 'run')} are driven by process {pid}, on its own: {', '.join(ids)}")
-    sys.exit(RunError.exit_code if broken else 0)
-
-
-def _start_driver(settings: Settings, ids: Sequence[str], *, all_runs: bool = False) -> int:
-    """Start a driver in a session of its own, so that neither a terminal nor its shell takes it along.
-
-    Args:
-        settings: Our own settings.
-        ids: The runs that it is to drive.
-        all_runs: Whether they are all that have not ended.
-
-    Returns:
-        Its pid, once it holds the lock of one of the runs, or one has come to its end already.
-
-    Raises:
-        RunError: It ended without.
-    """
-    from ..driver.journal import Journal
-    from ..driver.lock import is_driven
-    from ..driver.model import ENDED
-
-    run_id = ids[0]
-    log = settings.state_path() / "runs" / run_id / "driver.log"
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        # -I: neither the folder that it starts in nor PYTHONPATH has a part in what is imported.
-        which = ["--all"] if all_runs else list(ids)
-        argv = [sys.executable, "-I", "-m", "fractal_slurm.cli", "resume", *which]
-        driver = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, cwd="/", start_new_session=True, close_fds=True
-        )
-    finally:
-        os.close(fd)
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        found = [is_driven(settings.state_path(), each) for each in ids]
-        if any(one and one.pid == driver.pid and (one.heeds or one.looks) for one in found):
-            return driver.pid
-        if driver.poll() is not None:
-            break
-        time.sleep(0.05)
-    for each in ids:
-        with contextlib.suppress(RunError), Journal.open(settings.state_path(), each, drive=False) as journal:
-            if journal.record.state in ENDED:
-                return driver.pid
-    raise RunError(f"the driver of run {run_id} did not start; see what it said in {log}")
-
-
-def _drive(
-    journal: Journal,
-    settings: Settings,
-    slurm: Slurm,
-    shown: Shown,
-    *,
-    cancel: bool = False,
-    resumed: bool = False,
-) -> NoReturn:
-
-    from ..driver.runner import Detached, Runner
-    from ..terminal import json_text
-    from .printing import print_summary
-    from .views import view_of
-
-    view = view_of(journal, quiet=shown.quiet, json_lines=shown.json_lines, hint=_HINT)
-    runner = Runner(journal, settings, slurm, say=view.say, show=view.show)
-    if cancel:
-        runner.interrupt()
-    heed_signals(runner)
-    journal.heeds_signals()
-    record = journal.record
-    view.say(f"run {record.run_id}: as {record.user}, tasks: {record.tasks}, jobs: {len(journal.jobs())}")
-    with journal:
-        if resumed and (tasks := runner.run.take_up_again()):
-            view.say(f"what was refused is tried again: {tasks} tasks")
-        try:
-            runner.drive()
-        except Detached:
-            state = "the jobs were told to end" if runner.run.cancelled else "the jobs go on without a driver"
-            view.say(f"{state}; later: fractal-slurm resume {runner.run.id}")
-            sys.exit(EXIT_INTERRUPTED)
-        except FractalSlurmError:
-            runner.note_end()
-            raise
-        finally:
-            view.close()
-        summary = runner.summary()
-        if shown.json_lines:
-            click.echo(json_text({"event": "end", "at": round(time.time(), 3), **summary}).encode())
-        elif shown.as_json:
-            print_json(summary)
-        elif not shown.quiet:
-            print_summary(summary)
-        if runner.run.cancelled:
-            sys.exit(EXIT_INTERRUPTED)
-        if runner.run.refusal:
-            told = shown.as_json or shown.json_lines
-            raise SystemExit(ClusterError.exit_code) if told else ClusterError(runner.run.refusal)
-        sys.exit(EXIT_TASKS_FAILED if summary["failed"] or summary["not_run"] else 0)
+    drive_or_detach(journal, settings, slurm, shown, detach=detach)
 
 
 @click.command()
@@ -487,27 +315,6 @@ def run_state(journal: Journal, state_dir: Path) -> RunState:
     return state_now(journal.record.state, is_driven(state_dir, journal.folder.name))
 
 
-def heed_signals(runner: Runner) -> None:
-    """Ctrl-C once cancels cleanly; twice leaves the jobs running. SIGTERM is as good as once, and does not wait.
-
-    SIGHUP says that the terminal is gone, which is no reason to leave a run alone.
-    """
-
-    # Handlers set flags only: whatever they printed could come in the midst of another print.
-    def interrupt(_number: int, _frame: object) -> None:
-        runner.interrupt(CANCEL_DELAY_S)
-
-    def terminate(_number: int, _frame: object) -> None:
-        if runner.run.cancel_at is None:
-            runner.interrupt()
-
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        # Not SIG_IGN, which our commands would inherit.
-        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
-
-
 @click.command()
 @click.argument("run_id", metavar="RUN", shell_complete=complete_runs)
 @json_option
@@ -542,4 +349,4 @@ def cancel(run_id: str, as_json: bool) -> None:
     journal = Journal.open(settings.state_path(), run_id, drive=True)
     if journal.record.state in ENDED:
         raise RunError(f"run {run_id} has ended already ({journal.record.state})")
-    _drive(journal, settings, connect(settings), Shown(as_json), cancel=True)
+    drive(journal, settings, connect(settings), Shown(as_json), cancel=True)

@@ -31,7 +31,7 @@ from ..spec import load_spec
 from ..terminal import json_text
 from .common import EXIT_INTERRUPTED, EXIT_TASKS_FAILED, load_config, print_json, say
 from .crowd import Crowd, crowd_of
-from .driving import CANCEL_DELAY_S, Shown
+from .one import CANCEL_DELAY_S, Shown, start_driver
 from .printing import print_summary
 
 if TYPE_CHECKING:
@@ -382,3 +382,29 @@ def drive_runs(
         many._fault(RunError.exit_code, *broken)
     many.drive()
     many.finish()
+
+
+def drive_many_or_detach(
+    ids: Sequence[str],
+    settings: Settings,
+    shown: Shown,
+    *,
+    detach: bool,
+    resumed: bool = False,
+    all_runs: bool = False,
+    broken: Sequence[str] = (),
+) -> NoReturn:
+    """Drive runs here, or start one driver for them and leave."""
+    if detach:
+        ids, faults = can_be_begun(ids, settings, all_runs=all_runs)
+        broken = [*broken, *faults]
+    if not detach or not ids:
+        drive_runs(ids, settings, shown, resumed=resumed, all_runs=all_runs, broken=broken)
+    for message in broken:
+        say(f"error: {message}")
+    pid = start_driver(settings, ids, all_runs=all_runs)
+    if shown.as_json:
+        print_json({"run_ids": list(ids), "pid": pid, **({"errors": list(broken)} if broken else {})})
+    elif not shown.quiet:
+        click.echo(f"{count_of(len(ids), 'run')} are driven by process {pid}, on its own: {', '.join(ids)}")
+    sys.exit(RunError.exit_code if broken else 0)
