@@ -16,7 +16,7 @@ from ..cluster.fit import Severity
 from ..config.file import SlurmConfigFile, named_config_file
 from ..driver.folders import check_work_dir, unreachable_part
 from ..driver.journal import Journal, run_ids
-from ..driver.lock import is_driven, state_now
+from ..driver.lock import check_locks_in, is_driven, state_now
 from ..driver.model import RunState
 from ..driver.prepare import PREFLIGHT_TIMEOUT_S, connect, facts_of
 from ..errors import FractalSlurmError, RunError, count_of
@@ -135,9 +135,12 @@ def _journals(state_dir: Path) -> Iterator[Finding]:
 def _files(settings: Settings) -> Iterator[Finding]:
     state = settings.state_path()
     existing = next((folder for folder in (state, *state.parents) if folder.exists()), Path("/"))
-    writable = os.access(existing, os.W_OK | os.X_OK)
-    if writable:
-        yield passed(Code.STATE_DIR, "journals", f"{state}: can be written")
+    if os.access(existing, os.W_OK | os.X_OK):
+        try:
+            check_locks_in(existing)
+            yield passed(Code.STATE_DIR, "journals", f"{state}: can be written")
+        except OSError as error:
+            yield failed(Code.STATE_DIR, "journals", f"{state}: {error.strerror}: set state_dir in our settings")
     else:
         yield failed(Code.STATE_DIR, "journals", f"{state}: can't be written: set state_dir in our settings")
     worker = Path(settings.folder(), "node", "worker.py")

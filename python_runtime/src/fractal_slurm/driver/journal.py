@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import RunError, one_line, shown
 from . import schema
-from .lock import heeds_signals, lock
+from .lock import check_locks_of, heeds_signals, lock
 from .model import (
     ENDED,
     FINAL,
@@ -168,7 +168,10 @@ class Journal:
             if not _is_there(file):
                 raise RunError(f"there is no run {run_id} in {state_dir}; `fractal-slurm status` lists them")
             _check_own(folder)
-            lock_fd = lock(folder) if drive else None
+            if drive:
+                lock_fd = lock(folder)
+            else:
+                check_locks_of(folder)
             journal = cls(folder, _connect(file, read_only=True), None)
             version = schema.version_of(journal._db)
             if journal.lacks_tables():
@@ -696,6 +699,9 @@ def prune(state_dir: Path, before: float, *, dry_run: bool = False) -> tuple[lis
             fd = lock(folder)
         except RunError as error:
             kept += [f"{message}: kept" for message in error.messages]
+            continue
+        except OSError as error:
+            kept.append(f"run {run_id} can't be locked: {error.strerror}: kept")
             continue
         try:
             if not dry_run:

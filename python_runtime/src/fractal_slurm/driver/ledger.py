@@ -33,7 +33,7 @@ from ..settings import Settings
 from . import clocks, places
 from .clocks import boot
 from .journal import make_private
-from .lock import is_driven
+from .lock import check_locks, is_driven
 from .places import TRY_S, UNSEEN_S, Blocked
 
 # Seconds for which a process waits for another that writes; and after that, does not wait again.
@@ -397,6 +397,7 @@ def _open(file: Path) -> sqlite3.Connection:
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         _check_ours(os.fstat(fd), stat.S_ISREG, "file")
+        check_locks(fd)
     finally:
         os.close(fd)
     _check_ours(os.stat(file.parent), stat.S_ISDIR, "folder")
@@ -456,7 +457,10 @@ def _cause(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if "database is locked" in words or "busy" in words:
         return _held()
-    if "disk I/O error" in words or "locking protocol" in words or getattr(error, "errno", 0) == errno.ENOLCK:
+    has_none = getattr(error, "errno", 0) == errno.ENOLCK
+    if has_none:
+        words = os.strerror(errno.ENOLCK)
+    if has_none or "disk I/O error" in words or "locking protocol" in words:
         return f"{one_line(words)}; a file system that has no locks, such as some NFS, is no place for it"
     is_odd = re.search(r"malformed|not a database|no such (?:table|column)", words) is not None
     if is_odd or isinstance(error, (TypeError, ValueError)):

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 from ..errors import RunError
@@ -21,6 +22,8 @@ _LOCK_WAIT_S = 2.0
 _LOCK_TEXT = re.compile(r"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})( heeds| looks)?")
 
 _CANCEL = "cancel"
+# What a file system without locks says: some NFS, Lustre as it may be mounted, a few that are no file systems at all.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 class DrivenElsewhere(RunError):
@@ -59,26 +62,89 @@ def lock(folder: Path) -> int:
         DrivenElsewhere: Another process drives it.
     """
     fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
+    try:
+        check_locks(fd)
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while not _is_taken(fd):
             driver = _driver(fd)
             if driver.pid or time.monotonic() >= deadline:
-                os.close(fd)
-                raise driven_elsewhere(folder.name, driver) from None
+                raise driven_elsewhere(folder.name, driver)
             time.sleep(0.01)
-        except OSError as error:
-            os.close(fd)
-            if error.errno == errno.ENOLCK:
-                words = f"{error.strerror}, which the file system of state_dir must have (some NFS has none)"
-                raise OSError(error.errno, words) from None
-            raise
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
+
+
+def _is_taken(fd: int) -> bool:
+    """Take a lock that lets nobody else in, unless somebody has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise _in_words(error) from None
+    return True
+
+
+def check_locks(fd: int) -> None:
+    """Refuse a file system without the locks that SQLite takes.
+
+    SQLite would wait for them for half a minute, and say then that somebody else has them.
+
+    Args:
+        fd: A file, open for reading. This process loses what other locks of this kind it has on it.
+
+    Raises:
+        OSError: There are no such locks.
+    """
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_UN)
+    except OSError as error:  # or somebody has it, so that there are locks
+        if error.errno in _NO_LOCKS:
+            raise _in_words(error) from None
+
+
+def check_locks_of(run: Path) -> None:
+    """Refuse to read a run where :func:`check_locks` does.
+
+    Args:
+        run: The run's folder, with the journal in it.
+
+    Raises:
+        OSError: There are no such locks.
+    """
+    try:
+        fd = os.open(run / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        check_locks(fd)
+    finally:
+        os.close(fd)
+
+
+def check_locks_in(folder: Path) -> None:
+    """Refuse a folder where files can't be locked.
+
+    Raises:
+        OSError: They can't, or no file can be made there.
+    """
+    with TemporaryFile(dir=folder) as file:
+        check_locks(file.fileno())
+        _is_taken(file.fileno())
+
+
+def _in_words(error: OSError) -> OSError:
+    """An error of locking; of a file system that has no locks, with what it must have."""
+    if error.errno not in _NO_LOCKS:
+        return error
+    said = "" if error.errno == errno.ENOLCK else f" ({error.strerror})"
+    none = os.strerror(errno.ENOLCK)
+    return OSError(errno.ENOLCK, f"{none}{said}, which the file system of state_dir must have (some NFS has none)")
 
 
 def _driver(fd: int) -> Driver:
