@@ -30,6 +30,9 @@ from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
 # Seconds between two looks: whether the job was stopped, and which tasks have ended.
 _TICK_S = 0.3
 # The line that starts the job hook in fractal-server's own jobs. Our jobs do not need it.
+# GPUs in #SBATCH lines and in the value of gres: with or without a type, a number, and sockets.
+_GPU_OPTION = re.compile(r"\s--(gres|gpus)[=\s]\s*(\S+)")
+_GPU_GRES = re.compile(r"(?:gres[:/])?gpu(?::[A-Za-z][^:(]*)?(?:[:=]([0-9]{1,6}))?(?:\(.*\))?")
 _HOOK = re.compile(r"(\[ ! -r \S+ \] \|\| )?\.\s+\S*/fractal-job\.sh\s*")
 _MOST_SAID = 100
 
@@ -262,13 +265,39 @@ def account(sheet: Sheet, job_ids: Sequence[int]) -> None:
 
 
 def map_config(config: Any, *, task_name: str) -> SlurmConfig:
-    """Return fractal-server's resolved config in the form of the engine. The values are not changed."""
+    """Return fractal-server's resolved config in the form of the engine.
+
+    The values are not changed, but for one: no more tasks run at once than the job has GPUs. SLURM gives the GPUs of a
+    job to one srun at a time, so tasks of fractal-server need not expect that another one uses their GPU.
+    """
     values = config.model_dump()
     values["extra_lines"] = [line for line in values["extra_lines"] if line.strip() and not _HOOK.fullmatch(line)]
     values["job_name"] = values.get("job_name") or task_name.replace(" ", "_")
     values["tasks_per_job"] = values.get("tasks_per_job") or 1
     values["parallel_tasks_per_job"] = values.get("parallel_tasks_per_job") or 1
+    gpus = gpus_of_job(values.get("gres"), values.get("gpus"), values.get("nodes"), values["extra_lines"])
+    if gpus:
+        values["parallel_tasks_per_job"] = min(values["parallel_tasks_per_job"], gpus)
     return SlurmConfig(**values)
+
+
+def gpus_of_job(gres: str | None, gpus: str | None, nodes: int | None, extra_lines: Sequence[str]) -> int | None:
+    """Return how many GPUs a job asks for. None if it asks for none, or in words that are not known here.
+
+    Args:
+        gres: Such as ``gpu:1``, ``gpu:a100:2,disk:1``. It is for each node.
+        gpus: Such as ``2``, ``a100:2,v100:1``. It is for the job.
+        nodes: The number of nodes. None for one.
+        extra_lines: Some may be #SBATCH lines with these options, which count more than the options.
+    """
+    for line in extra_lines:
+        for name, value in _GPU_OPTION.findall(line) if line.startswith("#SBATCH") else ():
+            gres, gpus = (value, gpus) if name == "gres" else (gres, value)
+    counts = [match[1] for part in (gpus or "").split(",") if (match := re.fullmatch(r"(?:[^:]+:)?([0-9]{1,6})", part))]
+    if counts:
+        return sum(map(int, counts))
+    counts = [match[1] or "1" for part in (gres or "").split(",") if (match := _GPU_GRES.fullmatch(part))]
+    return sum(map(int, counts)) * (nodes or 1) or None
 
 
 def wait_for_the_end() -> None:

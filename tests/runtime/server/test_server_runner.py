@@ -132,6 +132,29 @@ class TestEngineRunner:
         assert server.accounting == [(5, [4, 5], 7, 3)]
         assert engine.labels == {"taken": True}
 
+    @pytest.mark.parametrize(
+        ("changes", "at_once"),
+        [
+            ({"gres": "gpu:1"}, 1),
+            ({"gres": "gpu"}, 1),
+            ({"gres": "disk:9,gpu:a100:2(S:0)"}, 2),
+            ({"gres": "gpu:a100:1,gpu:v100:2"}, 3),
+            ({"gres": "gpu:1", "nodes": 2}, 2),
+            ({"gpus": "a100:1,v100:2"}, 3),
+            ({"extra_lines": ["#SBATCH --qos=x --gres=gpu:2"]}, 2),
+            ({"extra_lines": ["#SBATCH --gpus 1"]}, 1),
+            ({"gres": "gpu:9"}, 4),
+            ({"gres": "gpu:0"}, 4),
+            ({"gres": "disk:1", "extra_lines": ["echo --gres=gpu:1"]}, 4),
+        ],
+    )
+    def test_runs_no_more_tasks_at_once_than_a_job_has_gpus(self, begin, server, tmp_path, changes, at_once):
+        config = Config(**{**CONFIG, "nodes": None, "tasks_per_job": 6, "parallel_tasks_per_job": 4, **changes})
+        engine = Engine([TaskEnd("RUN", 0, "succeeded")])
+        multisubmit(begin(engine), tmp_path, 1, config=config)
+        found = engine.requests[0].config
+        assert (found.tasks_per_job, found.parallel_tasks_per_job) == (6, at_once)
+
     def test_runs_one_task_alone(self, begin, server, tmp_path):
         engine = Engine([TaskEnd("RUN", 0, "succeeded")])
         assert submit(begin(engine), tmp_path) == (None, None)
