@@ -28,8 +28,12 @@ printf '["%s", "%s", "%s"]' "$CUDA_VISIBLE_DEVICES" "$SLURM_GPUS_ON_NODE" "$SLUR
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus() -> Iterator[None]:
-    devices = {"gres.conf": "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"}
-    restart(slurm_conf={**SETTINGS["slurm_conf"], "GresTypes": "gpu"}, node_conf={"Gres": "gpu:2"}, conf_files=devices)
+    devices = {"gres.conf": "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\nName=disk Count=8\n"}
+    restart(
+        slurm_conf={**SETTINGS["slurm_conf"], "GresTypes": "gpu,disk"},
+        node_conf={"Gres": "gpu:2,disk:8"},
+        conf_files=devices,
+    )
     yield
     restart()
 
@@ -45,10 +49,10 @@ def test_slots_share_out_the_gpus_of_their_job(call: Call) -> None:
     assert set(results(call, gres="gpu:2")) == {"0", "1"}
 
 
-@pytest.mark.parametrize(("option", "seen"), [({"gpus": "2"}, {"0", "1"}), ({"gres": "gpu:1"}, {"0"})])
-def test_slots_in_steps_do_not_wait_for_the_gpus_of_each_other(
-    call: Call, option: dict[str, str], seen: set[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("option", "seen"), [({"gpus": "2"}, {"0", "1"}), ({"gres": "gpu:1"}, {"0"}), ({"gres": "disk:2"}, {""})]
+)
+def test_slots_in_steps_do_not_wait_for_what_each_other_has(call: Call, option: dict[str, str], seen: set[str]) -> None:
     call.env["FRACTAL_SLURM_ISOLATION"] = "step"
     assert set(results(call, **option)) == seen
 

@@ -118,6 +118,24 @@ class TestBegin:
         assert options(script_of(settings=job_settings(clear_preload=True)))["export"] == "ALL,LD_PRELOAD="
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, ""),
+        ({"gres": "gpu:a100:1"}, "gpu"),
+        ({"gpus": "2"}, "gpu"),
+        ({"gres": "disk:2"}, "other"),
+        ({"gres": "shard:2"}, ""),
+        ({"extra_lines": ["#SBATCH --gpus-per-task=1"]}, "gpu"),
+        ({"extra_lines": ["#SBATCH --gres disk:1"]}, "other"),
+        ({"extra_lines": ["export X=--gres=gpu:1"]}, ""),
+    ],
+)
+def test_the_worker_is_told_what_jobs_ask_for(changes, kind):
+    text = script_of(slurm_config({"partition": "main", "cpus_per_task": 1, "mem": "1G", **changes}))
+    assert re.findall("^gres\t(.*)", text, re.MULTILINE) == [kind] * bool(kind)
+
+
 class TestRender:
     def test_matches_the_recorded_script(self):
         config = slurm_config(

@@ -338,19 +338,25 @@ def _header(config: SlurmConfig, settings: JobSettings, *, token: str, tasks: in
         ("task_logs", settings.task_logs),
         *(("command", word) for word in settings.command),
     ]
-    if has_gpus(config):
-        pairs.append(("gpus", 1))
+    if gres := kind_of_gres(config):
+        pairs.append(("gres", gres))
     if settings.task_start == "fork":
         pairs += [("task_start", "fork"), ("fork_fallback", int(settings.fork_fallback))]
     lines = "".join(f"{key}\t{check_text(str(value), key)}\n" for key, value in pairs)
     return MAGIC + b"\n" + lines.encode("utf-8") + b"\n"
 
 
-def has_gpus(config: SlurmConfig) -> bool:
-    """Return whether the jobs of a config ask SLURM for GPUs."""
-    words = [f"--gres={config.gres}"] if config.gres else []
-    words += [f"--gpus={config.gpus}"] if config.gpus else []
-    return asks_for_gpus([*words, *(word for line in config.extra_lines for word in directive_words(line))])
+def kind_of_gres(config: SlurmConfig) -> str:
+    """Return what jobs of a config ask SLURM for: ``gpu`` for GPUs, ``other`` for other gres, or nothing.
+
+    Parts of GPUs (shard, mps) are nothing of these: a slot has no share of its own, but can't do without them.
+    """
+    words = [word for line in config.extra_lines for word in directive_words(line)]
+    words += [f"--{name}={value}" for name, value in (("gres", config.gres), ("gpus", config.gpus)) if value]
+    if asks_for_gpus(words):
+        return "gpu"
+    text = " ".join(words)
+    return "other" if "--gre" in text and not re.search("shard|mps", text) else ""
 
 
 def split_command(command: str) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ class Steps(Starts):
         scratch: A private folder that the job steps can reach.
         cpus_per_task: Number of CPUs of a slot.
         memory_mb: Memory of a slot, in MB.
-        gpus: Number of GPUs of a slot. 0 if the job did not ask for any. Without a number, a step takes all GPUs of the
-            job, and the next step waits until it has ended.
+        gres: Words for srun: which GPUs of the job, and what else it got by gres, are for a slot. Without such words, a
+            step takes all of them, and the next step waits until it has ended.
         complain: Prints a message.
 
     Attributes:
@@ -58,12 +58,12 @@ class Steps(Starts):
         scratch: str,
         cpus_per_task: int,
         memory_mb: str,
-        gpus: int,
+        gres: list[str],
         complain: Callable[[str], None],
     ) -> None:
         super().__init__(False)
         self.srun, self.host, self.scratch = srun, host, scratch
-        self.cpus_per_task, self.memory_mb, self.gpus = cpus_per_task, memory_mb, gpus
+        self.cpus_per_task, self.memory_mb, self.gres = cpus_per_task, memory_mb, gres
         self.complain = complain
         self.begun = 0
         self.failures = 0
@@ -80,7 +80,7 @@ class Steps(Starts):
             srun = [
                 self.srun, "--quiet", "--exact", "--nodes=1", "--ntasks=1", f"--nodelist={self.host}",
                 f"--cpus-per-task={self.cpus_per_task}", f"--mem={self.memory_mb}M",
-                *([f"--gpus={self.gpus}"] if self.gpus else []), "--export=ALL", "--input=none",
+                *self.gres, "--export=ALL", "--input=none",
                 "--chdir=/", sys.executable, "-I", "-S", "-c",
                 "import sys; sys.path.append(sys.argv[1]); from node.steps import slot_main; slot_main(*sys.argv[2:])",
                 os.path.dirname(os.path.dirname(os.path.abspath(__file__))),

@@ -100,11 +100,13 @@ class Worker(Job):
         # How tasks start. The scripts of an earlier version do not have this key.
         self.forks = header.get("task_start") == "fork"
         all_slots, self.slot_count = slots_of_node(tasks_per_node, self.node)
-        self.gpus_per_step = 0
-        gpus = gpus_of_node()
-        if self.in_steps and gpus is not None and header.get("gpus") == "1":
+        self.step_gres: list[str] = []
+        gres, gpus = header.get("gres"), gpus_of_node()
+        if self.in_steps and gres == "gpu" and gpus is not None:
             self.slot_count = min(self.slot_count, gpus)  # SLURM gives a GPU to one step at a time
-            self.gpus_per_step = gpus // self.slot_count
+            self.step_gres = [f"--gpus={gpus // self.slot_count}"]
+        elif self.in_steps and gres == "other":
+            self.step_gres = ["--gres=none"]
         self.nodes = len(all_slots)
         self.queue = Queue(lines, self.nodes, sum(all_slots), self.node)
         self.began = time.monotonic()
@@ -232,7 +234,7 @@ class Worker(Job):
 
             srun, memory_mb = self.header["srun"], self.header["memory_mb"]
             self.steps = Steps(
-                srun, self.host, self.scratch, self.cpus_per_task, memory_mb, self.gpus_per_step, self.complain
+                srun, self.host, self.scratch, self.cpus_per_task, memory_mb, self.step_gres, self.complain
             )
             return self.steps
         if self.forks:
