@@ -164,6 +164,18 @@ def test_hardened_rules_allow_all_that_the_runtime_does(deployed: Site):
     outcome = deployed.play(VERIFY)
     assert outcome.status == 0, outcome.output
     assert f"ran as {BEN}" in outcome.output
+    # doctor asks sudo about a run's folder before a run does
+    variables = deployed.hosts["one"]
+    settings = f"FRACTAL_SLURM_SETTINGS_FILE={variables['fractal_slurm_runtime_settings_file']}"
+    argv = ["runuser", "-u", SERVICE, "--", "env", settings, variables["fractal_slurm_runtime_command"], "doctor"]
+    folders = {str(SLURM / "work" / ANNA): True, "/tmp": False}  # noqa: S108 - nothing is written there
+    work_dirs = [word for folder in folders for word in ("--work-dir", folder)]
+    asked = subprocess.run(
+        [*argv, "--user", ANNA, "--json", *work_dirs], capture_output=True, text=True, check=False, cwd="/"
+    )
+    found = [row for row in json.loads(asked.stdout) if row["code"] == "D25"]
+    assert [row["ok"] for row in found] == list(folders.values()), found
+    assert "fractal_slurm_sudoers_work_dirs" in found[1]["words"]
 
 
 def test_verification_names_what_is_missing(deployed: Site):
