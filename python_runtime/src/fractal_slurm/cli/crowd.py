@@ -217,7 +217,7 @@ class CrowdLive(Crowd):
                 Text(plain(member.name), overflow="ellipsis"),
                 f"{sight.done}/{sight.total}" if sight else "",
                 Text(str(bad or ""), style="red"),
-                span(time.time() - member.created),
+                span(((sight and sight.ended) or time.time()) - member.created),
                 Text(plain(member.ended or (_state_words(sight) if sight else "waits for its turn"))),
             )
         parts: list[RenderableType] = [

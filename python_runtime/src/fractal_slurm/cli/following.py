@@ -51,6 +51,7 @@ class Sight:
         left_s: Seconds until all tasks have ended, at that rate; None where that is not known.
         failures: What failed since the look before, the first few of it.
         told: What happened since the look before, a sentence each.
+        ended: When the run ended; None while it goes on.
     """
 
     state: RunState
@@ -62,6 +63,7 @@ class Sight:
     left_s: float | None
     failures: list[Failure] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    ended: float | None = None
 
     @property
     def total(self) -> int:
@@ -137,7 +139,8 @@ class Follower:
         if self.asks:
             watch(self.journal.folder)
         counts = self._tally.counts()
-        state = self.journal.record.state
+        run = self.journal.record
+        state = run.state
         if self._state_dir is not None:
             state = state_now(state, is_driven(self._state_dir, self.run_id))
         done = sum(counts[one] for one in FINAL)
@@ -153,6 +156,7 @@ class Follower:
             left_s=left / rate if rate and left else None,
             failures=list(filter(None, map(self._failure, self._failed.new()[:_MOST_NEW]))),
             told=self._told() if self._state_dir is not None else [],
+            ended=run.ended if state in ENDED else None,
         )
 
     def done_of(self, jobs: list[JobRow]) -> dict[str, int]:

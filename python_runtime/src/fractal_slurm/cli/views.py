@@ -146,8 +146,8 @@ def pause_s(driven_s: float) -> float:
 
 
 def told_line(line: str, sight: Sight, created: float) -> str:
-    """A line of :func:`line_of` with the pace, and the time since the run was made."""
-    now = time.time()
+    """A line of :func:`line_of` with the pace, and the time that the run takes, or took."""
+    now = sight.ended or time.time()
     words = pace(sight, now) if sight.left_s is not None else ""
     return "  ".join(filter(None, (line, words, f"{now - created:.0f} s")))
 
