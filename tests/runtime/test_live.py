@@ -263,6 +263,10 @@ class TestAttach:
         assert code == 1
         assert "1 task: exit code 1" in out
 
+    def test_says_how_long_a_run_took_that_has_ended(self, state_dir):
+        make(state_dir, ended=1_700_000_012.0).close()
+        assert run("attach", RUN)[2].endswith("  12 s\n")
+
     def test_a_run_that_nobody_drives_is_over(self, state_dir):
         make(state_dir, state="driven").close()
         code, out, _err = run("attach", RUN)

@@ -189,9 +189,8 @@ class LiveView:
         follower = self._follower
         head = Text(overflow="ellipsis", no_wrap=True)
         head.append(plain(one_line(follower.task_name, 60)), style="bold")
-        head.append(
-            f"  run {follower.run_id}  as {plain(follower.user)}  {span((sight.ended or now) - follower.created)}"
-        )
+        took = span((sight.ended or now) - follower.created)
+        head.append(f"  run {follower.run_id}  as {plain(follower.user)}  {took}")
         parts: list[RenderableType] = [head, self._bar(sight), self._numbers(sight, now)]
         for wait in sight.waits:
             words = wait_words(wait.words)
