@@ -6,10 +6,11 @@ The same faults on a real SLURM are in ``tests/slurm``. Any sequence of them is 
 
 import pytest
 from fractal_slurm.cluster.commands import Slurm, SlurmJob
-from fractal_slurm.driver import ledger, places, quota
+from fractal_slurm.driver import ledger, places, quota, submit
 from fractal_slurm.driver.journal import Journal
 from fractal_slurm.driver.ledger import ledger_of
 from fractal_slurm.errors import ClusterError, ImpersonationError, RunError
+from fractal_slurm.jobs.script import ScriptTooLarge
 from played import Killed, Site
 
 DONE = ("succeeded", "")
@@ -233,6 +234,22 @@ class TestLimits:
             site.begin()
             site.pass_time(60)
             assert said(site, "the disk is full; limits are set, so nothing is submitted meanwhile")
+        site.go_on()
+        assert site.outcome() == [DONE] * 4
+
+    def test_a_script_that_is_too_large_takes_no_place(self, make, monkeypatch):
+        site = make(limits={"each_user": {"max_submissions": "4 in 1h"}})
+        render = submit.render
+
+        def small(*arguments, tasks, **options):
+            if len(tasks) > 1:
+                raise ScriptTooLarge("too large")
+            return render(*arguments, tasks=tasks, **options)
+
+        monkeypatch.setattr(submit, "render", small)
+        site.begin()
+        site.pass_time(5)
+        assert ledger_of(site.settings).in_flight("played-anna") == len(site.slurm.jobs()) == 3
         site.go_on()
         assert site.outcome() == [DONE] * 4
 

@@ -58,9 +58,10 @@ def time_in(db: sqlite3.Connection) -> float:
             for statement in _TIMES:
                 db.execute(statement, {"step": step})
         db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (boot(), ahead))
-    # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
-    db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
-    db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
+    if not is_same:
+        # A clock that went back must not hold anybody up: what lies in the future was now at the latest.
+        db.execute("UPDATE job SET at = :now WHERE at > :now", {"now": now})
+        db.execute("UPDATE job SET seen = :now WHERE gone IS NULL AND seen > :now", {"now": now})
     return now
 
 

@@ -224,8 +224,7 @@ class Ledger:
             NotShared: The file can't be used.
         """
         with self._write() as (db, now):
-            jobs = places.in_flight(db, now)
-            return jobs.get(user, 0) if user else sum(jobs.values())
+            return sum(places.in_flight(db, now, user).values())
 
     # -- squeue's answers
 
@@ -462,7 +461,7 @@ def _cause(error: Exception) -> str:
         words = os.strerror(errno.ENOLCK)
     if has_none or "disk I/O error" in words or "locking protocol" in words:
         return f"{one_line(words)}; a file system that has no locks, such as some NFS, is no place for it"
-    is_odd = re.search(r"malformed|not a database|no such (?:table|column)", words) is not None
+    is_odd = re.search(r"malformed|not a database|no such (?:table|column)|has no column", words) is not None
     if is_odd or isinstance(error, (TypeError, ValueError)):
         beside = "with the two files beside it that begin with its name"
         return f"it is damaged ({one_line(words)}): move it away, {beside}, and the runs that are driven make another"

@@ -23,7 +23,7 @@ from ..limits import Scope, parse_rate
 
 # So long a run that waits for a limit does not look again, at the least and at the most, in seconds. The first is for
 # waits whose end is not known; the second, since a clock may jump.
-LOOK_FIRST_S, _LOOK_LAST_S = 2.0, 30.0
+LOOK_FIRST_S, _LOOK_LAST_S = 1.0, 30.0
 # What a run wants is believed for so long after it was to look again: its process may have died, or be slow.
 _WANTS_S = 15.0
 # A place that was taken, and whose job's id nobody knows, counts as a job in flight for so long where SLURM does not
@@ -53,13 +53,15 @@ CREATE TABLE IF NOT EXISTS line (
 ) WITHOUT ROWID
 """
 LAST = "CREATE INDEX IF NOT EXISTS job_last ON job (user, at)"
-# Jobs in flight by user. What was seen, or taken, before these times does not count.
+# Jobs in flight by user, of all or of one. What was seen, or taken, before these times does not count.
 _IN_FLIGHT = """\
 SELECT user, count(*) FROM job WHERE gone IS NULL
 AND ((job_id IS NOT NULL AND seen > :unseen)
 OR (job_id IS NULL AND at > CASE WHEN shown THEN :unseen ELSE :unanswered END)) GROUP BY user
 """
-_SUBMITTED = "FROM job WHERE at > :since AND (:user = '' OR user = :user)"
+_IN_FLIGHT_OF_ONE = _IN_FLIGHT.replace("GROUP BY", "AND user = :user GROUP BY")
+_SUBMITTED = "FROM job WHERE at > :since"
+_SUBMITTED_OF_ONE = f"{_SUBMITTED} AND user = :user"
 _OLDER = "SELECT sum(jobs) FROM line WHERE user = :user AND run < :run AND until > :now AND until < :latest"
 # What is noted of a run that one of the limits with these names keeps back.
 _NOTE = {
@@ -106,9 +108,10 @@ class _Room(NamedTuple):
     until: float | None
 
 
-def in_flight(db: sqlite3.Connection, now: float) -> dict[str, int]:
-    """How many jobs SLURM has or may have, by user."""
-    return dict(db.execute(_IN_FLIGHT, {"unseen": now - UNSEEN_S, "unanswered": now - _UNANSWERED_S}).fetchall())
+def in_flight(db: sqlite3.Connection, now: float, user: str = "") -> dict[str, int]:
+    """How many jobs SLURM has or may have, by user; of one user, if one is given. Who has none may be missing."""
+    values = {"unseen": now - UNSEEN_S, "unanswered": now - _UNANSWERED_S, "user": user}
+    return dict(db.execute(_IN_FLIGHT_OF_ONE if user else _IN_FLIGHT, values).fetchall())
 
 
 def blocked_by(
@@ -213,10 +216,8 @@ def _last(db: sqlite3.Connection, user: str) -> float:
 def _rooms(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[str, int]) -> Iterator[_Room]:
     limits, user, whom = scope.limits, scope.user, scope.of_whom
     if most := limits.max_jobs_in_flight:
-        jobs, others = in_flight(db, now), foreign
-        if user:
-            jobs, others = ({user: each.get(user, 0)} for each in (jobs, foreign))
-        free = most - sum(jobs.values()) - sum(others.values())
+        others = {user: foreign.get(user, 0)} if user else foreign
+        free = most - sum(in_flight(db, now, user).values()) - sum(others.values())
         yield _Room("max_jobs_in_flight", f"{count_of(most, 'job')} in flight for {whom}", free, None)
     rate = parse_rate(limits.max_submissions or "")
     if rate is not None:
@@ -230,11 +231,12 @@ def _rooms(db: sqlite3.Connection, now: float, scope: Scope, foreign: Mapping[st
 def _free_in(db: sqlite3.Connection, now: float, user: str, most: int, seconds: float) -> tuple[int, float | None]:
     """How many more submissions a sliding window has room for; and if none, when it has."""
     values = {"since": now - seconds, "user": user, "before": most - 1}
-    free = most - int(db.execute(f"SELECT count(*) {_SUBMITTED}", values).fetchone()[0])
+    submitted = _SUBMITTED_OF_ONE if user else _SUBMITTED
+    free = most - int(db.execute(f"SELECT count(*) {submitted}", values).fetchone()[0])
     if free > 0:
         return free, None
     # The submission before which so many others came.
-    (at,) = db.execute(f"SELECT at {_SUBMITTED} ORDER BY at DESC LIMIT 1 OFFSET :before", values).fetchone()
+    (at,) = db.execute(f"SELECT at {submitted} ORDER BY at DESC LIMIT 1 OFFSET :before", values).fetchone()
     return free, at + seconds
 
 

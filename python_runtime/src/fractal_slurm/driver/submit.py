@@ -101,14 +101,18 @@ class Submitter:
             Silence: SLURM did not answer; the job may exist.
             ImpersonationError: sudo refused the first submission of the run, for good.
         """
+        if not self.run.quota.take(job, more):
+            return False
+        # Only with a place: a run that waits for one asks often, and a script costs more than that.
         lines = self.run.journal.task_lines(job.token)
         try:
             script = render(self.run.job_config(job), self.run.job_settings, token=job.token, tasks=lines)
-        except ScriptTooLarge as error:
+        except BaseException as error:
+            self.run.quota.give_back(job)
+            if not isinstance(error, ScriptTooLarge):
+                raise
             self.too_large(job, [line.task for line in lines], str(error))
             return True
-        if not self.run.quota.take(job, more):
-            return False
         self.run.journal.update_job(job.token, "submitting", state=JobState.SUBMITTING, submitted_at=time.time())
         submission = self.run.slurm.submit(self.run.user, script, timeout=self.run.settings.sbatch_timeout_s)
         if submission.outcome is Submitted.ACCEPTED:
