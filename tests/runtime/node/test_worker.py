@@ -121,7 +121,7 @@ class TestSlotEnvironment:
         around = {
             "NTASKS": "4", "NPROCS": "4", "PROCID": "1", "NODEID": "1", "TASKS_PER_NODE": "2(x2)",
             "NTASKS_PER_NODE": "1", "STEP_ID": "0", "STEPID": "0", "STEP_GPUS": "0,1", "CPUS_ON_NODE": "4",
-            "GPUS_ON_NODE": "2", "JOB_ID": "7",
+            "GPUS_ON_NODE": "2", "JOB_ID": "7", "STEPMGR": "n1",
         }  # fmt: skip
         for name in [name for name in os.environ if name.startswith("SLURM_")]:
             monkeypatch.delenv(name)
@@ -131,7 +131,7 @@ class TestSlotEnvironment:
         env = slot_environment(1, 2, 2)
         assert {name[6:]: value for name, value in env.items() if name.startswith("SLURM_")} == {
             "NTASKS": "1", "NPROCS": "1", "PROCID": "0", "NODEID": "0", "TASKS_PER_NODE": "1",
-            "CPUS_ON_NODE": "2", "GPUS_ON_NODE": "1", "JOB_ID": "7", "CPUS_PER_TASK": "2",
+            "CPUS_ON_NODE": "2", "GPUS_ON_NODE": "1", "JOB_ID": "7", "CPUS_PER_TASK": "2", "STEPMGR": "n1",
         }  # fmt: skip
 
 

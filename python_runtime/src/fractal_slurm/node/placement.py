@@ -28,7 +28,8 @@ ALONE = {
     "SLURM_LOCALID": "0",
     "SLURM_GTIDS": "0",
 }
-OF_STEP = ("SLURM_STEP", "SLURM_SRUN_COMM_", "SLURM_LAUNCH_NODE_", "SLURM_NTASKS_PER_")
+# Beginnings of names. SLURM_STEPMGR is none of them: srun asks that node for a step.
+OF_STEP = ("SLURM_STEP_", "SLURM_STEPID", "SLURM_SRUN_COMM_", "SLURM_LAUNCH_NODE_", "SLURM_NTASKS_PER_")
 
 
 def slots_of_node(tasks_per_node: str, node: int) -> tuple[list[int], int]:
