@@ -33,8 +33,11 @@ _ROWS = 2_000
 _MOST_SHOWN = 100_000
 # Seconds between two looks at the logs of running tasks, the logs of one look, and the bytes of one log.
 _SHOW_S, _MOST_RUNNING, _MOST_SO_FAR = 20.0, 100, 1_000_000
-# So many seconds after we saw that a task runs, its log is read if it still runs. Short tasks cost no call of sudo.
-_STAYS_S = 10.0
+# So many seconds after we saw that a task runs, its log is read if it still runs: the second, if tasks are shorter than
+# the first. For we do not know at once that a task has ended. So short tasks cost no call of sudo.
+_STAYS_S, _STAYS_LONG_S = 10.0, 60.0
+# The pause between two looks grows to this with the age of the run, of which it is a part.
+_SHOW_LAST_S, _SHOW_PART = 120.0, 0.1
 # A look that took long, because files are long or slow, is followed by a pause that is so many times as long.
 _PAUSES = 20
 _GOES_ON = "\n(The task runs, and its log is longer: the rest comes when it ends.)\n"
@@ -123,8 +126,9 @@ class Desk:
         self.results: dict[int, Any] = {}
         self.errors: dict[int, BaseException] = {}
         self._ends: SimpleQueue[TaskEnd] = SimpleQueue()
-        self._next_show = time.monotonic()
-        self._ran: set[int] = set()
+        self._began = self._next_show = time.monotonic()
+        self._since: dict[int, float] = {}  # when we first saw that a task runs
+        self._ended, self._took_s = 0, 0.0  # tasks that ran to their end, and how long all of them took
         self._shown = -1
 
     def take(self, end: TaskEnd) -> None:
@@ -144,6 +148,9 @@ class Desk:
         logs = self._logs(handle, ends)
         units: dict[tuple[str, bool], list[int]] = {}
         for end in ends:
+            if end.state != "not_run":
+                self._ended += 1
+                self._took_s += end.seconds
             log = logs.get(end.index)
             if log is not None:
                 self.sheet.file(end.index, "log.txt").write_bytes(log)
@@ -171,9 +178,10 @@ class Desk:
         if began < self._next_show:
             return
         try:
-            running, ran = handle.running(), self._ran
-            self._ran = set(running)
-            tasks = [index for index in running if index in ran and not (index in self.results or index in self.errors)]
+            running = [index for index in handle.running() if not (index in self.results or index in self.errors)]
+            self._since = {index: self._since.get(index, began) for index in running}
+            stays_s = _STAYS_LONG_S if self._took_s < _STAYS_S * self._ended else _STAYS_S
+            tasks = [index for index in running if began - self._since[index] > stays_s]
             # The next look goes on after the last one of this look: one call does not read any number of bytes.
             tasks = [*(index for index in tasks if index > self._shown), *(i for i in tasks if i <= self._shown)]
             tasks = tasks[:_MOST_RUNNING]
@@ -188,7 +196,8 @@ class Desk:
         except FractalSlurmError as error:
             logger.info("fractal-slurm: run %s: logs of running tasks can't be read: %s", handle.run_id, error)
         now = time.monotonic()
-        self._next_show = now + max(_SHOW_S, _PAUSES * (now - began))
+        grown = min(_SHOW_LAST_S, _SHOW_PART * (now - self._began))
+        self._next_show = now + max(_SHOW_S, _PAUSES * (now - began), grown)
 
     def _is_ours_to_set(self, status: str) -> bool:
         if self.is_alone:

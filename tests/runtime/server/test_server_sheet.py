@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 import importlib
 import json
+from itertools import pairwise
 
 import pytest
 from fractal_slurm.api import ClusterError, TaskEnd
@@ -115,6 +116,7 @@ class TestDesk:
         monkeypatch.setattr(sheet, "_SHOW_S", 0)
         monkeypatch.setattr(sheet, "_PAUSES", 0)
         monkeypatch.setattr(sheet, "_STAYS_S", 0)
+        monkeypatch.setattr(sheet, "_SHOW_PART", 0)
         desk = sheet.Desk(make(sheet, tmp_path, tasks=5))
         desk.take(end(1))
         handle = Handle({1: b"all of it"})
@@ -176,6 +178,37 @@ class TestDesk:
             handle.running = lambda tasks=tasks: tasks
             desk.show_running(handle)
         assert looks == [(1012.0, [1]), (1128.5, [4])]
+
+    def test_believes_of_short_tasks_only_after_long_that_one_runs_still(self, sheet, tmp_path, monkeypatch):
+        now, looks = [1000.0], []
+        monkeypatch.setattr(sheet.time, "monotonic", lambda: now[0])
+        desk = sheet.Desk(make(sheet, tmp_path))
+        desk.take(end(0, seconds=0.2))
+        desk.take(end(1, "failed", seconds=0.1))
+        desk.take(end(2, "not_run"))
+        handle = Handle({})
+        desk.write_down(handle, is_stopped=False)
+        handle.running = lambda: [3]
+        handle.logs_so_far = lambda tasks, most_bytes: looks.append(now[0]) or {}
+        for _second in range(100):
+            now[0] += 1
+            desk.show_running(handle)
+        assert 1060 < looks[0] <= 1071
+
+    def test_looks_less_often_at_a_run_that_lasts(self, sheet, tmp_path, monkeypatch):
+        now, looks = [1000.0], []
+        monkeypatch.setattr(sheet.time, "monotonic", lambda: now[0])
+        desk = sheet.Desk(make(sheet, tmp_path))
+        handle = Handle({})
+        handle.running = lambda: [0]
+        handle.logs_so_far = lambda tasks, most_bytes: looks.append(now[0] - 1000) or {}
+        for _second in range(3 * 3600):
+            now[0] += 1
+            desk.show_running(handle)
+        pauses = [after - before for before, after in pairwise(looks)]
+        assert (looks[0], pauses[0], pauses[-1]) == (21.0, 20.0, 120.0)
+        assert len(looks) < 110
+        assert sorted(pauses) == pauses
 
     def test_changes_no_more_rows_at_once_than_fractal_server_does(self, sheet, server):
         sheet.set_statuses(list(range(4500)), "failed")
