@@ -289,7 +289,7 @@ def test_a_file_written_by_hand_is_taken_over_without_a_moment_without_rights(de
             asked = subprocess.run(argv, capture_output=True, text=True, check=False)
             answers.append((asked.returncode, asked.stderr))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=ask) for _number in range(4)]
     try:
         for thread in threads:
             thread.start()

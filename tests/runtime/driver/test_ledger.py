@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sqlite3
@@ -471,12 +472,12 @@ class TestClocksThatJump:
             pause = ledger.refused("anna", "AssocMaxSubmitJobLimit")
         clock.set(step)
         assert ledger.in_flight() == 1
-        assert ledger.claim(5).job_ids == {"77"}
+        assert ledger.claim(5, math.inf).job_ids == {"77"}
         assert take(ledger, 3).until == pytest.approx(clock.now + pause)
         clock.now += pause + 0.1
         assert take(ledger, 3) is None
         ledger.publish(Answer(trouble="none"))
-        assert ledger.claim(5).unsure == {"anna"}
+        assert ledger.claim(5, math.inf).unsure == {"anna"}
 
     @pytest.mark.parametrize("step", [DAY, -DAY])
     def test_what_others_want_is_believed_as_long(self, ledger, clock, step):
@@ -614,24 +615,24 @@ class TestPlacesOfWhichNothingWasHeard:
 
     def test_count_until_slurm_has_no_such_job(self, ledger, clock):
         take(ledger, 1)
-        assert ledger.claim(5).unsure == frozenset()
+        assert ledger.claim(5, math.inf).unsure == frozenset()
         self.asked(ledger)  # it may come yet
         clock.now += 61
         ledger.publish(Answer(module_time.monotonic()))  # it was not looked for
         assert ledger.in_flight() == 1
-        question = ledger.claim(5)
+        question = ledger.claim(5, math.inf)
         assert (question.unsure, question.tokens) == ({"anna"}, {self.TOKEN: "anna"})
         self.asked(ledger)
         assert ledger.in_flight() == 0
-        assert ledger.claim(5).tokens == {self.TOKEN: "anna"}  # a late one is found all the same
+        assert ledger.claim(5, math.inf).tokens == {self.TOKEN: "anna"}  # a late one is found all the same
         self.asked(ledger, **{self.TOKEN: "7"})
-        assert ledger.claim(5).job_ids == {"7"}
+        assert ledger.claim(5, math.inf).job_ids == {"7"}
 
     def test_count_as_the_job_that_slurm_has_of_that_name(self, ledger, clock):
         take(ledger, 1)
         clock.now += 3_600
         self.asked(ledger, **{self.TOKEN: "7"})
-        assert ledger.claim(5).job_ids == {"7"}
+        assert ledger.claim(5, math.inf).job_ids == {"7"}
         clock.now += 3_600
         assert ledger.in_flight() == 1
         ledger.publish(Answer(module_time.monotonic(), frozenset({"7"})))

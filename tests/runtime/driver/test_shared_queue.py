@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -128,7 +129,7 @@ class TestAnswers:
         ledger.reserve("00000000000000aa", "anna", "run", ())
         cluster.add("9", **marks)
         states(process(), "1")
-        assert ledger.claim(5).job_ids == found
+        assert ledger.claim(5, math.inf).job_ids == found
 
     def test_trouble_is_told_to_all(self, process, cluster, ledger):
         submit(ledger, cluster, "1")
@@ -174,10 +175,30 @@ class TestWhoAsks:
         assert found == [{"1": "RUNNING"}] * 5
         assert len(cluster.asked) == 1
 
+    def test_an_answer_that_comes_just_before_the_turn_is_taken(self, process, cluster, ledger, monkeypatch):
+        submit(ledger, cluster, "1")
+        claim, faster = Ledger.claim, [process()]
+
+        def late(*args):
+            if faster:
+                states(faster.pop(), "1")
+            return claim(*args)
+
+        monkeypatch.setattr(Ledger, "claim", late)
+        assert states(process(), "1") == {"1": "RUNNING"}
+        assert len(cluster.asked) == 1
+
+    def test_an_answer_that_does_not_serve_keeps_nobody_from_asking(self, process, cluster, ledger):
+        submit(ledger, cluster, "1")
+        other = process()
+        states(other, "1")
+        states(other, "1")  # it had that answer
+        assert len(cluster.asked) == 2
+
     def test_one_that_died_or_hangs_holds_nobody(self, process, cluster, ledger, monkeypatch):
         monkeypatch.setattr(module, "_HOLD_S", 0.4)
         submit(ledger, cluster, "1")
-        assert ledger.claim(0.4) is not None  # and never comes back
+        assert ledger.claim(0.4, math.inf) is not None  # and never comes back
         began = time.monotonic()
         assert states(process(), "1") == {"1": "RUNNING"}
         assert 0.2 < time.monotonic() - began < 5

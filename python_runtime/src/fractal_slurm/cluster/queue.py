@@ -67,8 +67,8 @@ class Shared(Protocol):
     def answer(self, after: float) -> Answer | None:
         """The newest answer, if it was asked for after a monotonic time."""
 
-    def claim(self, hold_s: float) -> Question | None:
-        """Be the one who asks, for so many seconds; None if somebody is."""
+    def claim(self, hold_s: float, seen: float) -> Question | None:
+        """Be the one who asks, for so many seconds; None if somebody is, or has a newer answer than the one seen."""
 
     def publish(self, answer: Answer) -> None:
         """Let others have an answer."""
@@ -200,7 +200,7 @@ class Queue:
                     answer = shared.answer(after)
                     if answer is not None and serves(answer):
                         return answer
-                    claimed = shared.claim(hold_s)
+                    claimed = shared.claim(hold_s, after if answer is None else answer.asked_at)
                     if claimed is not None:
                         question = claimed
                         break

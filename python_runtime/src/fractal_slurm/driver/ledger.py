@@ -241,14 +241,22 @@ class Ledger:
             ).fetchone()
         return _answer_of(row[0]) if row is not None else None
 
-    def claim(self, hold_s: float) -> Question | None:
-        """Be the one who asks for all, for so many seconds; None if another process is.
+    def claim(self, hold_s: float, seen: float) -> Question | None:
+        """Be the one who asks for all, for so many seconds; None if another process is, or just was.
+
+        Args:
+            hold_s: For so many seconds the others wait.
+            seen: The monotonic time of the answer that was seen last. A newer one may come before this call has the
+                file.
 
         Raises:
             NotShared: The file can't be used.
         """
         at = time.monotonic()
         with self._write() as (db, now):
+            newer = "SELECT 1 FROM answer WHERE boot = ? AND asked > ? AND asked <= ?"
+            if db.execute(newer, (boot(), seen, time.monotonic())).fetchone() is not None:
+                return None
             row = db.execute("SELECT until FROM asking WHERE boot = ?", (boot(),)).fetchone()
             if row is not None and at < row[0] <= at + _MOST_HOLD_S:
                 return None
