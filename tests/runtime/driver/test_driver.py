@@ -172,6 +172,22 @@ class TestLimits:
         assert sum("our limit" in sentence for sentence in site.said) == 1
         assert site.clock.now > 1_600
 
+    def test_the_time_is_said_also_after_the_turn_of_an_older_run(self, make):
+        site = make(limits={"each_user": {"max_submissions": "2 in 10m"}})
+        older, scopes = ledger_of(site.settings), site.settings.limits.of("played-anna")
+        older.reserve("a" * 16, "played-anna", "00000000-000000-000000", scopes, more=1)
+        site.begin()
+        site.pass_time(3)
+        assert [sentence.rpartition(": ")[2] for sentence in site.said if "our limit" in sentence] == [
+            "it goes on after older runs of played-anna"
+        ]
+        older.reserve("b" * 16, "played-anna", "00000000-000000-000000", scopes)
+        site.pass_time(30)
+        said = [sentence for sentence in site.said if "our limit" in sentence]
+        assert len(said) == 2
+        assert "it goes on at " in said[1]
+        site.go_on()
+
     @pytest.mark.parametrize("limit", [{"max_jobs_in_flight": 1}, {"limits": {"each_user": {"max_jobs_in_flight": 1}}}])
     def test_room_that_a_job_of_the_run_makes_is_taken_at_once(self, make, limit):
         site = make(**limit)

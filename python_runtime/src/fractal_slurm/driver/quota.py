@@ -37,7 +37,7 @@ class Quota:
         self.counts_foreign = (
             run.settings.limits.count_foreign_jobs and run.settings.limits.counts_jobs(run.user) and not run.hidden
         )
-        self.told: set[str] = set()
+        self.told: set[tuple[str, bool]] = set()
         self.asked_at = float("-inf")  # when this run, as it waited, last asked how jobs are
         self._kept: dict[str, tuple[str | None, float]] | None = None
         self._kept_at = float("-inf")
@@ -108,8 +108,10 @@ class Quota:
             self.run.full_until = time.monotonic() + LOOK_FIRST_S
             return
         self.run.notes.wait("limit", blocked.words)
-        if blocked.limit not in self.told:
-            self.told.add(blocked.limit)
+        # After another's turn, the time when it goes on may be known: that is said, too.
+        what = blocked.limit, blocked.until is not None
+        if what not in self.told:
+            self.told.add(what)
             self.run.say(f"waiting {blocked.words}")
             self.run.journal.event("limit reached", self.run.user, f"waiting {blocked.words}")
         is_due = blocked.until is None and not self.run.hidden and time.monotonic() - self.asked_at >= _ASK_S
