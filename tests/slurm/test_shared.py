@@ -166,10 +166,15 @@ def noted(ledger: Path) -> list[str]:
         return [row[0] for row in db.execute("SELECT job_id FROM job WHERE gone IS NULL")]
 
 
-def test_users_share_the_places_of_all_whichever_process_looks_first(call: Call) -> None:
-    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"all_users": {"max_jobs_in_flight": 2}})
+def with_limits(call: Call, limits: dict[str, object], *, jobs: int) -> None:
+    """Set limits, and let a run have up to so many jobs of one task."""
+    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps(limits)
     one_cpu = {"target_cpus_per_job": 1, "max_cpus_per_job": 1}
-    call.config(batching={"target_num_jobs": 30, "max_num_jobs": 30, **one_cpu})
+    call.config(batching={"target_num_jobs": jobs, "max_num_jobs": jobs, **one_cpu})
+
+
+def test_users_share_the_places_of_all_whichever_process_looks_first(call: Call) -> None:
+    with_limits(call, {"all_users": {"max_jobs_in_flight": 2}}, jobs=30)
     big = begin(call, "true", 30)
     wait_for(lambda: ids_of(call, ANNA))
     small = finish(begin(call, "true", 3, BEN))
@@ -192,9 +197,7 @@ def jobs_of(call: Call, run_id: str, user: str) -> list[int]:
 
 
 def test_of_one_users_processes_the_oldest_run_goes_first(call: Call) -> None:
-    call.env["FRACTAL_SLURM_LIMITS"] = json.dumps({"each_user": {"min_submission_interval": 2}})
-    one_cpu = {"target_cpus_per_job": 1, "max_cpus_per_job": 1}
-    call.config(batching={"target_num_jobs": 5, "max_num_jobs": 5, **one_cpu})
+    with_limits(call, {"each_user": {"min_submission_interval": 2}}, jobs=5)
     dies = begin(call, "true", 5)
     wait_for(lambda: ids_of(call, ANNA))
     (older,) = call.runs()

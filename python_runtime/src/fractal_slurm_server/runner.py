@@ -29,10 +29,10 @@ from .sheet import FAILED, SHUTDOWN_MESSAGE, Desk, Sheet, set_statuses
 
 # Seconds between two looks: whether the job was stopped, and which tasks have ended.
 _TICK_S = 0.3
-# The line that starts the job hook in fractal-server's own jobs. Our jobs do not need it.
 # GPUs in #SBATCH lines and in the value of gres: with or without a type, a number, and sockets.
 _GPU_OPTION = re.compile(r"\s--(gres|gpus)[=\s]\s*(\S+)")
 _GPU_GRES = re.compile(r"(?:gres[:/])?gpu(?::[A-Za-z][^:(]*)?(?:[:=]([0-9]{1,6}))?(?:\(.*\))?")
+# The line that starts the job hook in fractal-server's own jobs. Our jobs do not need it.
 _HOOK = re.compile(r"(\[ ! -r \S+ \] \|\| )?\.\s+\S*/fractal-job\.sh\s*")
 _MOST_SAID = 100
 

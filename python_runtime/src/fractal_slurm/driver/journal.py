@@ -389,15 +389,15 @@ class Journal:
 
     def jobs(self, *states: JobState) -> list[JobRow]:
         """The jobs in any of these states, or all, by number."""
-        # A driver asks again and again while nothing changes, and nobody else writes.
+        # A driver asks again and again while nothing changes, and nobody else writes. Who has no lock is no driver.
         version = self._db.total_changes, self.undone
-        if version != self._jobs_version:
+        if version != self._jobs_version or self._lock_fd is None:
             self._jobs_version, self._jobs_read = version, {}
-        found = self._jobs_read.get(states) if self._lock_fd is not None else None
+        found = self._jobs_read.get(states)
         if found is None:
             sql = f"SELECT {JOB_COLUMNS} FROM job {_where(states)} ORDER BY number"
             found = [job_of(row) for row in self._select(sql, states, is_job)]
-            if self._lock_fd is not None and len(found) <= _FEW_JOBS:
+            if len(found) <= _FEW_JOBS:
                 self._jobs_read[states] = found
         return list(found)
 

@@ -51,6 +51,8 @@ _SEEN_EVERY_S = 3_600.0
 _MOST_HOLD_S, _MOST_SAID = 60.0, 1 << 23
 # Pauses after a refusal of the site grow from the first to the second.
 FULL_FIRST_S, FULL_LAST_S = 2.0, 60.0
+# The answer, if it was asked for after one monotonic time of this start of the host, and not after another.
+_ANSWERED = "FROM answer WHERE boot = ? AND asked > ? AND asked <= ?"
 _JOB_FIELDS = [field.name for field in fields(SlurmJob)]
 _FORMAT = 1
 _TABLES = f"""\
@@ -236,7 +238,7 @@ class Ledger:
         """
         with self._use() as db:
             row = db.execute(
-                "SELECT said FROM answer WHERE boot = ? AND asked > ? AND asked <= ?",
+                f"SELECT said {_ANSWERED}",
                 (boot(), after, time.monotonic()),
             ).fetchone()
         return _answer_of(row[0]) if row is not None else None
@@ -254,8 +256,7 @@ class Ledger:
         """
         at = time.monotonic()
         with self._write() as (db, now):
-            newer = "SELECT 1 FROM answer WHERE boot = ? AND asked > ? AND asked <= ?"
-            if db.execute(newer, (boot(), seen, time.monotonic())).fetchone() is not None:
+            if db.execute(f"SELECT 1 {_ANSWERED}", (boot(), seen, time.monotonic())).fetchone() is not None:
                 return None
             row = db.execute("SELECT until FROM asking WHERE boot = ?", (boot(),)).fetchone()
             if row is not None and at < row[0] <= at + _MOST_HOLD_S:

@@ -249,7 +249,7 @@ class Submitter:
         if not self.run.hidden:
             names = [f"{safe_job_name(self.run.config.job_name)}.{job.token}" for job in unknown]
             states = self.run.slurm.squeue(names=names, user=self.run.user).values()
-            found = {state.name.rpartition(".")[2]: state for state in states}
+            found = {state.tokens[0]: state for state in states}
             found |= self.renamed({job.token for job in unknown} - set(found))
         else:
             self.run.slurm.config()  # is slurmctld there at all?
